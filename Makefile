@@ -1,0 +1,56 @@
+# make demo    set up and run the demonstration: the main job, on real mail (MAILS=path: on your own)
+# make test    set up and run all tests (ARGS="-k name" for some of them)
+# make check   ruff, mypy --strict and pyright
+# make fix     format, and mend what ruff can mend
+# make bench   compare with raw pyzmq (ARGS=--json for JSON lines)
+# make docs    check that the links of the documents lead somewhere and that their programs compile
+# make lock    choose the newest versions of everything again, and write them into requirements/
+#
+# Needs Python >= 3.11 and the package index, nothing else. PYTHON=… chooses the interpreter, VENV=… where it is set up.
+
+SHELL := /bin/sh
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test check fix bench docs lock clean
+
+help:
+	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
+
+# Two stages, so that who only looks at the demonstration need not wait for the tools of its developers.
+$(VENV)/demo.ready: requirements/demo.lock requirements/install pyproject.toml
+	@requirements/install $(VENV) demo
+	@touch $@
+
+$(VENV)/dev.ready: requirements/dev.lock requirements/install pyproject.toml
+	@requirements/install $(VENV) dev
+	@touch $(VENV)/demo.ready $@
+
+demo: $(VENV)/demo.ready
+	@$(BIN)/python -m examples.totalemail demo $(ARGS)
+
+test: $(VENV)/dev.ready
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev.ready
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "zerowait: not formatted; run: make fix" >&2; exit 1; }
+	@$(BIN)/mypy --strict src
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+fix: $(VENV)/dev.ready
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+bench: $(VENV)/demo.ready
+	@$(BIN)/python -m bench $(ARGS)
+
+docs: $(VENV)/dev.ready
+	@$(BIN)/python -m pytest -q tests/unit/test_documents.py $(ARGS)
+
+lock: $(VENV)/dev.ready
+	@requirements/relock $(BIN)/python
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,46 @@
+"""The documents: links that lead somewhere, programs that compile."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+
+_FENCED = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
+
+
+def called(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def anchors(path: Path) -> set[str]:
+    """What a page's headings are linked by, as GitHub makes them."""
+    text = _FENCED.sub("", path.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in _HEADING.findall(text)}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=called)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = _FENCED.sub("", path.read_text(encoding="utf-8"))
+    for link in _LINK.findall(text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        page = (path.parent / target).resolve() if target else path
+        assert page.exists(), f"{called(path)} links to {link}: there is no such file"
+        if anchor and page.suffix == ".md":
+            assert anchor in anchors(page), f"{called(path)} links to {link}: there is no such heading"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=called)
+def test_programs_compile(path: Path) -> None:
+    for indent, language, program in _FENCED.findall(path.read_text(encoding="utf-8")):
+        if language == "python":
+            lines = [line.removeprefix(indent) for line in program.splitlines()]
+            compile("\n".join(lines), called(path), "exec")
