@@ -1,0 +1,254 @@
+"""The records that pass between the rooms: what a message is on its way, and what becomes of it. No behaviour."""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from enum import IntEnum
+from typing import Any
+
+from msgspec import Struct
+
+# A body is a msgpack array of payloads, always with the five-byte array32 header, so that the header can be written in
+# place once the count is known and an offset into the body does not depend on the count.
+BODY_HEADER = struct.Struct(">BI")
+BODY_START = BODY_HEADER.size
+ARRAY32 = 0xDD
+SEGMENT_MESSAGES = 1_024
+SEGMENT_BYTES = 256 * 1024 - 4_096  # a segment and the frame around it stay under the 256 KiB of one wire frame
+UNIT_BYTES = 16 * 1024  # a message costs 1 + size // 16 KiB units of credit
+
+
+class Verdict(IntEnum):
+    """What became of a message at a worker, or at its owner. The numbers are on the wire and on disk."""
+
+    HANDLED = 1
+    RETRY = 2
+    DEAD = 3
+    EXPIRED = 4
+    UNSTARTED = 5
+    STARTED = 6
+    RELEASED = 7
+    DROPPED = 8
+
+
+class Numbers:
+    """A set of message numbers as sorted, disjoint, non-touching half-open ranges."""
+
+    __slots__ = ("_starts", "_stops")
+
+    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        for first, count in ranges:
+            self.add(first, count)
+
+    def __len__(self) -> int:
+        """How many numbers, not how many ranges."""
+        return sum(self._stops) - sum(self._starts)
+
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
+    def __contains__(self, number: int) -> bool:
+        at = bisect_right(self._starts, number) - 1
+        return at >= 0 and number < self._stops[at]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Each range as (first, count), ascending."""
+        return iter([(start, stop - start) for start, stop in zip(self._starts, self._stops, strict=True)])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Numbers) and self._starts == other._starts and self._stops == other._stops
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Numbers({list(self)})"
+
+    def copy(self) -> Numbers:
+        other = Numbers()
+        other._starts, other._stops = self._starts.copy(), self._stops.copy()
+        return other
+
+    def add(self, first: int, count: int) -> None:
+        start, stop = first, first + count
+        if count <= 0:
+            return
+        low = bisect_left(self._stops, start)  # the first range that touches or follows
+        high = bisect_right(self._starts, stop)
+        if low < high:
+            start, stop = min(start, self._starts[low]), max(stop, self._stops[high - 1])
+        self._starts[low:high] = [start]
+        self._stops[low:high] = [stop]
+
+    def remove(self, first: int, count: int) -> None:
+        start, stop = first, first + count
+        low = bisect_right(self._stops, start)
+        high = bisect_left(self._starts, stop)
+        if low >= high or count <= 0:
+            return
+        starts, stops = [], []
+        if self._starts[low] < start:
+            starts.append(self._starts[low])
+            stops.append(start)
+        if self._stops[high - 1] > stop:
+            starts.append(stop)
+            stops.append(self._stops[high - 1])
+        self._starts[low:high] = starts
+        self._stops[low:high] = stops
+
+    def overlap(self, first: int, count: int) -> list[tuple[int, int]]:
+        """The parts of first … first + count that are in the set."""
+        stop = first + count
+        found = []
+        for at in range(bisect_right(self._stops, first), len(self._starts)):
+            if self._starts[at] >= stop:
+                break
+            start = max(first, self._starts[at])
+            found.append((start, min(stop, self._stops[at]) - start))
+        return found
+
+    def missing(self, first: int, count: int) -> list[tuple[int, int]]:
+        """The parts of first … first + count that are not in the set."""
+        found, at, stop = [], first, first + count
+        for start, n in self.overlap(first, count):
+            if start > at:
+                found.append((at, start - at))
+            at = start + n
+        if at < stop:
+            found.append((at, stop - at))
+        return found
+
+
+class Segment(Struct, gc=False):
+    """Messages of one channel that were accepted together: one row of the outbox, and the bytes that travel.
+
+    Numbers first … first + count - 1, less those in `gone` (settled already, or living in a row of their own).
+    """
+
+    channel: str
+    epoch: int
+    first: int
+    count: int
+    body: bytes | bytearray | memoryview
+    ends: bytes  # uint32 little endian for each message: where its payload ends in body
+    accepted_at: int  # microseconds UTC
+    seq: int = 0  # the row in its outbox
+    failures: int = 0  # how often a handler has failed on it (a segment with failures is a message alone)
+    due: int | None = None  # microseconds UTC; None: now
+    expires: int | None = None  # microseconds UTC; None: never
+    priority: int = 0  # -1, 0, 1
+    key: bytes | None = None
+    headers: Mapping[int, Mapping[str, str]] | None = None  # number → the user's headers
+    gone: tuple[tuple[int, int], ...] = ()
+
+
+class Delivery(Struct):
+    """A batch as a worker has it: messages of one outbox, epoch and channel."""
+
+    channel: str
+    box: int
+    epoch: int
+    ranges: tuple[tuple[int, int], ...]  # (first, count), ascending; together as many as the body holds
+    count: int
+    body: bytes | memoryview
+    ends: bytes | memoryview
+    accepted_at: int
+    sender: str
+    failures: Mapping[int, int] | None = None  # number → failures so far; absent: none
+    headers: Mapping[int, Mapping[str, str]] | None = None
+    expires: float | None = None  # on the worker's own clock (the one that runs while the machine sleeps)
+    key: bytes | None = None
+    base: int = 0  # what to subtract from ends: a part of a segment travels with the segment's own ends
+    token: Any = None  # the engine's own
+
+    def number(self, index: int) -> int:
+        for first, count in self.ranges:
+            if index < count:
+                return first + index
+            index -= count
+        raise IndexError(index)
+
+    def part(self, start: int, stop: int) -> bytearray:
+        """The payloads start … stop - 1, as a body of their own."""
+        ends = memoryview(self.ends).cast("I")
+        body = bytearray(BODY_HEADER.pack(ARRAY32, stop - start))
+        body += memoryview(self.body)[ends[start - 1] - self.base if start else BODY_START : ends[stop - 1] - self.base]
+        return body
+
+    def payload(self, index: int) -> bytes:
+        ends = memoryview(self.ends).cast("I")
+        start = ends[index - 1] - self.base if index else BODY_START
+        return bytes(memoryview(self.body)[start : ends[index] - self.base])
+
+
+class Outcome(Struct, gc=False):
+    """How a run ended, when it was not plainly handled."""
+
+    verdict: Verdict
+    after: float = 0.0  # seconds until a retry is due
+    note: bytes = b""  # a msgpack map for people: reason, rule, traceback, worker …
+
+
+class Service(Struct, frozen=True):
+    """A channel that this process serves, as it is announced to peers."""
+
+    channel: str
+    kind: str  # "push", "request", "stream", "topic"
+    concurrency: int
+    fingerprint: bytes = b""
+    prefetch: int = 10_000
+
+
+# Changes to an outbox. They name messages, not rows: (epoch, first, count); seq is the row they were offered from.
+
+
+class Settle(Struct, gc=False):
+    """These are finished: HANDLED, EXPIRED or DROPPED. Their rows shrink or go."""
+
+    channel: str
+    epoch: int
+    first: int
+    count: int
+    verdict: Verdict
+    seq: int = 0
+
+
+class Again(Struct, gc=False):
+    """A handler failed on it: it becomes a row of its own, due later."""
+
+    channel: str
+    epoch: int
+    number: int
+    failures: int
+    due: int  # microseconds UTC
+    note: bytes = b""
+    seq: int = 0
+
+
+class Bury(Struct, gc=False):
+    """It becomes a dead letter: a row of its own in state 3, in the same transaction in which it leaves the queue."""
+
+    channel: str
+    epoch: int
+    number: int
+    failures: int
+    note: bytes = b""
+    seq: int = 0
+
+
+class Note(Struct, gc=False):
+    """A worker instance is noted before its first batch."""
+
+    instance: int
+
+
+class Forget(Struct, gc=False):
+    """A noted worker instance is proved dead or long gone: its note goes."""
+
+    instance: int
+
+
+Change = Settle | Again | Bury | Note | Forget

@@ -1,0 +1,53 @@
+"""What may be called what: the rules for the names of channels, apps and clients."""
+
+from __future__ import annotations
+
+import re
+
+from zerowait.errors import UsageError
+
+CHANNEL_BYTES = 200
+
+_CHANNEL = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_PATTERN = re.compile(r"([A-Za-z0-9_-]+|\*)(\.([A-Za-z0-9_-]+|\*))*(\.>)?|>")
+_PROCESS = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def check_channel(name: object) -> str:
+    """Gives the name back if a channel may be called so: dotted words of `[A-Za-z0-9_-]`, at most 200 bytes.
+
+    Raises UsageError that says what to write instead.
+    """
+    if not isinstance(name, str):
+        raise UsageError(f'A channel\'s name is a string, as in PushChannel[int]("numbers"), not {name!r}.')
+    if _CHANNEL.fullmatch(name) is None:
+        wild = " Only topics may hold * and >." if "*" in name or ">" in name else ""
+        raise UsageError(
+            f"{name!r} cannot be the name of a channel: write words of letters, digits, _ and -, "
+            f'with dots between them, as in "mail.parse".{wild}'
+        )
+    if len(name) > CHANNEL_BYTES:
+        raise UsageError(f"The channel name {name[:40]!r}… is {len(name)} bytes long: at most {CHANNEL_BYTES}.")
+    return name
+
+
+def is_pattern(name: str) -> bool:
+    """Whether this may stand for several channels: words, `*` for any one word, `>` at the end for the rest."""
+    return _PATTERN.fullmatch(name) is not None and len(name) <= CHANNEL_BYTES
+
+
+def check_process(name: object, owner: str) -> str:
+    """Gives the name back if an app, a client or a namespace may be called so: `[A-Za-z0-9_-]{1,64}`."""
+    if not isinstance(name, str) or _PROCESS.fullmatch(name) is None:
+        raise UsageError(
+            f"{name!r} cannot be the name of {owner}: 1 to 64 letters, digits, _ and - (files are called after it)."
+        )
+    return name
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """The known name that was probably meant, if one is near enough."""
+    from difflib import get_close_matches  # only mistakes pay for it
+
+    found = get_close_matches(name, known, 1, 0.6)
+    return found[0] if found else None

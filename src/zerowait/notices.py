@@ -1,0 +1,121 @@
+"""Notices: what happened that a program may want to act on. `client.listen(DeadLettered, fn)` calls `fn` with each.
+
+Frozen records, given on zerowait's callback thread after the fact. `sentence` says it for people, as the log does.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Notice(Struct, frozen=True, kw_only=True):
+    """The base of all notices: `listen(Notice, fn)` hears them all."""
+
+    @property
+    def sentence(self) -> str:
+        """What happened, in words."""
+        raise NotImplementedError
+
+
+class DeadLettered(Notice, frozen=True, kw_only=True):
+    """One of this process's pushes became a dead letter. rule: what sent it there: "attempts", "reject", "decode" …"""
+
+    channel: str
+    id: str
+    reason: str
+    rule: str = ""
+    attempts: int = 0
+    worker: str = ""
+
+    @property
+    def sentence(self) -> str:
+        by = f" at {self.worker}" if self.worker else ""
+        tries = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        return f"Message {self.id} of {self.channel} is a dead letter after {tries}{by}: {self.reason}"
+
+
+class PeerUp(Notice, frozen=True, kw_only=True):
+    """A process is connected. channels: what it serves."""
+
+    name: str
+    instance: str
+    channels: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        serves = f", which serves {', '.join(self.channels)}" if self.channels else ""
+        return f"Connected to {self.name} ({self.instance[:4]}){serves}"
+
+
+class PeerGone(Notice, frozen=True, kw_only=True):
+    """A process is gone. How is "said goodbye", "died", or "silent"; returned: messages that go to others now."""
+
+    name: str
+    instance: str
+    how: str
+    returned: int = 0
+
+    @property
+    def sentence(self) -> str:
+        back = f"; {self.returned} messages that it had are given to others" if self.returned else ""
+        return f"{self.name} ({self.instance[:4]}) is gone ({self.how}){back}"
+
+
+class PeerStuck(Notice, frozen=True, kw_only=True):
+    """A process is connected, and its handlers' loop has not turned for so many seconds. It keeps what it has."""
+
+    name: str
+    instance: str
+    seconds: float
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.name} ({self.instance[:4]}) is there, but its event loop has not turned for {self.seconds:.1f} s"
+
+
+class StoreBroken(Notice, frozen=True, kw_only=True):
+    """An outbox file cannot be written. What is in it is safe; pushes raise StoreError until it is mended."""
+
+    path: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"The outbox {self.path} cannot be written ({self.reason}); what is in it is safe, and pushes are refused"
+        )
+
+
+class StoreMended(Notice, frozen=True, kw_only=True):
+    """An outbox file can be written again, seconds after it could not."""
+
+    path: str
+    seconds: float
+
+    @property
+    def sentence(self) -> str:
+        return f"The outbox {self.path} can be written again, after {self.seconds:.1f} s"
+
+
+class Refused(Notice, frozen=True, kw_only=True):
+    """Something from outside was refused: a stranger's bytes, another version, a frame that breaks the protocol."""
+
+    peer: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"Refused {self.peer}: {self.reason}"
+
+
+class Unserved(Notice, frozen=True, kw_only=True):
+    """Messages wait for a channel that nobody serves. served: the channels that are, the nearest name first."""
+
+    channel: str
+    waiting: int
+    served: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        others = f"; served are {', '.join(self.served[:5])}" if self.served else "; nothing is served"
+        return f"{self.waiting} messages wait for {self.channel}, which nobody serves{others}"

@@ -1,0 +1,144 @@
+"""What people and programs see when they look into a running process: frozen records, and the questions for them.
+
+A look never changes what it looks at. `Client.status()` gives the status of its own process; `zerowait status` asks
+each process of the namespace over its local socket and gets the same record.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from msgspec import Struct, to_builtins
+
+Verb = Literal["status", "dead.list", "dead.show", "dead.retry", "dead.drop", "outbox.deliver"]
+
+
+def moment(us: int) -> datetime:
+    """A time as the outbox and the wire have it (microseconds UTC) as people and programs want it."""
+    return datetime.fromtimestamp(us / 1_000_000, UTC)
+
+
+class ChannelStatus(Struct, frozen=True, kw_only=True):
+    """The ledger of one channel in one outbox. Exact at every moment:
+    accepted = handled + dead + expired + dropped + waiting + in_flight."""
+
+    channel: str
+    accepted: int = 0
+    handled: int = 0
+    dead: int = 0
+    expired: int = 0
+    dropped: int = 0  # withdrawn, or dropped as dead letters
+    waiting: int = 0  # with nobody yet, those due later too
+    in_flight: int = 0  # sent to a worker, whose outcome is not known yet
+    oldest_at: datetime | None = None  # when the oldest unsettled one was accepted
+
+    @property
+    def unsettled(self) -> int:
+        return self.waiting + self.in_flight
+
+
+class BoxStatus(Struct, frozen=True, kw_only=True):
+    """One outbox: where it is, and its ledger."""
+
+    id: str  # 16 hexadecimal digits; part of the file's name
+    name: str  # of the client or app that fills it
+    path: str | None  # None: in memory
+    durable: bool
+    channels: list[ChannelStatus]
+
+    @property
+    def unsettled(self) -> int:
+        return sum(each.unsettled for each in self.channels)
+
+
+class PeerStatus(Struct, frozen=True, kw_only=True):
+    """A process at the other end of a link."""
+
+    name: str
+    instance: str
+    pid: int | None  # None: on another machine
+    address: str
+    state: str  # up, silent, gone, dead
+    serves: list[str]
+    in_flight: int = 0  # of our messages, there
+    silent_for_s: float = 0.0
+
+
+class ServedStatus(Struct, frozen=True, kw_only=True):
+    """A channel that this process handles."""
+
+    channel: str
+    concurrency: int
+    running: int = 0
+    queued: int = 0
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """One process, at one moment."""
+
+    name: str
+    instance: str  # 16 hexadecimal digits: this life of the process
+    pid: int
+    version: str
+    started_at: datetime
+    namespace: str
+    state: str  # starting, running, draining
+    boxes: list[BoxStatus]
+    peers: list[PeerStatus]
+    serves: list[ServedStatus]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values that any JSON encoder takes; times are ISO 8601 in UTC."""
+        plain: dict[str, Any] = to_builtins(self)
+        return plain
+
+
+class LetterStatus(Struct, frozen=True, kw_only=True):
+    """A dead letter, in one line: what it is, and why it is dead."""
+
+    id: str
+    channel: str
+    box: str  # the name of its outbox
+    accepted_at: datetime
+    died_at: datetime | None
+    attempts: int
+    reason: str
+    rule: str = ""  # what sent it there: the retry policy, Reject, a message that does not fit …
+    worker: str = ""
+    size_bytes: int = 0
+
+
+class LetterDetail(LetterStatus, frozen=True, kw_only=True):
+    """A dead letter whole."""
+
+    payload: bytes  # msgpack, as it was pushed
+    type: str = ""  # the exception's class
+    traceback: str = ""  # without local variables
+    headers: dict[str, str] = {}
+
+
+class Question(Struct, frozen=True):
+    """What the command line asks a living process.
+
+    | verb | args | value of the answer |
+    |---|---|---|
+    | status | | Status |
+    | dead.list | channel (or none), limit, after | list of LetterStatus, of each outbox the oldest `limit` |
+    | dead.show | id | LetterDetail, or nothing if it is not there |
+    | dead.retry, dead.drop | ids | list of the ids for which that was done |
+    | outbox.deliver | name | how many unsettled messages the outboxes of that name hold there |
+
+    after: ids of letters, the last one known of each outbox: the list goes on behind it.
+    """
+
+    verb: Verb
+    args: dict[str, Any] = {}
+
+
+class Answer(Struct, frozen=True):
+    """ok: value holds what the verb gives, as plain values. Else error is a sentence for who asked."""
+
+    ok: bool
+    value: Any = None
+    error: str = ""
