@@ -1,0 +1,321 @@
+"""A process's protocol: everything that is decided about links, our messages and others' messages.
+
+Pure: frames and the time go in; frames, commits, notices and the time of the next wake-up come out (`effects`). No sockets, threads,
+clocks or randomness, so that one seed can replay a whole cluster's bad day. Call `flush` after each round of inputs: what several
+frames lead to leaves together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+
+from zerowait.engines.brokerless.protocol import frames
+from zerowait.engines.brokerless.protocol.config import Config, Identity
+from zerowait.engines.brokerless.protocol.effects import Asked, Effects, Prove, Say
+from zerowait.engines.brokerless.protocol.frames import (
+    Fragment,
+    Frame,
+    Goodbye,
+    Obituary,
+    Owned,
+    Ping,
+    Pong,
+    ProtocolError,
+    Served,
+    State,
+)
+from zerowait.engines.brokerless.protocol.link import Link, LinkPhase
+from zerowait.engines.brokerless.protocol.owner.owner import Owner
+from zerowait.engines.brokerless.protocol.peers import Peer, Peers
+from zerowait.engines.brokerless.protocol.sessions import Sessions
+from zerowait.engines.brokerless.protocol.tables import is_expected
+from zerowait.engines.brokerless.protocol.worker.worker import Finished, Worker
+from zerowait.message import Service
+
+OBITUARIES = 8
+PAUSE = 0.5  # woken so much later than asked for: this process stood still
+FRAGMENT_SLACK_BYTES = 64 * 1024  # what surrounds the largest message in its frame
+
+
+class Core:
+    def __init__(
+        self,
+        me: Identity,
+        config: Config,
+        *,
+        lock: AbstractContextManager[object],
+        wall_us: Callable[[float], int],
+    ) -> None:
+        self.me = me
+        self.config = config
+        self.effects = Effects()
+        self.peers = Peers(me.boot, config)
+        self.owner = Owner(self.effects, self.peers, config, wall_us)
+        self.worker = Worker(self.effects, config, lock)
+        self.sessions = Sessions(me, config, self.effects, self.peers, self.owner, self.worker)
+        self.still_ms = 0  # how long the handlers' loop has not turned, as the shell saw it last
+        self.obituaries: list[Obituary] = []  # the last eight: at a clean exit the next process of this name is given them
+        self._due: float | None = None  # when `wake` was to be called
+        self._calm_until = 0.0  # before that no timer of a peer or link can fire
+        self._tick_at = 0.0
+        self._draining = False
+
+    @property
+    def links(self) -> dict[int, Link]:
+        return self.sessions.links
+
+    # -- what this process is ----------------------------------------------------------------------------------------
+
+    def own(self, box: int, epoch: int, name: str, *, durable: bool, noted: Iterable[int], now: float) -> None:
+        """This process has opened that outbox, with this epoch; perhaps again."""
+        self.owner.own(box, epoch, name, durable=durable, noted=noted, now=now)
+        self._tell_state()
+
+    def disown(self, box: int) -> None:
+        self.owner.disown(box)
+        self._tell_state()
+
+    def serve(self, services: Sequence[Service]) -> None:
+        """All that this process serves from now on; the channels that are not among it are served no more."""
+        self.worker.serve(services)
+        self._tell_state()
+        self.worker.unserve()
+
+    def _state(self, side: str) -> State:
+        channels = tuple(
+            Served(s.channel, s.kind, fingerprint=s.fingerprint, concurrency=s.concurrency)
+            for s in self.worker.services.values()
+        )
+        boxes = tuple(Owned(c.box, c.epoch, c.name, c.durable) for c in self.owner.custody.values())
+        return State(
+            channels=() if side == "owner" else channels,
+            boxes=() if side == "worker" else boxes,
+            obituaries=tuple(self.obituaries),
+            draining=self._draining,
+        )
+
+    def _tell_state(self) -> None:
+        for link in self.links.values():
+            if link.phase in (LinkPhase.GREETED, LinkPhase.READY):
+                self.effects.send(link.conn, self._state(link.side))
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    def opened(self, conn: int, now: float, *, ours: bool, side: str = "both") -> None:
+        """A connection is there; `ours`: we dialled it, and HELLO is the first thing said on it."""
+        self.sessions.opened(conn, now, ours=ours, side=side)
+
+    def lost(self, conn: int, now: float, words: str = "") -> None:
+        """A connection is over."""
+        self.sessions.lost(conn, now, words)
+
+    def receive(self, conn: int, data: bytes | memoryview, now: float) -> None:
+        """A frame has arrived. A wrong one ends the link with a code; it never raises and never stops the process."""
+        link = self.links.get(conn)
+        if link is None:
+            return  # of a connection that was given up: what it says does not count any more
+        try:
+            if link.hello is None:
+                self._first(link, frames.decode_first(data), now)
+            else:
+                self._hear(link, frames.decode(data), now)
+        except ProtocolError as error:
+            self._refuse(link, error.code, error.words, now)
+
+    def _refuse(self, link: Link, code: int, words: str, now: float) -> None:
+        if code not in (frames.DUPLICATE, frames.STALE):  # those happen to everybody who dials both ways
+            self.effects.add(Say("refused", words, link.hello.instance if link.hello is not None else 0))
+        self.sessions.end(link, code, words, now)
+
+    def _first(self, link: Link, frame: frames.Hello | Goodbye, now: float) -> None:
+        if isinstance(frame, frames.Hello):
+            self.sessions.greet(link, frame, self._state, now)
+            return
+        if frame.code not in (frames.DUPLICATE, frames.STALE):
+            self.effects.add(Say("refused by", frame.words))
+        self.sessions.close(link, frame.words, now)
+
+    def _hear(self, link: Link, frame: Frame, now: float) -> None:
+        if not is_expected(link.phase, frame):
+            words = f"a {type(frame).__name__} has no place on a link that is {link.phase.value}"
+            raise ProtocolError(frames.UNEXPECTED, words)
+        peer = self.peers.get(link.instance)
+        if peer is not None:
+            peer.heard_at = now
+        match frame:
+            case frames.Credit() | frames.Outcome() | frames.Held():
+                self.owner.receive(link, frame, now)
+            case frames.Batch() | frames.Confirm() | frames.Drop() | frames.Want():
+                self.worker.receive(link, frame, now)
+            case State():
+                self._state_of(link, frame, now)
+            case Ping():
+                self.effects.send(link.conn, Pong(frame.serial, self.still_ms))
+            case Pong():
+                self._pong(link, peer, frame, now)
+            case Fragment():
+                self._fragment(link, frame, now)
+            case Goodbye():
+                self._goodbye(link, frame, now)
+            case frames.Control(answers=False):
+                self.effects.add(Asked(link.conn, frame.serial, frame.body))
+            case _:
+                pass  # of a pattern that this version does not serve: it was never announced, nobody waits for an answer
+
+    def _fragment(self, link: Link, frame: Fragment, now: float) -> None:
+        whole = link.whole(frame, self.config.message_bytes + FRAGMENT_SLACK_BYTES)
+        if whole is None:
+            return
+        inner = frames.decode(bytes(whole))
+        if isinstance(inner, Fragment):
+            raise ProtocolError(frames.UNEXPECTED, "a FRAGMENT of a FRAGMENT")
+        self._hear(link, inner, now)
+
+    def _state_of(self, link: Link, state: State, now: float) -> None:
+        if link.phase is LinkPhase.GREETED and not self.sessions.begin(link, now):
+            return
+        served, boxes = list(link.served), list(link.boxes.values())
+        link.state(state)
+        self.owner.served(link, served)
+        self.worker.announced(link, boxes, now)
+        for obituary in state.obituaries:
+            self.buried(obituary.instance, now)
+        self.effects.add(Say("state", "", link.instance))
+
+    def _pong(self, link: Link, peer: Peer | None, pong: Pong, now: float) -> None:
+        sent = link.answered(pong.serial)
+        if sent is not None:
+            self.worker.renew(link, sent + self.config.resume_grace, now)
+        if peer is None or peer.link is not link:
+            return
+        if pong.still_ms >= self.config.stuck * 1_000:
+            seconds = pong.still_ms / 1_000
+            self._stuck(peer, now - seconds, f"its handlers' loop has not turned for {seconds:.1f} s")
+        elif peer.stuck_since is not None:
+            peer.stuck_since = None
+            self.owner.unstuck(link)
+            self.effects.add(Say("unstuck", "it answers again, and its handlers' loop turns", peer.instance))
+
+    def _stuck(self, peer: Peer, since: float, why: str) -> None:
+        """No new work; what it runs is never given to another while it lives (rules §4.3)."""
+        if peer.stuck_since is None:
+            peer.stuck_since = since
+            self.effects.add(Say("stuck", f"{why}: it gets no new work until it does", peer.instance))
+
+    def _goodbye(self, link: Link, frame: Goodbye, now: float) -> None:
+        if frame.code == frames.FENCED:
+            self.owner.fenced(link, frame.box, frame.fence, frame.words, now)
+            return
+        instance, boxes = link.instance, list(link.boxes.values())
+        if frame.code not in (0, frames.LEAVING, frames.DUPLICATE, frames.STALE):
+            self.effects.add(Say("refused by", frame.words, instance))
+        self.sessions.close(link, frame.words or "it left", now)
+        if frame.code in (0, frames.LEAVING):  # it says itself that it is over: nothing runs there any more
+            peer = self.peers.get(instance)
+            if peer is not None and peer.link is None:
+                self.peers.forget(peer)
+                self.owner.gone(instance)
+                self.worker.owner_gone(boxes, now, final=frame.code == 0)
+                self.effects.add(Say("left", frame.words, instance))
+
+    def answer(self, conn: int, serial: int, body: bytes) -> None:
+        """What the command line asked is answered."""
+        self.effects.send(conn, frames.Control(serial, True, body))
+
+    # -- life and death ----------------------------------------------------------------------------------------------
+
+    def buried(self, instance: int, now: float) -> None:
+        """Proved dead (rules §4.1): what it held is redelivered at once."""
+        if instance == self.me.instance or self.peers.is_dead(instance):
+            return
+        for link in self.sessions.of(instance):
+            self.sessions.end(link, frames.BURIED, "proved dead", now)
+        peer = self.peers.bury(instance)
+        self.owner.gone(instance)
+        if peer is not None:
+            self.worker.owner_gone(peer.boxes, now)
+        self.effects.add(Say("dead", "", instance))
+
+    def obituary(self, obituary: Obituary, now: float) -> None:
+        """To be told to everybody: that instance has ended."""
+        others = [known for known in self.obituaries if known.instance != obituary.instance]
+        self.obituaries = [*others, obituary][-OBITUARIES:]
+        self.buried(obituary.instance, now)
+        self._tell_state()
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def wake(self, now: float) -> None:
+        """Timers. The shell reads what has arrived before it calls this (rules §3.5)."""
+        if self._due is not None and now >= self._due + PAUSE:
+            self.peers.paused(now - self._due, now)
+        self._due = None
+        if self.sessions.changed or now >= self._calm_until:
+            self._timers(now)
+        if now >= self._tick_at:
+            self._tick_at = now + self.config.tick
+            self.owner.tick(now)
+            self.worker.tick(now, stands=self.still_ms >= self.config.stuck * 1_000)
+
+    def _timers(self, now: float) -> None:
+        for peer in self.peers.silent(now):
+            if peer.instance != self.me.instance and peer.link is not None:
+                self.sessions.close(peer.link, f"nothing heard for {self.config.silence:g} s", now)
+        for peer in self.peers.over(now):
+            self.peers.forget(peer)
+            self.owner.gone(peer.instance)
+            self.worker.owner_gone(peer.boxes, now)
+            self.effects.add(Say("gone", f"not back within {self.config.resume_grace:g} s", peer.instance))
+        for peer in self.peers.proofs_wanted(now):
+            self.effects.add(Prove(peer.instance, peer.hello.boot, peer.hello.device, peer.hello.inode))
+        for link in self.sessions.tick(now):
+            self._refuse(link, frames.SILENT, f"no HELLO and STATE within {self.config.handshake:g} s", now)
+        for peer in self.sessions.deaf(now):
+            self._stuck(peer, now, f"it has not answered for {self.config.stuck:g} s")
+        self._calm_until = min(self._calm(), default=float("inf"))
+        self.sessions.changed = False
+
+    def _calm(self) -> list[float]:
+        return [at for at in (self.peers.wake(), self.sessions.wake()) if at is not None]
+
+    def next_wake(self) -> float | None:
+        """When `wake` wants to be called next, whatever happens meanwhile."""
+        if self.sessions.changed:
+            self._calm_until = min(self._calm_until, *self._calm(), float("inf"))
+        times = [at for at in (self.owner.wake(), self.worker.wake()) if at is not None]
+        if self._calm_until != float("inf"):
+            times.append(self._calm_until)
+        if self.worker.is_active():
+            times.append(self._tick_at)
+        self._due = min(times, default=None)
+        return self._due
+
+    # -- work --------------------------------------------------------------------------------------------------------
+
+    def finish(self, finished: Iterable[Finished]) -> None:
+        self.worker.finish(finished)
+
+    def flush(self, now: float) -> None:
+        """What follows from all that came in since the last flush."""
+        self.owner.send(now)
+        self.worker.share()
+
+    # -- leaving -----------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Says to everybody that no more work is wanted, and hands back what has not begun."""
+        if not self._draining:
+            self._draining = True
+            self._tell_state()
+            self.worker.leave()
+
+    def is_drained(self) -> bool:
+        return self._draining and self.worker.is_done()
+
+    def farewell(self, now: float, *, final: bool) -> None:
+        """The last word on each link. `final`: nothing of its own is left; else it only says that it is over."""
+        code, words = (0, "") if final else (frames.LEAVING, "it had to leave")
+        for link in list(self.links.values()):
+            if link.hello is not None and link.side == "both":
+                self.sessions.end(link, code, words, now)

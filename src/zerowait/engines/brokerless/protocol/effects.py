@@ -1,0 +1,242 @@
+"""What the pure part wants done, in the order in which it must be done.
+
+Durability is an order here: a frame that may only leave once something is on disk is handed to `commit` with the changes that it
+waits for, and belongs to one connection. It leaves when the shell reports that commit, and not at all if the connection is
+another by then (rules §1.5).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct, field
+
+from zerowait.engines.brokerless.protocol.frames import Batch, Confirm, Drop, Frame, Part, encode
+from zerowait.message import Change, Segment
+
+
+class Send(Struct, gc=False):
+    """Frames of a connection leave in the order in which they are given, with one exception: a BATCH that is larger than
+    a frame goes in fragments, and whatever is not `behind` passes between them."""
+
+    conn: int
+    data: bytes
+    passable: bool = False  # a BATCH: others may pass its fragments. Anything else that is large holds the others up
+    behind: bool = False  # a DROP that nobody asked for: it may not arrive before the BATCH that it is about
+
+
+class Close(Struct, gc=False):
+    conn: int
+    words: str = ""
+
+
+class Met(Struct, gc=False):
+    """Who is at the other end of this connection. Of two connections with one process only one stays: the address of the
+    other need not be dialled again while there is any."""
+
+    conn: int
+    instance: int
+
+
+class Prove(Struct, gc=False):
+    """Look whether this instance is dead, and say so with `Core.buried`."""
+
+    instance: int
+    boot: str
+    device: int
+    inode: int
+
+
+class Dispatched(Struct, gc=False):
+    """These have been sent: receipts move, and the read-ahead has room again."""
+
+    box: int
+    segment: Segment
+    first: int
+    count: int
+    body_bytes: int
+
+
+class Returned(Struct, gc=False):
+    """These came back unstarted or with a lost worker: receipts move back."""
+
+    box: int
+    epoch: int
+    segment_first: int
+    first: int
+    count: int
+
+
+class Withdrawn(Struct, gc=False):
+    """What became of `Owner.withdraw`, once that is durable. taken_back: True: it never ran and is dropped; False: it has
+    been started, or has ended; None: it was not in memory, so its row says (dropped, or settled before)."""
+
+    box: int
+    epoch: int
+    number: int
+    taken_back: bool | None
+
+
+class Reopen(Struct, gc=False):
+    """A worker knows a later opening of this outbox. Who still holds the file's lock opens it again with an epoch above
+    the floor (`Core.own` follows); who has lost it says `Core.disown`, and its receipts end as OutcomeUnknown."""
+
+    box: int
+    floor_epoch: int
+    words: str
+
+
+class Ready(Struct, gc=False):
+    """There is work for the runners of this channel."""
+
+    channel: str
+
+
+class Asked(Struct, gc=False):
+    """A question of the command line; `Core.answer` takes what is to be said."""
+
+    conn: int
+    serial: int
+    body: bytes
+
+
+class Say(Struct, gc=False):
+    """Something for a person: a key that names the kind, and the sentence."""
+
+    topic: str
+    words: str
+    instance: int = 0
+    channel: str = ""
+
+
+Effect = Send | Close | Met | Prove | Dispatched | Returned | Withdrawn | Reopen | Ready | Say | Asked
+
+
+class Ticket(Struct):
+    """The changes of one outbox that are to be committed together, and what leaves after that."""
+
+    box: int
+    number: int
+    changes: list[Change] = field(default_factory=list)
+    then: list[tuple[int, Frame]] = field(default_factory=list)
+    confirm: dict[int, list[Part]] = field(default_factory=dict)
+    phantoms: list[tuple[int, int, int]] = field(default_factory=list)  # (epoch, first, count): see `Custody.lasting`
+    withdrawn: list[Withdrawn] = field(default_factory=list)
+
+
+class Effects:
+    """Collects effects; the shell takes them after each step."""
+
+    def __init__(self) -> None:
+        self._effects: list[Effect] = []
+        self._open: dict[int, Ticket] = {}
+        self._waiting: dict[int, deque[Ticket]] = {}
+        self._numbers: dict[int, int] = {}
+        self._delayed: dict[tuple[int, int], int] = {}  # (outbox, connection) → frames that wait for a commit
+        self._ready: set[str] = set()
+        self.live: set[int] = set()  # the connections to which something may still be sent
+
+    def __bool__(self) -> bool:
+        return bool(self._effects or self._open)
+
+    def send(self, conn: int, frame: Frame) -> None:
+        if conn in self.live:
+            behind = frame.__class__ is Drop and not frame.answers
+            self._effects.append(Send(conn, encode(frame), frame.__class__ is Batch, behind))
+
+    def close(self, conn: int, words: str = "") -> None:
+        if conn in self.live:
+            self.live.discard(conn)
+            self._effects.append(Close(conn, words))
+
+    def add(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def ready(self, channel: str) -> None:
+        if channel not in self._ready:
+            self._ready.add(channel)
+            self._effects.append(Ready(channel))
+
+    def ticket(self, box: int) -> Ticket:
+        """What is being collected for the next commit of this outbox."""
+        ticket = self._open.get(box)
+        if ticket is None:
+            number = self._numbers[box] = self._numbers.get(box, 0) + 1
+            ticket = self._open[box] = Ticket(box, number)
+        return ticket
+
+    def commit(self, box: int, changes: Iterable[Change], then: Sequence[Frame] = (), on: int = 0) -> Ticket:
+        """Make the changes last; after that, send the frames on that very connection."""
+        ticket = self.ticket(box)
+        ticket.changes.extend(changes)
+        self._delay(ticket, then, on)
+        return ticket
+
+    def _delay(self, ticket: Ticket, then: Sequence[Frame], on: int) -> None:
+        if then:
+            ticket.then.extend((on, frame) for frame in then)
+            self._delayed[ticket.box, on] = self._delayed.get((ticket.box, on), 0) + len(then)
+
+    def follow(self, box: int, frame: Frame, on: int) -> None:
+        """Send this frame after all of this outbox that waits for a commit before it may go to that connection: a second
+        batch may not overtake the note that the first one waits for, nor a DROP the batch that it is about."""
+        if (box, on) in self._delayed:
+            self._delay(self._latest(box), [frame], on)
+        else:
+            self.send(on, frame)
+
+    def _latest(self, box: int) -> Ticket:
+        """The ticket that is committed last of those there are: what joins it waits for nothing that it need not."""
+        ticket = self._open.get(box)
+        return ticket if ticket is not None else self._waiting[box][-1]
+
+    def confirm(self, box: int, part: Part, on: int, lasting: bool) -> None:
+        """CONFIRM this part once all is durable that was decided about this outbox: what changes nothing now may repeat
+        what changed something a moment ago."""
+        if lasting:
+            self.ticket(box).confirm.setdefault(on, []).append(part)
+        elif box in self._open or self._waiting.get(box):
+            self._latest(box).confirm.setdefault(on, []).append(part)
+        else:
+            self.send(on, Confirm(box, (part,)))
+
+    def take(self) -> list[Effect]:
+        effects, self._effects = self._effects, []
+        self._ready.clear()
+        return effects
+
+    def take_tickets(self) -> list[Ticket]:
+        """What must be committed now, an outbox each; the shell reports each number with `committed`."""
+        tickets = list(self._open.values())
+        self._open.clear()
+        for ticket in tickets:
+            self._waiting.setdefault(ticket.box, deque()).append(ticket)
+        return tickets
+
+    def committed(self, box: int, number: int) -> list[Ticket]:
+        """All tickets of this outbox up to that number are durable: what waited for them leaves."""
+        waiting = self._waiting.get(box)
+        done: list[Ticket] = []
+        while waiting and waiting[0].number <= number:
+            ticket = waiting.popleft()
+            done.append(ticket)
+            for conn, parts in ticket.confirm.items():
+                self.send(conn, Confirm(box, tuple(parts)))
+            for conn, frame in ticket.then:
+                self._leaves(box, conn)
+                self.send(conn, frame)
+            self._effects.extend(ticket.withdrawn)
+        return done
+
+    def _leaves(self, box: int, conn: int) -> None:
+        left = self._delayed[box, conn] = self._delayed[box, conn] - 1
+        if not left:
+            del self._delayed[box, conn]
+
+    def disown(self, box: int) -> list[tuple[int, Batch]]:
+        """This opening of the outbox is over: what waited for its commits never leaves. Gives the batches among it."""
+        tickets = [*self._waiting.pop(box, ()), *([self._open.pop(box)] if box in self._open else ())]
+        for name in [name for name in self._delayed if name[0] == box]:
+            del self._delayed[name]
+        return [(conn, frame) for ticket in tickets for conn, frame in ticket.then if isinstance(frame, Batch)]

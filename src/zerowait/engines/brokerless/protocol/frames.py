@@ -1,0 +1,347 @@
+"""Everything that two processes say to each other, and how it is written.
+
+A frame is one ZeroMQ frame of at most 256 KiB: a msgpack array whose element 0 is the tag. Arrays may grow at the end, and a
+reader ignores what it does not know. HELLO, the first frame of a connection, is preceded by six bytes in the open, so that a
+stranger is recognised and a later version may change everything else:
+
+    5A 57 54 00   magic, "ZWT" and a zero
+    01            the lowest protocol version that the speaker understands
+    01            the highest
+
+Numbers: outbox and instance ids are 64 random bits; epochs, message numbers, fences and dispatch numbers are unsigned 64. What
+limits a message travels as milliseconds that are left, times of day as int64 microseconds UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+from msgspec import Struct, field
+
+from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, SEGMENT_MESSAGES
+
+MAGIC = b"ZWT\x00"
+VERSIONS = (1, 1)  # lowest and highest that we understand
+FRAME_BYTES = 256 * 1024
+FRAGMENT_BYTES = 192 * 1024  # a fragment with its head stays well under a frame, and a PING waits for one at most
+
+# Why a link ends. The numbers are on the wire; the words that travel with them are for people.
+NOT_OURS = 1  # the first frame was no HELLO of ours
+NO_COMMON_VERSION = 2
+MALFORMED = 3
+UNEXPECTED = 4  # a frame that has no place in this phase of the link
+DUPLICATE = 5  # another connection between the same two processes stays
+STALE = 6  # a HELLO older than one that was accepted from the same instance
+BURIED = 7  # this instance was proved dead; it must come back as a new one
+FENCED = 8  # somebody else owns this outbox now
+SILENT = 9
+LEAVING = 10
+TOO_MANY = 11
+
+
+class ProtocolError(Exception):
+    """A peer said what it may not say: the link ends with this code. Never raised into a user's code."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(words)
+        self.code = code
+        self.words = words
+
+
+class Limits(Struct, array_like=True, frozen=True):
+    message_bytes: int = 16 * 1024 * 1024
+    frame_bytes: int = FRAME_BYTES
+    connections: int = 4_096
+
+
+class Hello(Struct, array_like=True, tag=1, frozen=True):
+    instance: int
+    name: str
+    pid: int = 0
+    boot: str = ""  # the machine's boot id, with device and inode of the lock file: proof of life (rules §4.1)
+    device: int = 0
+    inode: int = 0
+    serial: int = 0  # running number of all HELLOs of this instance (rules §1.4)
+    features: tuple[str, ...] = ()
+    limits: Limits = Limits()
+
+
+class Served(Struct, array_like=True, frozen=True):
+    channel: str
+    kind: str = "push"
+    idempotent: bool = False
+    fingerprint: bytes = b""
+    lanes: int = 1
+    concurrency: int = 0
+
+
+class Owned(Struct, array_like=True, frozen=True):
+    box: int
+    epoch: int
+    name: str = ""
+    durable: bool = True
+
+
+class Obituary(Struct, array_like=True, frozen=True):
+    instance: int
+    exit_code: int | None = None
+    signal: int | None = None
+    running: tuple[tuple[int, int, int, int], ...] = ()  # (outbox, epoch, first, count)
+
+
+class State(Struct, array_like=True, tag=2, frozen=True):
+    channels: tuple[Served, ...] = ()
+    boxes: tuple[Owned, ...] = ()
+    obituaries: tuple[Obituary, ...] = ()
+    draining: bool = False
+
+
+class Part(Struct, array_like=True, frozen=True, gc=False):
+    """Messages of one outbox under one dispatch number."""
+
+    epoch: int
+    first: int
+    count: int
+    fence: int
+    n: int
+
+
+class Held(Struct, array_like=True, tag=3, frozen=True):
+    box: int
+    serial: int  # running number on this connection: the DROP that answers names it
+    queued: tuple[Part, ...] = ()
+    running: tuple[Part, ...] = ()
+    epoch: int = 0  # of the opening that it answers: an outbox may be opened again while this is on its way
+
+
+class Drop(Struct, array_like=True, tag=4, frozen=True):
+    box: int
+    answers: int = 0  # the serial of the HELD that this answers; 0: said unasked
+    ranges: tuple[tuple[int, int, int], ...] = ()  # (epoch, first, count)
+    cancel: bool = False  # running ones too
+
+
+class Want(Struct, array_like=True, tag=5, frozen=True):
+    channel: str
+    lane: int
+    sent: int  # units since the session began
+    seen: int  # the running number of the last CREDIT seen
+    waiting: int  # messages that wait to be sent
+
+
+class Credit(Struct, array_like=True, tag=6, frozen=True):
+    channel: str
+    lane: int
+    limit: int  # units since the session began; may fall
+    serial: int
+
+
+class Batch(Struct, array_like=True, tag=7):
+    box: int
+    epoch: int
+    fence: int
+    n: int
+    channel: str
+    lane: int
+    ranges: tuple[tuple[int, int], ...]  # (first, count)
+    accepted_at: tuple[int, int]  # microseconds UTC: the oldest and the newest
+    sender: str  # the client's name, where it is not the link's (an adopted outbox); else ""
+    failures: dict[int, int]  # sparse columns: number → value
+    keys: dict[int, bytes]
+    left_ms: dict[int, int]
+    traces: dict[int, str]
+    headers: dict[int, dict[str, str]]
+    base: int  # what to subtract from the ends (a part of a segment travels with the segment's own)
+    ends: memoryview  # uint32 little endian: where each payload ends in the body below
+    body: memoryview  # a msgpack array (array32 header) of payloads
+
+
+class Outcome(Struct, array_like=True, tag=8, frozen=True):
+    box: int
+    verdict: int
+    parts: tuple[Part, ...]
+    notes: tuple[tuple[int, int, int, bytes], ...] = ()  # (epoch, number, milliseconds until due, note): retry and dead
+    outputs: int = 0  # the outbox that holds what the handler sent (rules §6), 0: nothing
+
+
+class Confirm(Struct, array_like=True, tag=9, frozen=True):
+    box: int
+    parts: tuple[Part, ...]
+    chosen: bool = True
+
+
+class Ping(Struct, array_like=True, tag=10, frozen=True, gc=False):
+    serial: int
+
+
+class Pong(Struct, array_like=True, tag=11, frozen=True, gc=False):
+    serial: int
+    still_ms: int = 0  # how long the handlers' loop has not turned
+
+
+class Goodbye(Struct, array_like=True, tag=12, frozen=True):
+    code: int = 0  # 0: final: "all that you remember of mine is confirmed"
+    words: str = ""
+    box: int = 0
+    fence: int = 0
+
+
+class Fragment(Struct, array_like=True, tag=13):
+    """A part of a frame that is larger than FRAME_BYTES; between fragments all other frames pass."""
+
+    serial: int
+    offset: int
+    total: int
+    data: memoryview
+
+
+class Chunk(Struct, array_like=True, tag=14, frozen=True):
+    box: int
+    number: int
+    serial: int
+    body: bytes = b""
+    last: bool = False
+    note: bytes = b""
+
+
+class Subscribe(Struct, array_like=True, tag=15, frozen=True):
+    subscription: int
+    pattern: str
+    epoch: int = 0
+    event: int = 0
+    count: int = 0
+    replay: int = 0
+    replay_ms: int = 0
+    group: str = ""
+    ends: bool = False
+
+
+class Event(Struct, array_like=True, tag=16):
+    epoch: int
+    event: int
+    topic: str
+    subscriptions: dict[int, int]  # subscription → its count of events that matched
+    sent_at: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+class Schema(Struct, array_like=True, tag=17, frozen=True):
+    fingerprint: bytes
+    description: bytes = b""  # empty: a question
+
+
+class Control(Struct, array_like=True, tag=18, frozen=True):
+    serial: int
+    answers: bool = False
+    body: bytes = b""
+
+
+# Written out, because a type checker does not follow a union that is computed.
+Frame = (
+    Hello
+    | State
+    | Held
+    | Drop
+    | Want
+    | Credit
+    | Batch
+    | Outcome
+    | Confirm
+    | Ping
+    | Pong
+    | Goodbye
+    | Fragment
+    | Chunk
+    | Subscribe
+    | Event
+    | Schema
+    | Control
+)
+FRAMES: tuple[type[Frame], ...] = (
+    Hello, State, Held, Drop, Want, Credit, Batch, Outcome, Confirm, Ping, Pong, Goodbye, Fragment,
+    Chunk, Subscribe, Event, Schema, Control,
+)  # fmt: skip
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
+
+
+def encode(frame: Frame) -> bytes:
+    data = _encoder.encode(frame)
+    if frame.__class__ is Hello:
+        return MAGIC + bytes(VERSIONS) + data
+    return data
+
+
+def decode(data: bytes | memoryview) -> Frame:
+    """Raises ProtocolError and nothing else, whatever the bytes are."""
+    try:
+        frame = _decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError) as error:
+        raise ProtocolError(MALFORMED, f"a frame cannot be read: {error}") from None
+    if frame.__class__ is Hello:
+        raise ProtocolError(UNEXPECTED, "a HELLO without its preamble, or a second one on the same connection")
+    return frame
+
+
+def decode_first(data: bytes | memoryview) -> Hello | Goodbye:
+    """The first frame of a connection: a HELLO, or the GOODBYE of who refuses ours (which needs no preamble, so that a
+    peer of any version can read why). Raises ProtocolError: a stranger, no common version, or malformed."""
+    if bytes(data[:4]) != MAGIC or len(data) < 6:
+        if (refusal := _refusal(data)) is not None:
+            return refusal
+        raise ProtocolError(NOT_OURS, "the first frame is no zerowait HELLO: is another program using this address?")
+    lowest, highest = data[4], data[5]
+    if lowest > VERSIONS[1] or highest < VERSIONS[0]:
+        raise ProtocolError(
+            NO_COMMON_VERSION,
+            f"it speaks protocol {lowest} to {highest}, this process {VERSIONS[0]} to {VERSIONS[1]}: upgrade the older one",
+        )
+    try:
+        frame = _decoder.decode(data[6:])
+    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError) as error:
+        raise ProtocolError(MALFORMED, f"a HELLO cannot be read: {error}") from None
+    if not isinstance(frame, Hello):
+        raise ProtocolError(UNEXPECTED, f"the first frame is a {type(frame).__name__}, not a HELLO")
+    return frame
+
+
+def _refusal(data: bytes | memoryview) -> Goodbye | None:
+    try:
+        frame = decode(data)
+    except ProtocolError:
+        return None
+    return frame if isinstance(frame, Goodbye) else None
+
+
+def check_parts(parts: Iterable[Part]) -> None:
+    """Raises ProtocolError for ranges that no batch can have had: they would make a list of numbers endless."""
+    for part in parts:
+        if not 0 < part.count <= SEGMENT_MESSAGES or part.first < 1:
+            raise ProtocolError(MALFORMED, f"a range of {part.count} messages from number {part.first}")
+
+
+def check_batch(batch: Batch) -> int:
+    """How many messages it brings. Raises ProtocolError where lengths, numbers and body do not fit one another."""
+    count, last = 0, 0
+    for first, many in batch.ranges:
+        if first <= last or many < 1:
+            raise ProtocolError(MALFORMED, "a BATCH whose numbers are not ascending")
+        count, last = count + many, first + many - 1
+    if not 0 < count <= SEGMENT_MESSAGES or len(batch.ends) != 4 * count:
+        raise ProtocolError(MALFORMED, f"a BATCH of {count} messages with {len(batch.ends) // 4} lengths")
+    announced = BODY_HEADER.unpack_from(batch.body) if len(batch.body) >= BODY_START else None
+    if announced != (ARRAY32, count) or batch.ends.cast("I")[-1] - batch.base != len(batch.body):
+        raise ProtocolError(MALFORMED, "a BATCH whose body does not end where its lengths say")
+    return count
+
+
+def fragments(data: bytes, serial: int) -> list[bytes]:
+    """A frame that is too large, cut into FRAGMENTs."""
+    view = memoryview(data)
+    return [
+        _encoder.encode(Fragment(serial, at, len(data), view[at : at + FRAGMENT_BYTES]))
+        for at in range(0, len(data), FRAGMENT_BYTES)
+    ]

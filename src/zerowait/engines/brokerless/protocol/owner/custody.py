@@ -1,0 +1,318 @@
+"""Custody of an outbox: which of its messages are in flight, at whom, and under which dispatch number.
+
+A message lives in its sender's outbox until it is settled (rules §2). This is the part of the outbox's state that only exists
+while the process lives: the rows themselves are on disk, and what the disk must be told leaves here as changes.
+
+    waiting ──take──▶ in flight (holder, dispatch) ──settle──▶ gone from here; the change makes it last
+       ▲                    │
+       └────give_back───────┘   the holder is gone, did not name it in HELD, or handed it back
+
+`handled` counts from anybody, every other verdict only under the message's last dispatch number (rules §2.3). What a message
+is, once it is no longer here, only its row knows; so a change may name one whose row was never read (`seq` 0, no channel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from zerowait.engines.brokerless.protocol.frames import Part
+from zerowait.engines.brokerless.protocol.owner.flights import Flight, Flights, Slice
+from zerowait.message import Again, Bury, Change, Forget, Note, Numbers, Segment, Settle, Verdict
+
+Notes = Mapping[tuple[int, int], tuple[int, bytes]]  # (epoch, number) → (milliseconds until due, note)
+Ranges = list[tuple[int, int, int]]  # (epoch, first, count)
+
+ONE_MORE = 0  # in a change: one failure more than the row says (no failure that is counted leaves it at 0)
+
+
+class Settled(Struct):
+    """What an outcome changed."""
+
+    changes: list[Change]
+    elsewhere: list[tuple[int, int, int, int]]  # (holder, epoch, first, count): held by another, to be DROPped there
+    returned: list[Slice]  # waits again
+    unqueue: Ranges  # settled while it waited, in memory or on disk
+    answered: list[tuple[int, int, bool]]  # (epoch, number, taken back): what was asked for by `withdraw`
+
+
+class Counted(Struct, gc=False):
+    """The dispatch whose failure was counted last, and how many there were then."""
+
+    fence: int
+    n: int
+    failures: int
+
+
+class Custody:
+    def __init__(
+        self, box: int, epoch: int, name: str, *, durable: bool, noted: Iterable[int], now: float, grace: float
+    ) -> None:
+        self.box = box
+        self.epoch = epoch  # the fence of this opening
+        self.name = name
+        self.durable = durable
+        self.flights = Flights()
+        self.withdrawing: set[tuple[int, int]] = set()  # asked to come back from where it is in flight
+        self._n = 0
+        self._noted: set[int] = set(noted)
+        # What is owed to the past (rules §3.3): each noted worker resumes, is proved dead, or the grace is over.
+        self._awaited: set[int] = set(noted)
+        self._past_until = now + grace
+        self._past: list[Slice] = []
+        # Settled while not in memory (a late `handled` for what waits on disk): kept out of what is read until that is
+        # durable.
+        self._phantoms: dict[int, Numbers] = {}
+        # For messages that fail again (rules §3.2): a run that began before one that was counted fails for free.
+        self._counted: dict[tuple[int, int], Counted] = {}
+
+    @property
+    def in_flight(self) -> dict[str, int]:
+        return self.flights.counts
+
+    # -- what waits ------------------------------------------------------------------------------------------------
+
+    def offer(self, segment: Segment) -> list[Slice]:
+        """A segment read from the outbox: what of it may go out now. Adopted parts stay with their holders."""
+        absent = Numbers(segment.gone)
+        for first, count in self._phantom(segment.epoch, segment.first, segment.count):
+            absent.add(first, count)
+        if self.flights.adopted:
+            self._attach(segment, absent)
+        slices = [
+            Slice(self.box, segment, first, count) for first, count in absent.missing(segment.first, segment.count)
+        ]
+        return self._unless_awaited(slices)
+
+    def _attach(self, segment: Segment, absent: Numbers) -> None:
+        """What of the segment is in flight already, because a worker runs it from before this opening."""
+        for flight, at, many in list(self.flights.over(segment.epoch, segment.first, segment.count)):
+            for start, n in absent.missing(at, many):
+                unread = sum(n for known, _, n in flight.pieces(start, n) if known is None)
+                if unread:
+                    self.flights.attach(flight, segment, unread)
+                absent.add(start, n)
+
+    def _unless_awaited(self, slices: list[Slice]) -> list[Slice]:
+        if self._awaited and slices and slices[0].segment.epoch < self.epoch:
+            self._past.extend(slices)
+            return []
+        return slices
+
+    def resumed(self, holder: int) -> list[Slice]:
+        """This noted worker has said what it holds, is proved dead or long gone: perhaps the past may go out now."""
+        self._awaited.discard(holder)
+        return self._release()
+
+    def tick(self, now: float) -> tuple[list[Slice], list[Change]]:
+        """The grace after an opening ends: who has not come is waited for no more, and forgotten."""
+        if not self._awaited or now < self._past_until:
+            return [], []
+        forgotten: list[Change] = [change for holder in sorted(self._awaited) for change in self.forget(holder)]
+        self._awaited.clear()
+        return self._release(), forgotten
+
+    def wake(self) -> float | None:
+        return self._past_until if self._awaited else None
+
+    def _release(self) -> list[Slice]:
+        if self._awaited or not self._past:
+            return []
+        past, self._past = self._past, []
+        return past
+
+    def unpast(self, epoch: int, first: int, count: int) -> list[Slice]:
+        """These do not wait for the past any more: settled, adopted or withdrawn meanwhile. Gives those that did."""
+        kept: list[Slice] = []
+        taken: list[Slice] = []
+        for piece in self._past:
+            mine = Numbers([(first, count)]).overlap(piece.first, piece.count) if piece.segment.epoch == epoch else []
+            taken.extend(Slice(self.box, piece.segment, at, many) for at, many in mine)
+            kept.extend(
+                Slice(self.box, piece.segment, at, many)
+                for at, many in Numbers(mine).missing(piece.first, piece.count)
+            )
+        self._past = kept
+        return taken
+
+    def _phantom(self, epoch: int, first: int, count: int) -> list[tuple[int, int]]:
+        phantoms = self._phantoms.get(epoch)
+        return phantoms.overlap(first, count) if phantoms else []
+
+    def absent(self, epoch: int, first: int, count: int) -> None:
+        """Settled without having been in memory: if it is read before that is durable, it does not count."""
+        self._phantoms.setdefault(epoch, Numbers()).add(first, count)
+
+    def lasting(self, epoch: int, first: int, count: int) -> None:
+        """A settlement of what was not in memory is durable: from now on the outbox itself leaves it out."""
+        phantoms = self._phantoms.get(epoch)
+        if phantoms is not None:
+            phantoms.remove(first, count)
+            if not phantoms:
+                del self._phantoms[epoch]
+
+    # -- in flight -------------------------------------------------------------------------------------------------
+
+    def take(self, holder: int, piece: Slice) -> tuple[int, list[Change]]:
+        """It goes to this worker: its dispatch number, and the note that must be durable before it leaves (or nothing)."""
+        self._n += 1
+        segment = piece.segment
+        self.flights.add((holder, segment.epoch, self.epoch, self._n), piece.first, piece.count, [segment])
+        self.flights.count(segment.channel, piece.count)
+        if self.durable and holder not in self._noted:
+            self._noted.add(holder)
+            return self._n, [Note(holder)]
+        return self._n, []
+
+    def forget(self, holder: int) -> list[Change]:
+        """A worker is dead or long gone, and nothing is in flight there: the next opening need not wait for it."""
+        if not self.durable or holder not in self._noted or self.flights.of(holder):
+            return []
+        self._noted.discard(holder)
+        return [Forget(holder)]
+
+    def flights_of(self, holder: int) -> list[Flight]:
+        return self.flights.of(holder)
+
+    def give_back(self, flight: Flight, first: int, count: int) -> list[Slice]:
+        """It waits again. What was adopted and has not been read from disk simply stops being in flight."""
+        again: list[Slice] = []
+        for segment, at, many in flight.pieces(first, count):
+            self.flights.leave(flight, segment, at, many)
+            if segment is not None:
+                again.append(Slice(self.box, segment, at, many))
+        return again
+
+    def wait_for_the_past(self, pieces: list[Slice]) -> list[Slice]:
+        """What of this may go out now: what is of an earlier epoch waits for those who may still hold such."""
+        if not self._awaited:
+            return pieces
+        self._past.extend(piece for piece in pieces if piece.segment.epoch < self.epoch)
+        return [piece for piece in pieces if piece.segment.epoch >= self.epoch]
+
+    def adopt(self, holder: int, part: Part, queued: Iterable[Slice]) -> None:
+        """A worker runs what this opening has not sent: it goes on there, under the number by which the worker knows it.
+        `queued`: what dispatch had of it, which is no longer waiting."""
+        flight = self.flights.add(
+            (holder, part.epoch, part.fence, part.n), part.first, part.count, [], adopted=True
+        )
+        for piece in [*queued, *self.unpast(part.epoch, part.first, part.count)]:
+            self.flights.attach(flight, piece.segment, piece.count)
+
+    def rename(self, flight: Flight, part: Part) -> None:
+        """The newer batch was lost on its way, the holder knows these under an older number: that one counts."""
+        if (flight.fence, flight.n) == (part.fence, part.n):
+            return
+        segments, adopted = list(flight.segments), flight.adopted
+        self.flights.take_out(flight, part.first, part.count)
+        name = (flight.holder, flight.epoch, part.fence, part.n)
+        self.flights.add(name, part.first, part.count, segments, adopted=adopted or self.flights.get(name) is not None)
+
+    def in_flight_elsewhere(self, holder: int, epoch: int, first: int, count: int) -> Numbers:
+        over = self.flights.over(epoch, first, count)
+        return Numbers((at, many) for flight, at, many in over if flight.holder != holder)
+
+    # -- outcomes --------------------------------------------------------------------------------------------------
+
+    def settle(self, holder: int, verdict: Verdict, part: Part, notes: Notes, now_us: int) -> Settled:
+        """An outcome: what it changes. What changes nothing (said before, or under an old number) is confirmed all the same."""
+        result = Settled([], [], [], [], [])
+        flight = self.flights.get((holder, part.epoch, part.fence, part.n))
+        ours = flight.left.overlap(part.first, part.count) if flight is not None else []
+        if verdict is Verdict.HANDLED:
+            for first, count in ours:
+                assert flight is not None
+                self._done(result, flight, first, count)
+            if sum(count for _, count in ours) < part.count:
+                self._handled_late(ours, part, result)
+            return result
+        for first, count in ours:
+            assert flight is not None
+            if verdict is Verdict.UNSTARTED:
+                result.returned.extend(self.give_back(flight, first, count))
+            elif verdict is Verdict.STARTED:
+                self._answer(result, part.epoch, first, count)
+            elif verdict in (Verdict.RETRY, Verdict.DEAD, Verdict.EXPIRED):
+                for segment, at, many in flight.pieces(first, count):
+                    self._failed(result, verdict, part, segment, at, many, notes, now_us)
+                    self.flights.leave(flight, segment, at, many)
+        return result
+
+    def _answer(self, result: Settled, epoch: int, first: int, count: int) -> None:
+        """It was started, or has ended: it was not taken back."""
+        if self.withdrawing:
+            for number in [number for of, number in self.withdrawing if of == epoch and first <= number < first + count]:
+                self.withdrawing.discard((epoch, number))
+                result.answered.append((epoch, number, False))
+
+    def _failed(
+        self,
+        result: Settled,
+        verdict: Verdict,
+        part: Part,
+        segment: Segment | None,
+        first: int,
+        count: int,
+        notes: Notes,
+        now_us: int,
+    ) -> None:
+        channel, seq = (segment.channel, segment.seq) if segment is not None else ("", 0)
+        self._answer(result, part.epoch, first, count)
+        if verdict is Verdict.EXPIRED:
+            self._uncount(part.epoch, first, count)
+            result.changes.append(Settle(channel, part.epoch, first, count, Verdict.EXPIRED, seq))
+            return
+        for number in range(first, first + count):
+            after_ms, note = notes.get((part.epoch, number), (0, b""))
+            failures = self._failures(part, number, segment)
+            if verdict is Verdict.DEAD:
+                self._counted.pop((part.epoch, number), None)
+                result.changes.append(Bury(channel, part.epoch, number, failures, note, seq))
+            else:
+                due = now_us + after_ms * 1_000
+                result.changes.append(Again(channel, part.epoch, number, failures, due, note, seq))
+
+    def _failures(self, part: Part, number: int, segment: Segment | None) -> int:
+        """How often it has failed now. A run that began before one whose failure was counted already fails for free."""
+        name = (part.epoch, number)
+        counted = self._counted.get(name)
+        if counted is not None and (part.fence, part.n) < (counted.fence, counted.n):
+            return counted.failures
+        failures = segment.failures + 1 if segment is not None else counted.failures + 1 if counted else ONE_MORE
+        if failures != ONE_MORE:
+            self._counted[name] = Counted(part.fence, part.n, failures)
+        return failures
+
+    def _uncount(self, epoch: int, first: int, count: int) -> None:
+        if self._counted:
+            for number in range(first, first + count):
+                self._counted.pop((epoch, number), None)
+
+    def _handled_late(self, ours: list[tuple[int, int]], part: Part, result: Settled) -> None:
+        """Handled by somebody who was thought gone: settled already, in flight elsewhere, or waiting (perhaps on disk)."""
+        for first, count in Numbers(ours).missing(part.first, part.count):
+            found = Numbers()
+            for other, at, many in list(self.flights.over(part.epoch, first, count)):
+                found.add(at, many)
+                result.elsewhere.append((other.holder, part.epoch, at, many))
+                self._done(result, other, at, many)
+            for at, many in found.missing(first, count):
+                self._uncount(part.epoch, at, many)
+                result.changes.append(self.vanish(part.epoch, at, many, Verdict.HANDLED))
+                result.unqueue.append((part.epoch, at, many))
+
+    def vanish(self, epoch: int, first: int, count: int, verdict: Verdict) -> Settle:
+        """Settles what is not in flight: it waits in memory, on disk, or was settled before; its row will know."""
+        self.unpast(epoch, first, count)
+        self.absent(epoch, first, count)
+        return Settle("", epoch, first, count, verdict, 0)
+
+    def _done(self, result: Settled, flight: Flight, first: int, count: int) -> None:
+        for segment, at, many in flight.pieces(first, count):
+            channel, seq = (segment.channel, segment.seq) if segment is not None else ("", 0)
+            result.changes.append(Settle(channel, flight.epoch, at, many, Verdict.HANDLED, seq))
+            self.flights.leave(flight, segment, at, many)
+        if self._counted:
+            self._uncount(flight.epoch, first, count)
+        self._answer(result, flight.epoch, first, count)

@@ -1,0 +1,245 @@
+"""What waits in this process's memory to be sent, by channel, and who gets which part of it.
+
+Messages come from the outboxes' read-ahead (`fresh`) or back from a worker (`returned`; these go first). Several workers of a
+channel share what waits in proportion to the credit that each has left, so a lone message goes to the link with most, and a
+backlog goes to all of them at once.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Collection, Iterable
+
+from msgspec import Struct
+
+from zerowait.engines.brokerless.protocol.owner.credit import units
+from zerowait.engines.brokerless.protocol.owner.flights import Slice
+from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, Numbers
+
+
+class Taker(Struct, gc=False):
+    """A link that may be sent something of a channel."""
+
+    conn: int
+    left: int  # units of credit
+    boxes: Collection[int]  # the outboxes that have resumed on it: nothing of others goes there
+    message_bytes: int  # it takes no larger one
+
+
+def body_bounds(piece: Slice) -> tuple[int, int]:
+    """Where the payloads of this slice lie in its segment's body."""
+    ends, skipped = memoryview(piece.segment.ends).cast("I"), piece.first - piece.segment.first
+    return (ends[skipped - 1] if skipped else BODY_START), ends[skipped + piece.count - 1]
+
+
+def cost_of(piece: Slice) -> int:
+    start, stop = body_bounds(piece)
+    return units(piece.count, stop - start)
+
+
+def largest_of(piece: Slice) -> int:
+    """The size of its largest message. Only asked where the whole slice is larger than one message may be."""
+    ends, skipped = memoryview(piece.segment.ends).cast("I"), piece.first - piece.segment.first
+    start, largest = body_bounds(piece)[0], 0
+    for stop in ends[skipped : skipped + piece.count]:
+        largest, start = max(largest, stop - start), stop
+    return largest
+
+
+class Queue:
+    """One channel: what waits for it, an outbox each in turn."""
+
+    __slots__ = ("aside", "counts", "turns")
+
+    def __init__(self) -> None:
+        self.turns: dict[int, deque[Slice]] = {}
+        self.aside: list[Slice] = []  # lone messages that are too large for some worker; not in `turns`
+        self.counts: dict[int, int] = {}  # outbox → messages
+
+    @property
+    def messages(self) -> int:
+        return sum(self.counts.values())
+
+    def put(self, piece: Slice, *, back: bool) -> None:
+        pieces = self.turns.get(piece.box)
+        if pieces is None:
+            pieces = self.turns[piece.box] = deque()
+        self.counts[piece.box] = self.counts.get(piece.box, 0) + piece.count
+        if back:
+            pieces.appendleft(piece)
+        else:
+            pieces.append(piece)
+
+    def waiting_for(self, boxes: Collection[int], message_bytes: int) -> int:
+        """How many messages wait that could go to a link on which these outboxes have resumed."""
+        count = sum(count for box, count in self.counts.items() if box in boxes)
+        return count - sum(piece.box in boxes and not self._suits(piece, boxes, message_bytes) for piece in self.aside)
+
+    @staticmethod
+    def _suits(piece: Slice, boxes: Collection[int], message_bytes: int) -> bool:
+        start, stop = body_bounds(piece)
+        return piece.box in boxes and stop - start <= message_bytes
+
+    def pop(self, most_units: int, taker: Taker) -> Slice | None:
+        """The next slice that may go there, cut to that much credit."""
+        for at, piece in enumerate(self.aside):
+            if self._suits(piece, taker.boxes, taker.message_bytes):
+                del self.aside[at]
+                self.counts[piece.box] -= piece.count
+                return piece
+        for box in [box for box in self.turns if box in taker.boxes]:
+            pieces = self.turns.pop(box)
+            piece = self._cut(pieces, most_units, taker.message_bytes)
+            if pieces:
+                self.turns[box] = pieces  # at the end: the other outboxes have their turn first
+            if piece is not None:
+                self.counts[piece.box] -= piece.count
+                return piece
+        return None
+
+    def _cut(self, pieces: deque[Slice], most_units: int, message_bytes: int) -> Slice | None:
+        while pieces:
+            piece = pieces.popleft()
+            ends, skipped = memoryview(piece.segment.ends).cast("I"), piece.first - piece.segment.first
+            start = ends[skipped - 1] if skipped else BODY_START
+            size = ends[skipped + piece.count - 1] - start
+            if size > message_bytes and not self._fits(pieces, piece, message_bytes):
+                continue
+            if units(piece.count, size) <= most_units or piece.count == 1:
+                return piece
+            # As many whole messages as there is credit for, but one at the least: it may overdraw.
+            counts = range(1, piece.count + 1)
+            count = max(1, bisect_right(counts, most_units, key=lambda n: units(n, ends[skipped + n - 1] - start)))
+            pieces.appendleft(Slice(piece.box, piece.segment, piece.first + count, piece.count - count))
+            return Slice(piece.box, piece.segment, piece.first, count)
+        return None
+
+    def _fits(self, pieces: deque[Slice], piece: Slice, message_bytes: int) -> bool:
+        """Whether none of its messages is too large; else it is taken apart, and those that are go aside."""
+        if piece.count == 1:
+            self.aside.append(piece)
+            return False
+        if largest_of(piece) <= message_bytes:
+            return True
+        for number in reversed(range(piece.first, piece.first + piece.count)):
+            pieces.appendleft(Slice(piece.box, piece.segment, number, 1))
+        return False
+
+    def remove(self, box: int, epoch: int, first: int, count: int) -> list[Slice]:
+        """Takes out those parts that did wait."""
+        taken: list[Slice] = []
+        if box in self.turns:
+            kept = deque(self._without(self.turns[box], box, epoch, first, count, taken))
+            if kept:
+                self.turns[box] = kept
+            else:
+                del self.turns[box]
+        self.aside = self._without(self.aside, box, epoch, first, count, taken)
+        if taken:
+            self.counts[box] -= sum(piece.count for piece in taken)
+        return taken
+
+    def _without(
+        self, pieces: Iterable[Slice], box: int, epoch: int, first: int, count: int, taken: list[Slice]
+    ) -> list[Slice]:
+        kept: list[Slice] = []
+        stop = first + count
+        for piece in pieces:
+            segment = piece.segment
+            far = piece.first >= stop or piece.first + piece.count <= first
+            if far or segment.epoch != epoch or piece.box != box:
+                kept.append(piece)
+                continue
+            wanted = Numbers([(first, count)]).overlap(piece.first, piece.count)
+            taken.extend(Slice(box, segment, at, many) for at, many in wanted)
+            rest = Numbers(wanted).missing(piece.first, piece.count)
+            kept.extend(Slice(box, segment, at, many) for at, many in rest)
+        return kept
+
+    def disown(self, box: int) -> None:
+        self.turns.pop(box, None)
+        self.counts.pop(box, None)
+        self.aside = [piece for piece in self.aside if piece.box != box]
+
+
+class Dispatch:
+    def __init__(self) -> None:
+        self._queues: dict[str, Queue] = {}
+
+    def channels(self) -> list[str]:
+        return [channel for channel, queue in self._queues.items() if queue.messages]
+
+    def waiting(self, channel: str) -> int:
+        queue = self._queues.get(channel)
+        return queue.messages if queue is not None else 0
+
+    def waiting_for(self, channel: str, boxes: Collection[int], message_bytes: int) -> int:
+        queue = self._queues.get(channel)
+        return queue.waiting_for(boxes, message_bytes) if queue is not None and queue.messages else 0
+
+    def too_large(self, channel: str) -> list[Slice]:
+        """Messages of this channel that some worker does not take, because of its own limit."""
+        queue = self._queues.get(channel)
+        return queue.aside if queue is not None else []
+
+    def ready(self, pieces: Iterable[Slice], *, back: bool = False) -> None:
+        """These wait from now on; what comes back goes first, in its order."""
+        for piece in reversed(list(pieces)) if back else pieces:
+            assert piece.count, "a slice of nothing"
+            queue = self._queues.get(piece.segment.channel)
+            if queue is None:
+                queue = self._queues[piece.segment.channel] = Queue()
+            queue.put(piece, back=back)
+
+    def remove(self, box: int, epoch: int, first: int, count: int) -> list[Slice]:
+        """These do not wait any more: settled, adopted by who runs them, or withdrawn. Gives the parts that did wait."""
+        return [
+            piece
+            for queue in self._queues.values()
+            if queue.messages
+            for piece in queue.remove(box, epoch, first, count)
+        ]
+
+    def disown(self, box: int) -> None:
+        """Its outbox is closed or belongs to somebody else: nothing of it is sent any more."""
+        for queue in self._queues.values():
+            queue.disown(box)
+
+    def pick(self, channel: str, takers: list[Taker]) -> list[tuple[Taker, Slice]]:
+        """Who gets what of this channel now."""
+        queue = self._queues.get(channel)
+        if queue is None or not queue.messages or not takers:
+            return []
+        takers = sorted(takers, key=lambda taker: -taker.left)
+        total, waiting = sum(taker.left for taker in takers), queue.messages
+        picked: list[tuple[Taker, Slice]] = []
+        for taker in takers:
+            share = taker.left if waiting >= total else -(-waiting * taker.left // total)
+            self._fill(queue, taker, share, picked)
+        for taker in takers:  # what one of them may not have (an outbox that has not resumed there), the others take
+            self._fill(queue, taker, taker.left, picked)
+        return picked
+
+    def _fill(self, queue: Queue, taker: Taker, share: int, picked: list[tuple[Taker, Slice]]) -> None:
+        share = min(share, taker.left)
+        while share > 0 and queue.messages:
+            piece = queue.pop(share, taker)
+            if piece is None:
+                return
+            cost = cost_of(piece)
+            share -= cost
+            taker.left -= cost
+            picked.append((taker, piece))
+
+
+def body_of(piece: Slice) -> tuple[bytes | bytearray | memoryview, memoryview, int]:
+    """Body and ends of a slice as they travel, and what to subtract from the ends. A whole segment is not copied here."""
+    segment = piece.segment
+    if piece.count == segment.count:
+        return segment.body, memoryview(segment.ends), 0
+    start, stop = body_bounds(piece)
+    skipped = piece.first - segment.first
+    body = bytearray(BODY_HEADER.pack(ARRAY32, piece.count))
+    body += memoryview(segment.body)[start:stop]
+    return body, memoryview(segment.ends)[4 * skipped : 4 * (skipped + piece.count)], start - BODY_START

@@ -1,0 +1,385 @@
+"""The owner's side: what is said about messages of our outboxes, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from zerowait.engines.brokerless.protocol import frames
+from zerowait.engines.brokerless.protocol.config import Config
+from zerowait.engines.brokerless.protocol.effects import Dispatched, Effects, Reopen, Returned, Say, Withdrawn
+from zerowait.engines.brokerless.protocol.frames import Batch, Drop, Held, ProtocolError
+from zerowait.engines.brokerless.protocol.link import Link, LinkPhase
+from zerowait.engines.brokerless.protocol.owner.credit import units
+from zerowait.engines.brokerless.protocol.owner.custody import Custody, Ranges, Settled
+from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch, Taker, body_of
+from zerowait.engines.brokerless.protocol.owner.flights import Slice
+from zerowait.engines.brokerless.protocol.owner.reconcile import reconcile
+from zerowait.engines.brokerless.protocol.owner.wants import Wants
+from zerowait.engines.brokerless.protocol.peers import Peers
+from zerowait.message import BODY_START, Change, Segment, Verdict
+
+DAY_MS = 86_400_000  # an epoch is the time of its opening, or a little more: one so far ahead is no fence but an error
+
+
+class Owner:
+    def __init__(self, effects: Effects, peers: Peers, config: Config, wall_us: Callable[[float], int]) -> None:
+        self._effects = effects
+        self._peers = peers
+        self._config = config
+        self._wall_us = wall_us
+        self.custody: dict[int, Custody] = {}
+        self.dispatch = Dispatch()
+        self._wants = Wants(effects, config, self.dispatch)
+        self._links: dict[int, Link] = {}
+        self._serving: dict[str, dict[int, Link]] = {}  # channel → connection → link
+        self._told_too_large: set[tuple[int, str]] = set()
+        self._dirty: set[str] = set()
+
+    # -- our outboxes ----------------------------------------------------------------------------------------------
+
+    def own(self, box: int, epoch: int, name: str, *, durable: bool, noted: Iterable[int], now: float) -> None:
+        if box in self.custody:
+            self.disown(box)  # opened again, with a later epoch
+        noted = list(noted)
+        grace = self._config.resume_grace
+        custody = Custody(box, epoch, name, durable=durable, noted=noted, now=now, grace=grace)
+        self.custody[box] = custody
+        for instance in noted:
+            if self._peers.is_dead(instance):
+                self._past(custody, instance)
+
+    def disown(self, box: int) -> None:
+        """This opening of the outbox is over: nothing more of it is sent, and nothing is known of what is in flight."""
+        custody = self.custody.pop(box, None)
+        if custody is None:
+            return
+        self.dispatch.disown(box)
+        for link in self._links.values():
+            link.resumed.discard(box)
+        for conn, batch in self._effects.disown(box):
+            link = self._links.get(conn)  # type: ignore[assignment]
+            if link is not None:
+                link.credit(batch.channel).refund(_cost_of(batch))
+                self._wants.tell(link, batch.channel)
+                self._dirty.add(batch.channel)
+        for epoch, number in custody.withdrawing:
+            self._effects.add(Withdrawn(box, epoch, number, None))
+
+    def offer(self, box: int, segments: Iterable[Segment]) -> None:
+        custody = self.custody.get(box)
+        if custody is None:
+            return
+        for segment in segments:
+            self.dispatch.ready(custody.offer(segment))
+            self._dirty.add(segment.channel)
+
+    def in_flight(self, box: int) -> dict[str, int]:
+        custody = self.custody.get(box)
+        return dict(custody.in_flight) if custody is not None else {}
+
+    def withdraw(self, box: int, epoch: int, number: int) -> None:
+        """Takes a message back if it has not begun (rules §2.9). What became of it is told by the effect Withdrawn: at once
+        where it waits (once that is durable), after its worker's answer where it is in flight."""
+        custody = self.custody.get(box)
+        if custody is None:
+            self._effects.add(Withdrawn(box, epoch, number, None))
+            return
+        if custody.unpast(epoch, number, 1) or self.dispatch.remove(box, epoch, number, 1):
+            self._drop_waiting(custody, epoch, number, True)
+            return
+        flight = next((flight for flight, _, _ in custody.flights.over(epoch, number, 1)), None)
+        if flight is None:
+            self._drop_waiting(custody, epoch, number, None)
+            return
+        custody.withdrawing.add((epoch, number))
+        self._drop_at(flight.holder, box, ((epoch, number, 1),))
+
+    def _drop_waiting(self, custody: Custody, epoch: int, number: int, taken_back: bool | None) -> None:
+        ticket = self._effects.commit(custody.box, [custody.vanish(epoch, number, 1, Verdict.DROPPED)])
+        ticket.phantoms.append((epoch, number, 1))
+        ticket.withdrawn.append(Withdrawn(custody.box, epoch, number, taken_back))
+
+    def _drop_at(self, holder: int, box: int, ranges: tuple[tuple[int, int, int], ...]) -> None:
+        """To whoever has these: not yours any more. A worker that is not there now is asked when it says what it holds."""
+        peer = self._peers.get(holder)
+        link = peer.link if peer is not None else None
+        if link is not None and box in link.resumed:
+            self._effects.follow(box, Drop(box, 0, ranges), link.conn)
+
+    # -- links -----------------------------------------------------------------------------------------------------
+
+    def opened(self, link: Link) -> None:
+        self._links[link.conn] = link
+
+    def served(self, link: Link, before: Iterable[str]) -> None:
+        """Its STATE has come: which channels it serves now."""
+        before = set(before)
+        for channel in before.difference(link.served):
+            self._serving.get(channel, {}).pop(link.conn, None)
+        for channel in link.served:
+            self._serving.setdefault(channel, {})[link.conn] = link
+            self._dirty.add(channel)
+            if channel not in before:
+                link.credit(channel).told = 0  # what it was told before it served this it has not heard
+
+    def unstuck(self, link: Link) -> None:
+        self._dirty.update(link.served)
+
+    def closed(self, link: Link) -> None:
+        self._links.pop(link.conn, None)
+        for channel in [channel for channel, links in self._serving.items() if links.pop(link.conn, None)]:
+            if not self._serving[channel]:
+                del self._serving[channel]
+        self._told_too_large = {told for told in self._told_too_large if told[0] != link.conn}
+
+    def workers(self, channel: str) -> list[Link]:
+        return [link for link in self._serving.get(channel, {}).values() if link.phase is LinkPhase.READY]
+
+    def channels_served(self) -> dict[str, int]:
+        return {channel: len(links) for channel, links in self._serving.items() if links}
+
+    # -- frames ----------------------------------------------------------------------------------------------------
+
+    def receive(self, link: Link, frame: frames.Credit | frames.Outcome | Held, now: float) -> None:
+        match frame:
+            case frames.Credit():
+                if link.credit(frame.channel, frame.lane).grant(frame.limit, frame.serial):
+                    self._wants.tell(link, frame.channel)  # lowered: given back only once we have said that we know
+                self._dirty.add(frame.channel)
+            case frames.Outcome():
+                self._outcome(link, frame, now)
+            case Held():
+                self._resume(link, frame)
+
+    def _outcome(self, link: Link, frame: frames.Outcome, now: float) -> None:
+        frames.check_parts(frame.parts)
+        custody = self.custody.get(frame.box)
+        if custody is None:
+            return  # closed here: who opens that file will be told again
+        try:
+            verdict = Verdict(frame.verdict)
+        except ValueError:
+            words = f"an OUTCOME with the unknown verdict {frame.verdict}"
+            raise ProtocolError(frames.UNEXPECTED, words) from None
+        notes = {(epoch, number): (after_ms, note) for epoch, number, after_ms, note in frame.notes}
+        now_us = self._wall_us(now)
+        for part in frame.parts:
+            done = custody.settle(link.instance, verdict, part, notes, now_us)
+            if done.elsewhere or done.unqueue or done.answered:
+                self._beyond(custody, done)
+            if done.changes:
+                self._effects.commit(frame.box, done.changes).phantoms.extend(done.unqueue)
+            if verdict is not Verdict.STARTED:  # an answer, not an outcome: its worker does not keep it
+                self._effects.confirm(frame.box, part, link.conn, lasting=bool(done.changes))
+            if done.returned:
+                self._wait_again(custody, done.returned)
+
+    def _beyond(self, custody: Custody, done: Settled) -> None:
+        """What an outcome means for others than who said it."""
+        for holder, epoch, first, count in done.elsewhere:
+            self._drop_at(holder, custody.box, ((epoch, first, count),))
+        for epoch, first, count in done.unqueue:
+            self.dispatch.remove(custody.box, epoch, first, count)
+        for epoch, number, taken_back in done.answered:
+            self._effects.add(Withdrawn(custody.box, epoch, number, taken_back))
+
+    def committed(self, box: int, number: int) -> None:
+        for ticket in self._effects.committed(box, number):
+            custody = self.custody.get(box)
+            if custody is not None:
+                for epoch, first, count in ticket.phantoms:
+                    custody.lasting(epoch, first, count)
+
+    def _resume(self, link: Link, held: Held) -> None:
+        frames.check_parts((*held.queued, *held.running))
+        custody = self.custody.get(held.box)
+        if custody is None or held.epoch != custody.epoch:
+            return  # it answers an opening that is over; to the present one it answers by itself
+        if held.box in link.resumed:
+            raise ProtocolError(frames.UNEXPECTED, f"a second HELD of outbox {held.box:016x} in one session")
+        plan = reconcile(custody, link.instance, held)
+        for part in plan.adopt:
+            custody.adopt(link.instance, part, self.dispatch.remove(held.box, part.epoch, part.first, part.count))
+        self._effects.send(link.conn, Drop(held.box, held.serial, (*plan.drop, *self._withdrawn(custody, held))))
+        link.resumed.add(held.box)
+        self._started(custody, plan.started)
+        self._wait_again(custody, plan.again)
+        self.dispatch.ready(custody.resumed(link.instance))
+        self._dirty.update(link.served)
+
+    def _withdrawn(self, custody: Custody, held: Held) -> Ranges:
+        """What is queued there and has been asked back meanwhile: it is answered `unstarted`, as if DROP had come at once."""
+        return [
+            (epoch, number, 1)
+            for epoch, number in custody.withdrawing
+            if any(part.epoch == epoch and part.first <= number < part.first + part.count for part in held.queued)
+        ]
+
+    def _started(self, custody: Custody, running: Ranges) -> None:
+        for epoch, number in list(custody.withdrawing):
+            if any(of == epoch and first <= number < first + count for of, first, count in running):
+                custody.withdrawing.discard((epoch, number))
+                self._effects.add(Withdrawn(custody.box, epoch, number, False))
+
+    def gone(self, instance: int) -> None:
+        """It did not come back within its grace, is proved dead or has left: what it held waits again."""
+        for custody in self.custody.values():
+            again: list[Slice] = []
+            for flight in custody.flights_of(instance):
+                for first, count in list(flight.left):
+                    again.extend(custody.give_back(flight, first, count))
+            self._wait_again(custody, again)
+            self._past(custody, instance)
+
+    def _past(self, custody: Custody, instance: int) -> None:
+        """Nothing of the past is owed to this worker any more."""
+        self._go(custody.resumed(instance), custody.box, custody.forget(instance))
+
+    def _go(self, pieces: list[Slice], box: int, changes: list[Change]) -> None:
+        if changes:
+            self._effects.commit(box, changes)
+        self.dispatch.ready(pieces)
+        self._dirty.update(piece.segment.channel for piece in pieces)
+
+    def _wait_again(self, custody: Custody, pieces: list[Slice]) -> None:
+        for piece in pieces:
+            self._dirty.add(piece.segment.channel)
+            self._effects.add(Returned(piece.box, piece.segment.epoch, piece.segment.first, piece.first, piece.count))
+        if custody.withdrawing:
+            pieces = [left for piece in pieces for left in self._without_withdrawn(custody, piece)]
+        self.dispatch.ready(custody.wait_for_the_past(pieces), back=True)
+
+    def _without_withdrawn(self, custody: Custody, piece: Slice) -> list[Slice]:
+        """What came back unstarted and was asked for is dropped here, before it can go to another."""
+        epoch, numbers = piece.segment.epoch, range(piece.first, piece.first + piece.count)
+        mine = sorted(number for of, number in custody.withdrawing if of == epoch and number in numbers)
+        start, left = piece.first, []
+        for number in [*mine, numbers.stop]:
+            if number > start:
+                left.append(Slice(piece.box, piece.segment, start, number - start))
+            start = number + 1
+        for number in mine:
+            custody.withdrawing.discard((epoch, number))
+            self._drop_waiting(custody, epoch, number, True)
+        return left
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def send(self, now: float) -> None:
+        """Everything that may go, goes: to each worker of a channel by its credit."""
+        for custody in self.custody.values():
+            self._go(*_with_box(custody, now))
+        dirty, self._dirty = self._dirty, set()
+        for channel in dirty:
+            links = {
+                conn: link
+                for conn, link in self._serving.get(channel, {}).items()
+                if link.phase is LinkPhase.READY and link.side != "worker" and self._takes_work(link)
+            }
+            if not links:
+                continue
+            takers = [
+                Taker(conn, left, link.resumed, link.message_bytes)
+                for conn, link in links.items()
+                if (left := link.credit(channel).left()) > 0
+            ]
+            for taker, piece in self.dispatch.pick(channel, takers):
+                self._batch(links[taker.conn], piece, now)
+            for link in links.values():
+                self._wants.speak(link, channel, now)
+            if self.dispatch.too_large(channel):
+                self._tell_too_large(channel, links.values())
+
+    def _takes_work(self, link: Link) -> bool:
+        peer = self._peers.get(link.instance)
+        return not link.draining and (peer is None or peer.stuck_since is None)
+
+    def _tell_too_large(self, channel: str, links: Iterable[Link]) -> None:
+        """A message that no worker takes waits for one that does, and a person is told (rules §7)."""
+        largest = max(len(piece.segment.body) - BODY_START for piece in self.dispatch.too_large(channel))
+        for link in links:
+            if link.message_bytes < largest and (link.conn, channel) not in self._told_too_large:
+                self._told_too_large.add((link.conn, channel))
+                words = (
+                    f"a message of {largest} bytes for {channel} is not offered to it: it takes {link.message_bytes} "
+                    "at most. Nothing is lost; raise message_bytes there"
+                )
+                self._effects.add(Say("too large", words, link.instance, channel))
+
+    def _batch(self, link: Link, piece: Slice, now: float) -> None:
+        segment, custody = piece.segment, self.custody[piece.box]
+        body, ends, base = body_of(piece)
+        n, note = custody.take(link.instance, piece)
+        link.credit(segment.channel).spend(units(piece.count, len(body) - BODY_START))
+        left_ms = {}
+        if segment.expires is not None:
+            left_ms = {piece.first: max(0, (segment.expires - self._wall_us(now)) // 1_000)}
+        numbers = range(piece.first, piece.first + piece.count)
+        headers = {n: dict(segment.headers[n]) for n in numbers if n in segment.headers} if segment.headers else {}
+        batch = Batch(
+            box=piece.box,
+            epoch=segment.epoch,
+            fence=custody.epoch,
+            n=n,
+            channel=segment.channel,
+            lane=0,
+            ranges=((piece.first, piece.count),),
+            accepted_at=(segment.accepted_at, segment.accepted_at),
+            sender=custody.name,
+            failures={piece.first: segment.failures} if segment.failures else {},
+            keys={piece.first: segment.key} if segment.key is not None else {},
+            left_ms=left_ms,
+            traces={},
+            headers=headers,
+            base=base,
+            ends=ends,
+            body=memoryview(body),
+        )
+        if note:
+            self._effects.commit(piece.box, note, then=[batch], on=link.conn)
+        else:
+            self._effects.follow(piece.box, batch, link.conn)
+        self._effects.add(Dispatched(piece.box, segment, piece.first, piece.count, len(body)))
+
+    # -- time and fences -------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        self._wants.tick(now, lambda conn: conn in self._links)
+
+    def wake(self) -> float | None:
+        times = [at for custody in self.custody.values() if (at := custody.wake()) is not None]
+        if (quiet := self._wants.wake()) is not None:
+            times.append(quiet)
+        return min(times, default=None)
+
+    def fenced(self, link: Link, box: int, fence: int, words: str, now: float) -> None:
+        """A worker has seen a later opening of this outbox (rules §1.2). Who still holds the file opens it again above that
+        epoch; a fence more than a day ahead is nobody's opening and is never followed: that worker gets nothing of it."""
+        custody = self.custody.get(box)
+        if custody is None or fence <= custody.epoch:
+            return  # said to an earlier opening
+        if fence > self._wall_us(now) // 1_000 + DAY_MS:
+            link.resumed.discard(box)
+            again = [
+                piece
+                for flight in custody.flights_of(link.instance)
+                if flight.fence == custody.epoch
+                for first, count in list(flight.left)
+                for piece in custody.give_back(flight, first, count)
+            ]
+            self._wait_again(custody, again)
+            days = fence / DAY_MS - self._wall_us(now) / 1_000 / DAY_MS
+            ahead = f"its epoch for outbox {box:016x} lies {days:.0f} days ahead of this clock, and is not followed"
+            self._effects.add(Say("fenced", f"{ahead}: nothing of it is sent there. {words}", link.instance))
+            return
+        self.disown(box)
+        self._effects.add(Reopen(box, fence, words))
+
+
+def _cost_of(batch: Batch) -> int:
+    return units(len(batch.ends) // 4, len(batch.body) - BODY_START)
+
+
+def _with_box(custody: Custody, now: float) -> tuple[list[Slice], int, list[Change]]:
+    released, forgotten = custody.tick(now)
+    return released, custody.box, forgotten

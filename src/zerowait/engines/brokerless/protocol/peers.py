@@ -1,0 +1,144 @@
+"""Who is there: one record for each process that this one has met, from its first HELLO until it is known to be dead or forgotten.
+
+    up ──silent for 3 s, or the connection closed──▶ silent ──resume_grace without a new session──▶ gone ──▶ (forgotten)
+     ▲                                                  │
+     └──────────────a new session resumes───────────────┤
+                                                        └──proof──▶ dead: redelivered at once, and refused if it turns up again
+
+`stuck` is no state of its own: the transport lives, PONG shows a loop that does not turn. Such a peer gets no new work, and what it
+runs is never given to another while it lives (rules §4.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+
+from zerowait.engines.brokerless.protocol.config import Config
+from zerowait.engines.brokerless.protocol.frames import Hello, Owned
+from zerowait.engines.brokerless.protocol.link import Link
+
+
+REMEMBERED = 4_096  # instances of which it is known that they are dead, or how old a HELLO of theirs may be
+
+
+class Phase(Enum):
+    UP = "up"
+    SILENT = "silent"
+    GONE = "gone"
+    DEAD = "dead"
+
+
+class Peer:
+    __slots__ = ("boxes", "heard_at", "hello", "instance", "link", "lost_at", "phase", "prove_at", "stuck_since")
+
+    def __init__(self, hello: Hello, now: float) -> None:
+        self.instance = hello.instance
+        self.hello = hello
+        self.link: Link | None = None
+        self.boxes: list[Owned] = []  # what it owned when it was last there
+        self.phase = Phase.SILENT
+        self.heard_at = now
+        self.lost_at = now
+        self.prove_at: float | None = None
+        self.stuck_since: float | None = None
+
+
+class Peers:
+    def __init__(self, boot: str, config: Config) -> None:
+        self._boot = boot
+        self._config = config
+        self._peers: dict[int, Peer] = {}
+        self._dead: dict[int, None] = {}  # insertion order: the oldest go first
+        self._serials: dict[int, int] = {}
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(list(self._peers.values()))
+
+    def get(self, instance: int) -> Peer | None:
+        return self._peers.get(instance)
+
+    def is_dead(self, instance: int) -> bool:
+        return instance in self._dead
+
+    def is_stale(self, hello: Hello) -> bool:
+        """A HELLO that is older than one accepted from the same instance (rules §1.4)."""
+        return hello.serial < self._serials.get(hello.instance, 0)
+
+    def accepted(self, hello: Hello) -> None:
+        self._serials.pop(hello.instance, None)
+        self._serials[hello.instance] = hello.serial
+        while len(self._serials) > REMEMBERED:
+            del self._serials[next(iter(self._serials))]
+
+    def meet(self, hello: Hello, link: Link, now: float) -> Peer:
+        """A session with this process begins on that link."""
+        peer = self._peers.get(hello.instance)
+        if peer is None:
+            peer = self._peers[hello.instance] = Peer(hello, now)
+        peer.hello, peer.link, peer.phase, peer.heard_at, peer.prove_at = hello, link, Phase.UP, now, None
+        return peer
+
+    def lost(self, peer: Peer, now: float) -> None:
+        """Its connection closed or fell silent. On the same machine proof is looked for at once."""
+        if peer.link is not None:
+            peer.boxes = list(peer.link.boxes.values())
+        peer.link = None
+        peer.phase = Phase.SILENT
+        peer.lost_at = now
+        peer.stuck_since = None
+        peer.prove_at = now if self.is_local(peer) else None
+
+    def is_local(self, peer: Peer) -> bool:
+        return bool(self._boot) and peer.hello.boot == self._boot and peer.hello.inode != 0
+
+    def bury(self, instance: int) -> Peer | None:
+        """Proved dead: whoever turns up under this number again is refused."""
+        self._dead[instance] = None
+        while len(self._dead) > REMEMBERED:
+            del self._dead[next(iter(self._dead))]
+        peer = self._peers.pop(instance, None)
+        if peer is not None:
+            peer.phase = Phase.DEAD
+        return peer
+
+    def forget(self, peer: Peer) -> None:
+        """It did not come back within the grace. Not dead for all we know: it may return and say what it holds."""
+        peer.phase = Phase.GONE
+        self._peers.pop(peer.instance, None)
+
+    def proofs_wanted(self, now: float) -> list[Peer]:
+        """Whom to prove dead now: each 50 ms within the first 0.3 s, then each second."""
+        wanted = []
+        for peer in self._peers.values():
+            if peer.prove_at is not None and peer.prove_at <= now:
+                peer.prove_at = now + (0.05 if now - peer.lost_at < self._config.proof_within else 1.0)
+                wanted.append(peer)
+        return wanted
+
+    def over(self, now: float) -> list[Peer]:
+        """Whose grace is over."""
+        return [p for p in self._peers.values() if p.phase is Phase.SILENT and now >= self._over_at(p)]
+
+    def _over_at(self, peer: Peer) -> float:
+        return peer.lost_at + self._config.resume_grace
+
+    def silent(self, now: float) -> list[Peer]:
+        """Whose connection says nothing any more."""
+        return [p for p in self._peers.values() if p.phase is Phase.UP and now >= self._silent_at(p)]
+
+    def _silent_at(self, peer: Peer) -> float:
+        return peer.heard_at + self._config.silence
+
+    def paused(self, seconds: float, now: float) -> None:
+        """This process itself stood still for so long. What reached the machine meanwhile may still be on its way through
+        the sockets, so nobody is called silent or gone for time in which we did not listen (rules §3.5)."""
+        for peer in self._peers.values():
+            peer.heard_at = min(now, peer.heard_at + seconds)
+            peer.lost_at = min(now, peer.lost_at + seconds)
+
+    def wake(self) -> float | None:
+        times = [p.prove_at for p in self._peers.values() if p.prove_at is not None]
+        times += [self._over_at(p) for p in self._peers.values() if p.phase is Phase.SILENT]
+        times += [self._silent_at(p) for p in self._peers.values() if p.phase is Phase.UP]
+        return min(times, default=None)

@@ -1,0 +1,175 @@
+"""Connections: HELLO, which of two between the same processes stays, and how one ends.
+
+Who dials says HELLO first; who is dialled says its own only to a HELLO that it accepts, and STATE after it. So when a STATE has come,
+both ends have accepted this connection, and only then may it take the place of another. Both ends choose by the same rule
+(§1.4) among connections that both have accepted, whatever the order in which frames of different connections arrive: exactly one
+stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zerowait.engines.brokerless.protocol import frames
+from zerowait.engines.brokerless.protocol.config import Config, Identity
+from zerowait.engines.brokerless.protocol.effects import Effects, Met, Say
+from zerowait.engines.brokerless.protocol.frames import Goodbye, Hello, Limits, Ping, ProtocolError, State
+from zerowait.engines.brokerless.protocol.link import Link, LinkPhase
+from zerowait.engines.brokerless.protocol.owner.owner import Owner
+from zerowait.engines.brokerless.protocol.peers import Peer, Peers
+from zerowait.engines.brokerless.protocol.worker.worker import Worker
+
+
+class Sessions:
+    def __init__(
+        self, me: Identity, config: Config, effects: Effects, peers: Peers, owner: Owner, worker: Worker
+    ) -> None:
+        self._me = me
+        self._config = config
+        self._effects = effects
+        self._peers = peers
+        self._owner = owner
+        self._worker = worker
+        self.links: dict[int, Link] = {}
+        self.changed = False  # there may be an earlier time to wake than was reckoned last
+        self._serial = 0
+        self._pings = 0
+        self._ping_at: dict[int, float] = {}
+
+    # -- beginning -------------------------------------------------------------------------------------------------
+
+    def opened(self, conn: int, now: float, *, ours: bool, side: str) -> None:
+        link = self.links[conn] = Link(conn, ours=ours, side=side, now=now)
+        self._effects.live.add(conn)
+        self._ping_at[conn] = now + self._config.handshake
+        self.changed = True
+        if ours:
+            self._hello(link)
+
+    def _hello(self, link: Link) -> None:
+        self._serial += 1
+        link.serial = self._serial
+        me = self._me
+        limits = Limits(message_bytes=self._config.message_bytes)
+        hello = Hello(me.instance, me.name, me.pid, me.boot, me.device, me.inode, link.serial, (), limits)
+        self._effects.send(link.conn, hello)
+
+    def greet(self, link: Link, hello: Hello, state: Callable[[str], State], now: float) -> None:
+        """Their HELLO. Raises ProtocolError where it is refused."""
+        self._check(link, hello)
+        self._peers.accepted(hello)
+        link.hello = hello
+        link.phase = LinkPhase.GREETED
+        self.changed = True
+        if not link.ours:
+            self._hello(link)
+        self._effects.add(Met(link.conn, hello.instance))
+        self._effects.send(link.conn, state(link.side))
+        self.ping(link, now)
+
+    def _check(self, link: Link, hello: Hello) -> None:
+        if link.side != "both":
+            return
+        if hello.instance == self._me.instance:
+            raise ProtocolError(frames.DUPLICATE, "this address leads to this very process")
+        if self._peers.is_dead(hello.instance):
+            words = f"instance {hello.instance:016x} was proved dead: it must come back as a new one"
+            raise ProtocolError(frames.BURIED, words)
+        if self._peers.is_stale(hello):
+            raise ProtocolError(frames.STALE, "a newer connection of the same process is here already")
+
+    def begin(self, link: Link, now: float) -> bool:
+        """Their first STATE: the session begins on this link, unless another one between the same two processes stays."""
+        assert link.hello is not None
+        peer = self._peers.get(link.instance) if link.side == "both" else None
+        known = peer.link if peer is not None else None
+        if known is not None and self._stays(known, link):
+            self.end(link, frames.DUPLICATE, "another connection between us stays", now)
+            return False
+        link.begun = True
+        self.changed = True
+        if link.side != "worker":
+            met = self._peers.meet(link.hello, link, now)
+            self._effects.add(Say("met", "", met.instance))
+        if known is not None:
+            self.end(known, frames.DUPLICATE, "a later connection between us stays", now)
+        self._owner.opened(link)
+        self._worker.opened(link)
+        return True
+
+    def _stays(self, known: Link, link: Link) -> bool:
+        """Which of two: that dialled by the smaller instance id; of two from one dialler the later (rules §1.4)."""
+        mine, theirs = self._me.instance, link.instance
+        dialler_known = mine if known.ours else theirs
+        dialler = mine if link.ours else theirs
+        if dialler != dialler_known:
+            return dialler_known < dialler
+        return known.dialled_serial() > link.dialled_serial()
+
+    # -- ending ----------------------------------------------------------------------------------------------------
+
+    def end(self, link: Link, code: int, words: str, now: float) -> None:
+        """Says goodbye on it and gives it up."""
+        self._effects.send(link.conn, Goodbye(code, words))
+        self.close(link, words, now)
+
+    def close(self, link: Link, words: str, now: float) -> None:
+        self._effects.close(link.conn, words)
+        self.lost(link.conn, now, words)
+
+    def lost(self, conn: int, now: float, words: str) -> None:
+        """A connection is over."""
+        self._effects.live.discard(conn)
+        self._ping_at.pop(conn, None)
+        link = self.links.pop(conn, None)
+        if link is None:
+            return
+        link.phase = LinkPhase.LOST
+        self.changed = True
+        if not link.begun:
+            return
+        self._owner.closed(link)
+        self._worker.closed(link, now)
+        peer = self._peers.get(link.instance)
+        if peer is not None and peer.link is link:
+            self._peers.lost(peer, now)
+            self._effects.add(Say("lost", words, peer.instance))
+
+    def of(self, instance: int) -> list[Link]:
+        """All connections with that process, also those that are not its session."""
+        return [link for link in self.links.values() if link.hello is not None and link.hello.instance == instance]
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Link]:
+        """Pings; gives those links whose handshake takes too long."""
+        late: list[Link] = []
+        for conn, at in list(self._ping_at.items()):
+            if at > now:
+                continue
+            link = self.links[conn]
+            if link.phase is not LinkPhase.READY and now >= link.opened_at + self._config.handshake:
+                late.append(link)
+            else:
+                self.ping(link, now)
+        return late
+
+    def ping(self, link: Link, now: float) -> None:
+        self._pings += 1
+        link.ping(self._pings, now)
+        self._effects.send(link.conn, Ping(self._pings))
+        self._ping_at[link.conn] = now + self._config.ping
+
+    def deaf(self, now: float) -> list[Peer]:
+        """Those whose transport lives while no PONG comes."""
+        return [
+            peer
+            for peer in self._peers
+            if peer.link is not None
+            and peer.stuck_since is None
+            and (since := peer.link.unanswered_since()) is not None
+            and now >= since + self._config.stuck
+        ]
+
+    def wake(self) -> float | None:
+        return min(self._ping_at.values(), default=None)

@@ -1,0 +1,248 @@
+"""What lies at this worker: queued messages and those that run, by name.
+
+The desk is where a message's start is decided. A runner takes messages by one atomic pop that includes the test of permission; DROP and
+hand-back remove from the same queue under the same lock, so "not started" is never a guess (rules §3.4). The lock comes from
+outside: in tests there is none, and the time is passed in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+
+from zerowait.engines.brokerless.protocol.frames import Held, Part
+from zerowait.engines.brokerless.protocol.worker.parcel import Back, Parcel, Permit, Taken
+from zerowait.message import Numbers
+
+__all__ = ["Back", "Desk", "Parcel", "Permit", "Taken"]
+
+Name = tuple[int, int, int]  # (epoch, fence, n)
+
+
+class _Channel:
+    __slots__ = ("queued", "running", "started_at", "turns")
+
+    def __init__(self) -> None:
+        self.turns: dict[int, deque[Parcel]] = {}  # outbox → its parcels; the first key has its turn
+        self.queued = 0
+        self.running = 0
+        self.started_at = 0.0
+
+
+class Desk:
+    def __init__(self, lock: AbstractContextManager[object]) -> None:
+        self._lock = lock
+        self._channels: dict[str, _Channel] = {}
+        self._here: dict[tuple[int, int], Numbers] = {}  # (outbox, epoch) → queued or running
+        self._running: dict[int, dict[Name, Numbers]] = {}  # outbox → dispatch → what runs
+        # (outbox, epoch) → number → the newer dispatch that it has taken (rules §2.4)
+        self._retagged: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
+
+    # -- any thread ------------------------------------------------------------------------------------------------
+
+    def start(self, channel: str, most: int, now: float) -> Taken | None:
+        """Takes at most `most` messages to be run at once, from the outboxes in turn. None: nothing that may be started."""
+        with self._lock:
+            state = self._channels.get(channel)
+            if state is None or not state.queued:
+                return None
+            for box in list(state.turns):
+                parcels = state.turns[box]
+                parcel = parcels[0]
+                if not parcel.permit.allows(now):
+                    continue
+                start = parcel.at
+                stop = parcel.at = min(parcel.stop, start + most)
+                if stop == parcel.stop:
+                    parcels.popleft()
+                del state.turns[box]
+                if parcels:
+                    state.turns[box] = parcels  # at the end: the others have their turn first
+                count = stop - start
+                state.queued -= count
+                state.running += count
+                state.started_at = now
+                self._starts(parcel, start, count)
+                return Taken(parcel.delivery, start, stop, parcel)
+        return None
+
+    def _starts(self, parcel: Parcel, start: int, count: int) -> None:
+        running = self._running.setdefault(parcel.box, {})
+        name = (parcel.delivery.epoch, parcel.fence, parcel.n)
+        numbers = running.get(name)
+        if numbers is None:
+            numbers = running[name] = Numbers()
+        numbers.add(parcel.first + start, count)
+
+    # -- the thread that owns the protocol -------------------------------------------------------------------------
+
+    def here(self, box: int, epoch: int) -> Numbers | None:
+        return self._here.get((box, epoch))
+
+    def epochs(self, box: int) -> set[int]:
+        return {epoch for of, epoch in self._here if of == box}
+
+    def queued(self, channel: str) -> int:
+        state = self._channels.get(channel)
+        return state.queued if state is not None else 0
+
+    def running(self, channel: str) -> int:
+        state = self._channels.get(channel)
+        return state.running if state is not None else 0
+
+    def started_at(self, channel: str) -> float:
+        """When a message of this channel was started last."""
+        state = self._channels.get(channel)
+        return state.started_at if state is not None else 0.0
+
+    def total_running(self) -> int:
+        return sum(state.running for state in self._channels.values())
+
+    def may_start(self, channel: str, now: float) -> bool:
+        """Whether a runner would be given something."""
+        with self._lock:
+            state = self._channels.get(channel)
+            return state is not None and any(parcels[0].permit.allows(now) for parcels in state.turns.values())
+
+    def admit(self, parcels: Iterable[Parcel], now: float) -> None:
+        with self._lock:
+            for parcel in parcels:
+                delivery = parcel.delivery
+                state = self._channels.setdefault(delivery.channel, _Channel())
+                if not state.queued and not state.running:
+                    state.started_at = now
+                state.turns.setdefault(parcel.box, deque()).append(parcel)
+                count = parcel.stop - parcel.at
+                state.queued += count
+                self._here.setdefault((parcel.box, delivery.epoch), Numbers()).add(parcel.first + parcel.at, count)
+
+    def retag(self, box: int, epoch: int, ranges: Iterable[tuple[int, int]], fence: int, n: int) -> None:
+        """What is held takes the newer dispatch number: its outcome will quote that one (rules §2.4)."""
+        with self._lock:
+            tags = self._retagged.setdefault((box, epoch), {})
+            for first, count in ranges:
+                for number in range(first, first + count):
+                    tags[number] = max((fence, n), tags.get(number, (0, 0)))
+
+    def finish(self, taken: Taken, start: int, stop: int) -> list[Part]:
+        """These have ended: under which dispatch numbers that is to be said."""
+        parcel, delivery = taken.parcel, taken.delivery
+        epoch, first, count = delivery.epoch, parcel.first + start, stop - start
+        part = Part(epoch, first, count, parcel.fence, parcel.n)
+        with self._lock:
+            self._channels[delivery.channel].running -= count
+            running = self._running[parcel.box]
+            name = (epoch, parcel.fence, parcel.n)
+            running[name].remove(first, count)
+            if not running[name]:
+                del running[name]
+                if not running:
+                    del self._running[parcel.box]
+            parts = self._tagged(parcel.box, part)
+            self._leaves(parcel.box, part)
+        return parts
+
+    def _leaves(self, box: int, part: Part) -> None:
+        """It lies here no more."""
+        name = (box, part.epoch)
+        here = self._here[name]
+        here.remove(part.first, part.count)
+        if not here:
+            del self._here[name]
+        tags = self._retagged.get(name)
+        if tags:
+            for number in range(part.first, part.first + part.count):
+                tags.pop(number, None)
+        if tags is not None and not tags:
+            del self._retagged[name]
+
+    def _tagged(self, box: int, part: Part) -> list[Part]:
+        """The dispatch numbers under which these are known now."""
+        tags = self._retagged.get((box, part.epoch))
+        if not tags:
+            return [part]
+        tagged: list[Part] = []
+        for number in range(part.first, part.first + part.count):
+            fence, n = tags.get(number, (part.fence, part.n))
+            last = tagged[-1] if tagged else None
+            if last is not None and (last.fence, last.n) == (fence, n):
+                tagged[-1] = Part(part.epoch, last.first, last.count + 1, fence, n)
+            else:
+                tagged.append(Part(part.epoch, number, 1, fence, n))
+        return tagged
+
+    def held(self, box: int, serial: int, epoch: int) -> Held:
+        """All that lies here of an outbox, for its owner, who has opened it with this epoch."""
+        queued: list[Part] = []
+        running: list[Part] = []
+        with self._lock:
+            for state in self._channels.values():
+                for parcel in state.turns.get(box, ()):
+                    queued.extend(self._tagged(box, parcel.waiting()))
+            for part in self._runs(box):
+                running.extend(self._tagged(box, part))
+        return Held(box, serial, tuple(queued), tuple(running), epoch)
+
+    def _runs(self, box: int) -> list[Part]:
+        return [
+            Part(epoch, first, count, fence, n)
+            for (epoch, fence, n), numbers in self._running.get(box, {}).items()
+            for first, count in numbers
+        ]
+
+    def drop(self, box: int, epoch: int, first: int, count: int) -> tuple[list[Back], list[Part]]:
+        """Removes what has not been started. Gives that, and what runs and cannot be taken back."""
+        dropped: list[Back] = []
+        with self._lock:
+            for channel, state in self._channels.items():
+                if box not in state.turns:
+                    continue
+                kept: deque[Parcel] = deque()
+                for parcel in state.turns[box]:
+                    at, size = parcel.first + parcel.at, parcel.stop - parcel.at
+                    wanted = Numbers([(first, count)]).overlap(at, size) if parcel.delivery.epoch == epoch else []
+                    if not wanted:
+                        kept.append(parcel)
+                        continue
+                    kept.extend(parcel.cut(start, many) for start, many in Numbers(wanted).missing(at, size))
+                    dropped.extend(self._back(channel, state, parcel, start, many) for start, many in wanted)
+                if kept:
+                    state.turns[box] = kept
+                else:
+                    del state.turns[box]
+            running = [
+                part
+                for whole in self._runs(box)
+                if whole.epoch == epoch
+                for at, many in Numbers([(whole.first, whole.count)]).overlap(first, count)
+                for part in self._tagged(box, Part(epoch, at, many, whole.fence, whole.n))
+            ]
+        return dropped, running
+
+    def leave(self, box: int | None = None, channel: str | None = None) -> list[Back]:
+        """Takes back everything that has not begun: of one outbox, of one channel."""
+        left: list[Back] = []
+        with self._lock:
+            for name, state in self._channels.items():
+                if channel is not None and name != channel:
+                    continue
+                for of in [of for of in state.turns if box is None or of == box]:
+                    for parcel in state.turns.pop(of):
+                        left.append(
+                            self._back(name, state, parcel, parcel.first + parcel.at, parcel.stop - parcel.at)
+                        )
+        return left
+
+    def _back(self, channel: str, state: _Channel, parcel: Parcel, first: int, count: int) -> Back:
+        box = parcel.box
+        state.queued -= count
+        part = Part(parcel.delivery.epoch, first, count, parcel.fence, parcel.n)
+        parts = self._tagged(box, part)
+        self._leaves(box, part)
+        return Back(box, channel, parcel.conn, parcel.cost * count, parts)
+
+    def boxes(self) -> set[int]:
+        with self._lock:
+            queued = {box for state in self._channels.values() for box in state.turns}
+            return queued | set(self._running)

@@ -1,0 +1,205 @@
+"""What this process knows of messages that it has run, until their owner confirms that it is durably settled.
+
+OUTCOME → the owner commits → CONFIRM → forgotten. A message that arrives again meanwhile is answered from here, not run. So the
+memory for duplicates is exact: there is no window of time or count to tune (rules §2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+
+from zerowait.engines.brokerless.protocol.frames import Outcome, Part
+from zerowait.message import Numbers, Verdict
+
+Name = tuple[int, int, int]  # (epoch, fence, n)
+
+# An OUTCOME stays below one frame: what is cut in fragments can be passed by what is said later (a HELD, above all).
+NOTES_BYTES = 64 * 1024
+PARTS = 1_024
+
+
+class Known(Struct, gc=False):
+    """How a run of one message ended, otherwise than handled."""
+
+    verdict: Verdict
+    after_ms: int = 0
+    note: bytes = b""
+
+
+class Ended(Struct):
+    """What ended under one dispatch number."""
+
+    handled: Numbers
+    others: dict[int, Known]
+
+
+class Sorted(Struct):
+    """A batch that arrived, in parts: (first, count)."""
+
+    known: list[tuple[int, int]]  # handled or dead here: say it again
+    here: list[tuple[int, int]]  # queued or running here: takes the newer dispatch number
+    fresh: list[tuple[int, int]]
+
+
+class Memory:
+    def __init__(self) -> None:
+        self._ended: dict[int, dict[Name, Ended]] = {}  # outbox → dispatch → what ended under it
+        self._numbers: dict[tuple[int, int], Numbers] = {}  # (outbox, epoch) → all that is remembered
+        self._high: dict[tuple[int, int], int] = {}  # the highest number seen of an outbox's epoch
+
+    def boxes(self) -> list[int]:
+        return list(self._ended)
+
+    def remember(self, box: int, part: Part, verdict: Verdict, after_ms: int = 0, note: bytes = b"") -> None:
+        of = self._ended.setdefault(box, {})
+        name = (part.epoch, part.fence, part.n)
+        ended = of.get(name)
+        if ended is None:
+            ended = of[name] = Ended(Numbers(), {})
+        if verdict is Verdict.HANDLED:
+            ended.handled.add(part.first, part.count)
+        else:
+            for number in range(part.first, part.first + part.count):
+                ended.others[number] = Known(verdict, after_ms, note)
+        numbers = self._numbers.get((box, part.epoch))
+        if numbers is None:
+            numbers = self._numbers[box, part.epoch] = Numbers()
+        numbers.add(part.first, part.count)
+
+    def sort(self, box: int, epoch: int, ranges: Iterable[tuple[int, int]], here: Numbers | None) -> Sorted:
+        """What of a batch is known, held, or to be run. In the ordinary case, numbers above all seen, this looks at nothing."""
+        result = Sorted([], [], [])
+        name = (box, epoch)
+        for first, count in ranges:
+            high = self._high.get(name, 0)
+            self._high[name] = max(high, first + count - 1)
+            if first > high:
+                result.fresh.append((first, count))
+                continue
+            held = here.overlap(first, count) if here else []
+            result.here.extend(held)
+            for at, many in Numbers(held).missing(first, count):
+                self._sort(box, epoch, at, many, result)
+        return result
+
+    def _sort(self, box: int, epoch: int, first: int, count: int, result: Sorted) -> None:
+        """`handled` and `dead` stand; after any other outcome a newer dispatch does run, and supersedes it."""
+        numbers = self._numbers.get((box, epoch))
+        final, passing = Numbers(), Numbers()
+        if numbers and numbers.overlap(first, count):
+            for name, ended in list(self._ended.get(box, {}).items()):
+                if name[0] != epoch:
+                    continue
+                for at, many in ended.handled.overlap(first, count):
+                    final.add(at, many)
+                for number in [number for number in ended.others if first <= number < first + count]:
+                    if ended.others[number].verdict is Verdict.DEAD:
+                        final.add(number, 1)
+                    else:
+                        passing.add(number, 1)
+        result.known.extend(final)
+        for at, many in passing:
+            for start, n in final.missing(at, many):
+                self._supersede(box, epoch, start, n)
+        result.fresh.extend(final.missing(first, count))
+
+    def _supersede(self, box: int, epoch: int, first: int, count: int) -> None:
+        for name in [name for name in self._ended[box] if name[0] == epoch]:
+            self._forget(box, Part(epoch, first, count, name[1], name[2]))
+
+    def again(self, box: int, epoch: int, ranges: Iterable[tuple[int, int]]) -> list[Outcome]:
+        """What is known of these, to be said once more."""
+        wanted = Numbers(ranges)
+        return self._outcomes(box, (epoch, wanted)) if wanted else []
+
+    def replay(self, box: int) -> list[Outcome]:
+        """All that this outbox's owner has not confirmed."""
+        return self._outcomes(box, None)
+
+    def _outcomes(self, box: int, wanted: tuple[int, Numbers] | None) -> list[Outcome]:
+        """`wanted`: an epoch, and which numbers of it; None: all."""
+        handled: list[Part] = []
+        others: list[tuple[Part, Known]] = []
+        for (epoch, fence, n), ended in self._ended.get(box, {}).items():
+            if wanted is not None and wanted[0] != epoch:
+                continue
+            for first, count in ended.handled:
+                ranges = [(first, count)] if wanted is None else wanted[1].overlap(first, count)
+                handled.extend(Part(epoch, at, many, fence, n) for at, many in ranges)
+            for number, known in ended.others.items():
+                if wanted is None or number in wanted[1]:
+                    others.append((Part(epoch, number, 1, fence, n), known))
+        said = [Outcome(box, Verdict.HANDLED, tuple(parts)) for parts in _chunks(handled)]
+        for verdict in dict.fromkeys(known.verdict for _, known in others):
+            said.extend(outcomes(box, verdict, [pair for pair in others if pair[1].verdict is verdict]))
+        return said
+
+    def confirm(self, box: int, parts: Iterable[Part]) -> None:
+        """Durably settled at the owner. One that names another dispatch than the outcome's is ignored (rules §2.2)."""
+        for part in parts:
+            self._forget(box, part)
+
+    def _forget(self, box: int, part: Part) -> None:
+        of = self._ended.get(box)
+        name = (part.epoch, part.fence, part.n)
+        ended = of.get(name) if of is not None else None
+        if of is None or ended is None:
+            return
+        numbers = self._numbers[box, part.epoch]
+        for first, count in ended.handled.overlap(part.first, part.count):
+            ended.handled.remove(first, count)
+            numbers.remove(first, count)
+        if ended.others:
+            for number in [n for n in ended.others if part.first <= n < part.first + part.count]:
+                del ended.others[number]
+                numbers.remove(number, 1)
+        if not ended.handled and not ended.others:
+            del of[name]
+            if not of:
+                del self._ended[box]
+        if not numbers:
+            del self._numbers[box, part.epoch]
+
+    def unconfirmed(self, box: int | None = None) -> int:
+        return sum(len(numbers) for (of, _), numbers in self._numbers.items() if box is None or of == box)
+
+    def opened(self, box: int, epoch: int, held: Iterable[int]) -> None:
+        """A later opening of this outbox: of epochs of which nothing lies here, nothing need be known any more. `held`:
+        epochs of which something is queued or runs."""
+        keep = {epoch, *held}
+        for name in [name for name in self._high if name[0] == box and name[1] not in keep]:
+            if name not in self._numbers:
+                del self._high[name]
+
+    def drop(self, box: int) -> None:
+        """Its owner lived in memory and is gone, or said that nothing is left: nobody will ever ask."""
+        self._ended.pop(box, None)
+        for name in [name for name in self._numbers if name[0] == box]:
+            del self._numbers[name]
+        for name in [name for name in self._high if name[0] == box]:
+            del self._high[name]
+
+
+def outcomes(box: int, verdict: Verdict, ends: Iterable[tuple[Part, Known]]) -> Iterator[Outcome]:
+    """One verdict about these, in as many frames as their notes need."""
+    parts: list[Part] = []
+    notes: list[tuple[int, int, int, bytes]] = []
+    size = 0
+    noted = verdict in (Verdict.RETRY, Verdict.DEAD)
+    for part, known in ends:
+        more = part.count * len(known.note) if noted else 0
+        if parts and (size + more > NOTES_BYTES or len(parts) >= PARTS):
+            yield Outcome(box, verdict, tuple(parts), tuple(notes))
+            parts, notes, size = [], [], 0
+        parts.append(part)
+        size += more
+        if noted:
+            notes.extend((part.epoch, part.first + i, known.after_ms, known.note) for i in range(part.count))
+    if parts:
+        yield Outcome(box, verdict, tuple(parts), tuple(notes))
+
+
+def _chunks(parts: list[Part]) -> Iterator[list[Part]]:
+    return (parts[at : at + PARTS] for at in range(0, len(parts), PARTS))

@@ -1,0 +1,362 @@
+"""The worker's side: what is said about messages of others' outboxes, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+
+from zerowait.engines.brokerless.protocol import frames
+from zerowait.engines.brokerless.protocol.config import Config
+from zerowait.engines.brokerless.protocol.effects import Effects
+from zerowait.engines.brokerless.protocol.frames import Batch, Confirm, Drop, Goodbye, Outcome, Owned, Part, Want
+from zerowait.engines.brokerless.protocol.link import Link
+from zerowait.engines.brokerless.protocol.owner.credit import units
+from zerowait.engines.brokerless.protocol.worker.desk import Desk
+from zerowait.engines.brokerless.protocol.worker.memory import Known, Memory, outcomes
+from zerowait.engines.brokerless.protocol.worker.owners import Owners
+from zerowait.engines.brokerless.protocol.worker.parcel import Back, Parcel, Taken
+from zerowait.engines.brokerless.protocol.worker.window import Window
+from zerowait.message import BODY_START, Delivery, Numbers, Service, Verdict
+from zerowait.message import Outcome as Ended
+
+Finished = tuple[Taken, int, int, Ended | None]
+Dispatch = tuple[int, int, int, int]  # (outbox, epoch, fence, n)
+
+
+class Worker:
+    def __init__(self, effects: Effects, config: Config, lock: AbstractContextManager[object]) -> None:
+        self._effects = effects
+        self._config = config
+        self.desk = Desk(lock)
+        self.memory = Memory()
+        self.owners = Owners(config)
+        self.windows: dict[str, Window] = {}
+        self.services: dict[str, Service] = {}
+        self.draining = False
+        self._stands = False
+        self._links: dict[int, Link] = {}
+        self._handed_back: set[tuple[int, Part]] = set()  # while leaving: not confirmed yet
+        self._dirty: set[str] = set()
+
+    def serve(self, services: Sequence[Service]) -> None:
+        """All that is served from now on. What is queued of a channel that is not among it is handed back by `unserve`,
+        after peers were told."""
+        self.services = {service.channel: service for service in services}
+        for service in services:
+            window = self.windows.get(service.channel)
+            if window is None:
+                window = self.windows[service.channel] = Window(
+                    service.channel, service.concurrency, self._config, service.prefetch
+                )
+                for conn in self._links:
+                    window.joined(conn)
+            window.closed = self.draining  # one that was served before goes on counting where it was
+            self._dirty.add(service.channel)
+
+    def unserve(self) -> None:
+        for channel, window in self.windows.items():
+            if channel not in self.services and not window.closed:
+                window.closed = True
+                self._hand_back(channel)
+
+    # -- links -----------------------------------------------------------------------------------------------------
+
+    def opened(self, link: Link) -> None:
+        if link.side == "owner":
+            return
+        self._links[link.conn] = link
+        for window in self.windows.values():
+            window.joined(link.conn)
+        self._dirty.update(self.windows)
+
+    def announced(self, link: Link, before: Iterable[Owned], now: float) -> None:
+        """Its STATE names its outboxes: what we know and hold of each new one is said, and none of it starts before the answer."""
+        known = {owned.box: owned.epoch for owned in before}
+        for owned in before:
+            if owned.box not in link.boxes:
+                self.owners.lost(owned, link, now)
+        for owned in link.boxes.values():
+            if known.get(owned.box) == owned.epoch:
+                continue
+            fence = self.owners.fence(owned.box)
+            if owned.epoch < fence:
+                self._fence(link, owned.box, fence)
+                continue
+            self.owners.announced(owned, link)
+            self.memory.opened(owned.box, owned.epoch, self.desk.epochs(owned.box))
+            for outcome in self.memory.replay(owned.box):
+                self._effects.send(link.conn, outcome)
+            serial = link.held[owned.box] = link.held.get(owned.box, 0) + 1
+            self._effects.send(link.conn, self.desk.held(owned.box, serial, owned.epoch))
+
+    def _fence(self, link: Link, box: int, fence: int) -> None:
+        words = f"outbox {box:016x} has been opened by somebody else since (its epoch is {fence} now)"
+        self._effects.send(link.conn, Goodbye(frames.FENCED, words, box, fence))
+
+    def closed(self, link: Link, now: float) -> None:
+        if self._links.pop(link.conn, None) is None:
+            return
+        for window in self.windows.values():
+            window.left(link.conn)
+        self._dirty.update(self.windows)
+        for owned in link.boxes.values():
+            self.owners.lost(owned, link, now)
+        # What was handed back and not confirmed is not in our next HELD: its owner will see that.
+        self._handed_back = {(box, part) for box, part in self._handed_back if self.owners.link(box) is not None}
+
+    def owner_gone(self, boxes: Iterable[Owned], now: float, *, final: bool = False) -> None:
+        """An owner is dead, has left or has not come back within its grace: what is queued of it goes, so that it does not
+        fill the window. The outcomes of a durable outbox stay for days, for whoever opens it next; those of one in memory go
+        with it (rules §2.6), and all of them if it said itself that it has none left."""
+        for owned in boxes:
+            if self.owners.link(owned.box) is not None:
+                continue  # somebody else has opened it
+            self._release(self.desk.leave(box=owned.box))
+            if owned.durable and not final:
+                self.owners.keep(owned, now)
+            else:
+                self._forget(owned.box)
+
+    def _forget(self, box: int) -> None:
+        self.memory.drop(box)
+        self.owners.forget(box)
+
+    def renew(self, link: Link, until: float, now: float) -> None:
+        """A PONG: the owner of these outboxes knew us alive, and cannot have taken anything back before that time."""
+        self.owners.renew(link, until)
+        self._wake_runners(now)
+
+    def _wake_runners(self, now: float) -> None:
+        for channel in self.windows:
+            if self.desk.queued(channel) and self.desk.may_start(channel, now):
+                self._effects.ready(channel)
+
+    # -- frames ----------------------------------------------------------------------------------------------------
+
+    def receive(self, link: Link, frame: Batch | Confirm | Drop | Want, now: float) -> None:
+        match frame:
+            case Batch():
+                self._batch(link, frame, now)
+            case Confirm():
+                if self.owners.link(frame.box) is link:
+                    self.memory.confirm(frame.box, frame.parts)
+                    self._handed_back.difference_update((frame.box, part) for part in frame.parts)
+            case Drop():
+                if self.owners.link(frame.box) is link:
+                    self._drop(link, frame, now)
+            case Want():
+                window = self.windows.get(frame.channel)
+                if window is not None:
+                    window.want(link.conn, frame)
+                    self._dirty.add(frame.channel)
+
+    def _batch(self, link: Link, batch: Batch, now: float) -> None:
+        count = frames.check_batch(batch)
+        fence = self.owners.fence(batch.box)
+        if batch.fence >= fence and self.owners.link(batch.box) is not link:
+            words = f"a BATCH of outbox {batch.box:016x}, which it has not announced"
+            raise frames.ProtocolError(frames.UNEXPECTED, words)
+        cost = units(count, len(batch.body) - BODY_START)
+        window = self.windows.get(batch.channel)
+        if window is not None:
+            window.received(link.conn, cost, now)
+            self._dirty.add(batch.channel)
+        if batch.fence < fence:
+            self._fence(link, batch.box, fence)
+            taken = 0
+        else:
+            taken = self._admit(link, batch, count, cost / count, window, now)
+        if window is not None and taken < count:
+            window.released(link.conn, cost * (count - taken) / count)
+
+    def _admit(
+        self, link: Link, batch: Batch, count: int, cost: float, window: Window | None, now: float
+    ) -> int:
+        """How many of its messages are queued here from now on."""
+        sorted_ = self.memory.sort(batch.box, batch.epoch, batch.ranges, self.desk.here(batch.box, batch.epoch))
+        for outcome in self.memory.again(batch.box, batch.epoch, sorted_.known):
+            self._effects.send(link.conn, outcome)
+        if sorted_.here:
+            self.desk.retag(batch.box, batch.epoch, sorted_.here, batch.fence, batch.n)
+        if not sorted_.fresh:
+            return 0
+        if window is None or window.closed:
+            # A channel that was taken out of STATE, or all of them: nothing is discarded, the owner keeps it.
+            parts = tuple(Part(batch.epoch, first, many, batch.fence, batch.n) for first, many in sorted_.fresh)
+            self._tell(batch.box, Verdict.UNSTARTED, parts)
+            return 0
+        delivery = self._delivery(link, batch, count, now)
+        permit = self.owners.permit(batch.box)
+        parcels = []
+        for first, many in sorted_.fresh:
+            at = _index(batch.ranges, first)
+            parcels.append(Parcel(delivery, at, at + many, batch.fence, batch.n, permit, link.conn, cost))
+        delivery.token = tuple(parcels)
+        self.desk.admit(parcels, now)
+        self._effects.ready(batch.channel)
+        return sum(many for _, many in sorted_.fresh)
+
+    def _delivery(self, link: Link, batch: Batch, count: int, now: float) -> Delivery:
+        left_ms = min(batch.left_ms.values(), default=None)
+        return Delivery(
+            channel=batch.channel,
+            box=batch.box,
+            epoch=batch.epoch,
+            ranges=batch.ranges,
+            count=count,
+            body=batch.body,
+            ends=batch.ends,
+            accepted_at=batch.accepted_at[0],
+            sender=batch.sender or (link.hello.name if link.hello is not None else ""),
+            failures=batch.failures or None,
+            headers=batch.headers or None,
+            expires=now + left_ms / 1_000 if left_ms is not None else None,
+            key=next(iter(batch.keys.values()), None),
+            base=batch.base,
+        )
+
+    def _drop(self, link: Link, frame: Drop, now: float) -> None:
+        for epoch, first, count in frame.ranges:
+            dropped, running = self.desk.drop(frame.box, epoch, first, count)
+            self._release(dropped)
+            if dropped:
+                self._tell(frame.box, Verdict.UNSTARTED, tuple(part for back in dropped for part in back.parts))
+            if running and not frame.answers:
+                self._tell(frame.box, Verdict.STARTED, tuple(running))
+        if frame.answers and frame.answers == link.held.get(frame.box):
+            self.owners.permit(frame.box).resuming = False
+            self._wake_runners(now)
+
+    # -- what the runners report -----------------------------------------------------------------------------------
+
+    def finish(self, finished: Iterable[Finished]) -> None:
+        """These runs have ended. What was handled is said in as few frames as it takes."""
+        handled: dict[Dispatch, list[tuple[int, int]]] = {}
+        released: dict[tuple[str, int], float] = {}
+        for taken, start, stop, ended in finished:
+            parcel, channel = taken.parcel, taken.delivery.channel
+            name = (channel, parcel.conn)
+            released[name] = released.get(name, 0.0) + parcel.cost * (stop - start)
+            parts = self.desk.finish(taken, start, stop)
+            if ended is None or ended.verdict is Verdict.HANDLED:
+                for part in parts:
+                    self.memory.remember(parcel.box, part, Verdict.HANDLED)
+                    dispatch = (parcel.box, part.epoch, part.fence, part.n)
+                    handled.setdefault(dispatch, []).append((part.first, part.count))
+                continue
+            after_ms = round(ended.after * 1_000)
+            for part in parts:
+                self.memory.remember(parcel.box, part, ended.verdict, after_ms, ended.note)
+            self._tell(parcel.box, ended.verdict, parts, after_ms, ended.note)
+        for (channel, conn), cost in released.items():
+            self.windows[channel].finished(conn, cost)
+            self._dirty.add(channel)
+        self._tell_handled(handled)
+
+    def _tell_handled(self, handled: dict[Dispatch, list[tuple[int, int]]]) -> None:
+        said: dict[int, list[Part]] = {}
+        for (box, epoch, fence, n), ranges in handled.items():
+            whole = Numbers(ranges) if len(ranges) > 1 else ranges
+            said.setdefault(box, []).extend(Part(epoch, first, count, fence, n) for first, count in whole)
+        for box, parts in said.items():
+            self._tell(box, Verdict.HANDLED, parts)
+
+    def _tell(
+        self, box: int, verdict: Verdict, parts: Sequence[Part], after_ms: int = 0, note: bytes = b""
+    ) -> None:
+        link = self.owners.link(box)
+        if link is None:
+            return  # remembered, and said when its owner is back
+        if self.draining and verdict is Verdict.UNSTARTED:
+            self._handed_back.update((box, part) for part in parts)
+        if verdict is Verdict.HANDLED:
+            self._effects.send(link.conn, Outcome(box, verdict, tuple(parts)))
+            return
+        known = Known(verdict, after_ms, note)
+        for outcome in outcomes(box, verdict, [(part, known) for part in parts]):
+            self._effects.send(link.conn, outcome)
+
+    def _release(self, left: Iterable[Back]) -> None:
+        for back in left:
+            self.windows[back.channel].released(back.conn, back.cost)
+            self._dirty.add(back.channel)
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float, *, stands: bool) -> None:
+        """`stands`: the handlers' loop has not turned for long. What it has not begun goes back meanwhile (rules §4.3)."""
+        for owned in self.owners.over(now):
+            self.owner_gone([owned], now)
+        for box in self.owners.kept_long_enough(now):
+            self._forget(box)
+        if stands != self._stands:
+            self._pause(stands)
+        for channel, window in self.windows.items():
+            if not window.is_active():
+                continue
+            window.tick(now)
+            self._dirty.add(channel)
+            long = now >= self.desk.started_at(channel) + self._config.idle_after
+            if long and self.desk.queued(channel) and self.desk.running(channel) >= window.concurrency:
+                self._hand_back(channel)
+
+    def _pause(self, stands: bool) -> None:
+        self._stands = stands
+        for channel, window in self.windows.items():
+            window.paused = stands
+            self._dirty.add(channel)
+            if stands:
+                self._hand_back(channel)
+
+    def _hand_back(self, channel: str) -> None:
+        left = self.desk.leave(channel=channel)
+        self.windows[channel].hand_back()
+        self._dirty.add(channel)
+        self._release(left)
+        boxes: dict[int, list[Part]] = {}
+        for back in left:
+            boxes.setdefault(back.box, []).extend(back.parts)
+        for box, parts in boxes.items():
+            self._tell(box, Verdict.UNSTARTED, parts)
+
+    def share(self) -> None:
+        """Tells the links what they may send now."""
+        dirty, self._dirty = self._dirty, set()
+        for channel in dirty:
+            window = self.windows.get(channel)
+            if window is not None:
+                for conn, credit in window.grants():
+                    self._effects.send(conn, credit)
+
+    def is_active(self) -> bool:
+        return self._stands or any(window.is_active() for window in self.windows.values())
+
+    def wake(self) -> float | None:
+        return self.owners.wake()
+
+    # -- leaving ---------------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """No more work: limits down to what was received, what has not begun goes back (attempt uncounted)."""
+        self.draining = True
+        for channel, window in self.windows.items():
+            window.closed = True
+            self._hand_back(channel)
+
+    def is_done(self) -> bool:
+        """Nothing runs, every limit is confirmed, and every outcome is: this worker may go."""
+        if self.desk.total_running() or not all(window.is_given_back() for window in self.windows.values()):
+            return False
+        return not self._handed_back and not any(self.memory.unconfirmed(box) for box in self.owners.present())
+
+
+def _index(ranges: Iterable[tuple[int, int]], number: int) -> int:
+    index = 0
+    for first, count in ranges:
+        if first <= number < first + count:
+            return index + number - first
+        index += count
+    raise AssertionError(f"number {number} is not in the batch")
+
+
+__all__ = ["Finished", "Worker"]

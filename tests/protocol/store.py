@@ -1,0 +1,163 @@
+"""An outbox as the disk would hold it, in a dictionary: it survives its process, and keeps a ledger of its own."""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Iterable
+
+from zerowait.engines.brokerless.protocol.owner.custody import ONE_MORE
+from zerowait.message import (
+    ARRAY32,
+    BODY_HEADER,
+    BODY_START,
+    Again,
+    Bury,
+    Change,
+    Forget,
+    Note,
+    Segment,
+    Settle,
+    Verdict,
+)
+
+START_US = 1_700_000_000_000_000
+Name = tuple[int, int]  # (epoch, number)
+
+
+def segment(
+    channel: str,
+    epoch: int,
+    first: int,
+    sizes: Iterable[int],
+    *,
+    seq: int = 0,
+    failures: int = 0,
+    due: int | None = None,
+) -> Segment:
+    sizes = list(sizes)
+    body = bytearray(BODY_HEADER.pack(ARRAY32, len(sizes)))
+    ends = array("I")
+    for size in sizes:
+        body += bytes(size)
+        ends.append(len(body))
+    assert ends[-1] == BODY_START + sum(sizes)
+    return Segment(
+        channel,
+        epoch,
+        first,
+        len(sizes),
+        body,
+        ends.tobytes(),
+        START_US,
+        seq=seq,
+        failures=failures,
+        due=due,
+    )
+
+
+class Row:
+    __slots__ = ("channel", "due", "failures", "size")
+
+    def __init__(self, channel: str, size: int) -> None:
+        self.channel = channel
+        self.size = size
+        self.failures = 0
+        self.due = 0
+
+
+class Store:
+    """What waits or is in flight, the ledger, and who is noted."""
+
+    def __init__(self, box: int, durable: bool = True) -> None:
+        self.box = box
+        self.durable = durable
+        self.epoch = 0
+        self.next = 1
+        self.rows: dict[Name, Row] = {}
+        self.letters: dict[Name, Row] = {}
+        self.noted: set[int] = set()
+        self.accepted = 0
+        self.counts = dict.fromkeys((Verdict.HANDLED, Verdict.DEAD, Verdict.EXPIRED, Verdict.DROPPED), 0)
+        self.settled: dict[Name, Verdict] = {}
+        self._due: list[tuple[int, int, int]] = []
+        self._offered: set[Name] = set()
+
+    def open(self, now_ms: int) -> int:
+        self.epoch = max(self.epoch + 1, now_ms)
+        self.next = 1
+        self._offered = set()
+        self._due = [(row.due, epoch, number) for (epoch, number), row in self.rows.items() if row.due]
+        heapq.heapify(self._due)
+        return self.epoch
+
+    def accept(self, channel: str, sizes: list[int]) -> Segment:
+        made = segment(channel, self.epoch, self.next, sizes)
+        self.next += len(sizes)
+        self.accepted += len(sizes)
+        for number, size in enumerate(sizes, made.first):
+            self.rows[made.epoch, number] = Row(channel, size)
+            self._offered.add((made.epoch, number))
+        return made
+
+    def apply(self, changes: list[Change]) -> None:
+        for change in changes:
+            match change:
+                case Settle():
+                    for number in range(change.first, change.first + change.count):
+                        self._leaves((change.epoch, number), change.verdict)
+                case Again():
+                    self._again(change)
+                case Bury():
+                    row = self._leaves((change.epoch, change.number), Verdict.DEAD)
+                    if row is not None:
+                        self.letters[change.epoch, change.number] = row
+                case Note():
+                    self.noted.add(change.instance)
+                case Forget():
+                    self.noted.discard(change.instance)
+
+    def _leaves(self, name: Name, verdict: Verdict) -> Row | None:
+        row = self.rows.pop(name, None)
+        if row is not None:
+            assert name not in self.settled, f"{name} is settled twice"
+            self.counts[verdict] += 1
+            self.settled[name] = verdict
+        return row
+
+    def _again(self, change: Again) -> None:
+        name = (change.epoch, change.number)
+        row = self.rows.get(name)
+        if row is None:
+            return
+        row.failures = row.failures + 1 if change.failures == ONE_MORE else change.failures
+        row.due = change.due
+        self._offered.discard(name)
+        heapq.heappush(self._due, (change.due, *name))
+
+    def due_at(self) -> int | None:
+        return self._due[0][0] if self._due else None
+
+    def due_now(self, now_us: int) -> list[Segment]:
+        found = []
+        while self._due and self._due[0][0] <= now_us:
+            due, epoch, number = heapq.heappop(self._due)
+            row = self.rows.get((epoch, number))
+            if row is not None and row.due == due and (epoch, number) not in self._offered:
+                found.append(self._offer(epoch, number, row))
+        return found
+
+    def _offer(self, epoch: int, number: int, row: Row) -> Segment:
+        self._offered.add((epoch, number))
+        return segment(row.channel, epoch, number, [row.size], failures=row.failures, due=row.due or None)
+
+    def unread(self, most: int) -> list[Segment]:
+        """The next so many that no dispatch has seen since the opening, in order."""
+        names = sorted(name for name, row in self.rows.items() if name not in self._offered and not row.due)
+        return [self._offer(*name, self.rows[name]) for name in names[:most]]
+
+    def waiting_or_in_flight(self) -> int:
+        return len(self.rows)
+
+    def is_exact(self) -> bool:
+        return self.accepted == sum(self.counts.values()) + len(self.rows)
