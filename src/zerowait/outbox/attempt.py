@@ -1,0 +1,42 @@
+"""What goes into one transaction of an outbox, and what people should hear of."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from zerowait.outbox.ledger import Tally
+from zerowait.outbox.row import Row
+from zerowait.outbox.settlement import Dropped, Settlement
+from zerowait.outbox.sheaf import Piece, Sheaf
+
+
+class Notice(Struct, frozen=True):
+    """Something that people should know; text says it."""
+
+    kind: str  # "damaged", "letters dropped", "reopened", "failed"
+    text: str
+    channel: str = ""
+    count: int = 0
+
+
+class Fresh(Struct):
+    """Messages on their way to the disk: a piece of a sheaf, and the row it becomes."""
+
+    sheaf: Sheaf
+    piece: Piece
+    row: Row
+    due: int | None
+    given_up: bool = False
+
+
+class Attempt(Struct):
+    """A transaction, and what is true once it is durable."""
+
+    settlement: Settlement
+    tally: Tally
+    ids: dict[str, int]
+    fresh: list[Fresh]
+    changes: int
+    dropped: Dropped
+    expiry_at: int | None
+    turn: int

@@ -1,0 +1,32 @@
+"""The time by which an outbox waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+# It goes on while the machine sleeps: what is due in an hour is due in an hour, lid closed or not.
+_STEADY: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def steady_ns() -> int:
+    return time.clock_gettime_ns(_STEADY)
+
+
+class Clock:
+    """The outbox's own time. wall: where the last life left off, microseconds UTC."""
+
+    def __init__(self, now_us: Callable[[], int], wall: int) -> None:
+        self._now_us = now_us
+        # A wall clock that was set back between two lives: no time has passed.
+        self._base = max(now_us(), wall)
+        self._started = steady_ns()
+
+    def now(self) -> int:
+        return self._base + (steady_ns() - self._started) // 1_000
+
+    def shift(self) -> int:
+        """What to add to the caller's time; what is less than a jump is not made one."""
+        ahead = self.now() - self._now_us()
+        return ahead if abs(ahead) > 100_000 else 0

@@ -1,0 +1,256 @@
+"""The file of an outbox: opening it or refusing to, its statements, and what its errors mean.
+
+The only module that imports apsw. One connection, one thread, and nobody else: the file is locked exclusively, which
+also spares the shared-memory file beside it. apsw gives the interpreter up at every step of a statement, and a thread
+that gave it up may wait 5 ms to get it back from a busy one: so all here is about few steps, each doing much.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from array import array
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+
+from zerowait.errors import StoreError
+
+APPLICATION_ID: Final = 0x7A776F62  # "zwob"
+VERSION: Final = 1
+_MAGIC: Final = b"SQLite format 3\0"
+_HEADER: Final = struct.Struct(">60xi4xi")  # user_version and application_id in the first 100 bytes of the file
+_TUPLES: Final = (64, 8, 1)  # rows of a multi-row statement: few texts, so that all stay prepared
+WAL_IDLE_PAGES: Final = 256  # 1 MiB: checkpointed when there is nothing else to do
+WAL_MOST_PAGES: Final = 8_192  # 32 MiB: checkpointed anyway; larger is faster, for a page settled soon is never copied
+FREE_PAGES: Final = 1_024  # 4 MiB of free pages are kept for what comes next; more are given back
+
+DatabaseError = apsw.Error
+
+
+def sqlite_version() -> str:
+    return apsw.sqlite_lib_version()
+
+
+def integers(values: Sequence[int]) -> apsw.CArrayBinding:
+    """A binding for `IN carray(?)`: any number of integers, one prepared statement."""
+    return apsw.carray(array("q", values))  # pyright: ignore[reportUnknownMemberType]
+
+
+class Database:
+    """An open connection. path None: in memory, with the same schema."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.wal_pages = 0
+        self._connection = connection = apsw.Connection(
+            str(path) if path else ":memory:", apsw.SQLITE_OPEN_READWRITE | (0 if path else apsw.SQLITE_OPEN_CREATE)
+        )
+        try:
+            self.run = _statements(connection)
+            # Somebody who looks into the file with another program holds us up for a moment, not for good.
+            connection.set_busy_timeout(2_000)
+            self.rows("PRAGMA temp_store = memory; PRAGMA trusted_schema = off")
+            if path is None:
+                self.rows("PRAGMA page_size = 16384; PRAGMA auto_vacuum = incremental")
+                self.rows(_schema())
+            else:
+                self.rows("PRAGMA locking_mode = exclusive; PRAGMA journal_mode = wal")
+                # On macOS fsync leaves the data in the drive's cache; elsewhere the two do nothing.
+                self.rows("PRAGMA synchronous = full; PRAGMA fullfsync = on; PRAGMA checkpoint_fullfsync = on")
+                self.rows("PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 16777216")
+                self.rows("PRAGMA cache_size = -8192")
+                connection.set_wal_hook(self._committed)
+        except BaseException:
+            connection.close(force=True)
+            raise
+
+    def _committed(self, connection: apsw.Connection, name: str, pages: int) -> int:
+        self.wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def one(self, sql: str, bindings: Sequence[Any] = ()) -> Any:
+        """The first row, or None; a row of one column is that column."""
+        rows = self.rows(sql, bindings)
+        if not rows:
+            return None
+        return rows[0][0] if len(rows[0]) == 1 else rows[0]
+
+    def rows(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = self.run(sql, bindings).fetchall()
+        return rows
+
+    def insert(self, table: str, values: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows in few steps. values: the tuple of SQL for one of them."""
+        if len(rows) == 1:
+            self.run(f"INSERT INTO {table} VALUES {values}", rows[0])
+            return
+        at = 0
+        while at < len(rows):
+            many = next(size for size in _TUPLES if size <= len(rows) - at)
+            bindings: list[Any] = []
+            for row in rows[at : at + many]:
+                bindings += row
+            self.run(f"INSERT INTO {table} VALUES {', '.join([values] * many)}", bindings)
+            at += many
+
+    def begin(self) -> None:
+        self.run("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self.run("COMMIT")
+
+    def roll_back(self) -> None:
+        """Undo what was begun. SQLite may have done so by itself after a full disk."""
+        if self._connection.in_transaction:
+            self.run("ROLLBACK")
+
+    def checkpoint(self, *, truncate: bool = False) -> None:
+        """Bring what is in the write-ahead log into the file, on disk."""
+        if self.path is not None:
+            mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if truncate else apsw.SQLITE_CHECKPOINT_PASSIVE
+            self._connection.wal_checkpoint(None, mode)
+            self.wal_pages = 0
+
+    def give_back(self) -> bool:
+        """Return some free pages to the file system; True: there are more."""
+        free = self.one("PRAGMA freelist_count")
+        if free <= FREE_PAGES:
+            return False
+        self.rows("PRAGMA incremental_vacuum(512)")
+        return bool(free - 512 > FREE_PAGES)
+
+    @staticmethod
+    def is_damage(error: DatabaseError) -> bool:
+        """Whether it says that what is in the file is not what was written."""
+        return isinstance(error, (apsw.CorruptError, apsw.FormatError))
+
+    def errno(self) -> int | None:
+        return self._connection.system_errno or None
+
+    def close(self) -> None:
+        self._connection.close(force=True)
+
+
+def explain(error: DatabaseError, path: Path | None, number: int | None) -> StoreError:
+    """What a failed statement means for people. number: the operating system's, if it gave one."""
+    where = f"The outbox {path}" if path else "The outbox in memory"
+    if isinstance(error, apsw.FullError):
+        number = errno.ENOSPC if path else errno.ENOMEM
+        room = "on its disk is no room left" if path else "its room is used up"
+        said = f"{where} cannot be written: {room}. What it holds is safe. It goes on by itself once there is room."
+    elif isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
+        said = (
+            f"{where} is damaged ({error}). Nothing more is taken. Move it away, together with the files beside it that"
+            f" begin with its name, and start again; what is readable in a copy is shown by `sqlite3 COPY .recover`."
+        )
+    elif isinstance(error, (apsw.BusyError, apsw.LockedError)):
+        said = f"{where} is locked by another program. Close what has it open (a database browser?)."
+        number = number or errno.EAGAIN
+    elif isinstance(error, (apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError)):
+        said = f"{where} cannot be written ({error}). Give this user the right to write the file and its folder."
+        number = number or errno.EACCES
+    else:
+        reason = os.strerror(number) if number else str(error)
+        said = f"{where} cannot be written or read: {reason}. What was stored is safe; it is opened again by itself."
+        number = number or errno.EIO
+    return StoreError(said, path=path or "", errno=number)
+
+
+def is_passing(error: DatabaseError) -> bool:
+    """Whether the connection is as good as before: no room, or somebody else is at it. After all else: open it anew."""
+    return isinstance(error, (apsw.FullError, apsw.BusyError, apsw.NoMemError))
+
+
+def check(path: Path) -> bool:
+    """Look at a file by plain reading, before SQLite may touch it. False: there is none, or an empty one.
+
+    Raises StoreError for what is no outbox, or one of another version; the file is as it was.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StoreError(
+            f"The outbox {path} cannot be read: {error.strerror}. It was not touched. Give this user the right to read "
+            "and write it.",
+            path=path,
+            errno=error.errno,
+        ) from error
+    if not header:
+        return False
+    remedy = "It was not touched. Move it away, or let ZEROWAIT_HOME name another folder."
+    if len(header) < 100 or not header.startswith(_MAGIC):
+        raise StoreError(f"{path} is not a database, so it cannot be an outbox. {remedy}", path=path)
+    version, application = _HEADER.unpack_from(header)
+    if application != APPLICATION_ID:
+        raise StoreError(f"{path} is a database of another program, not an outbox of zerowait. {remedy}", path=path)
+    if version != VERSION:
+        which = "a newer" if version > VERSION else "an older"
+        raise StoreError(
+            f"The outbox {path} was written by {which} zerowait (format {version}; this one reads {VERSION}). It was "
+            f"not touched. Deliver what it holds with that version: zerowait outbox deliver {path.name.split('.')[0]}",
+            path=path,
+        )
+    return True
+
+
+def create(path: Path, box: int, name: str, wall: int) -> None:
+    """Make an empty outbox. It appears under its name when it is whole and on disk. Raises StoreError."""
+    draft = path.with_name(path.name + ".new")
+    try:
+        for leftover in (draft, Path(f"{draft}-journal")):
+            leftover.unlink(missing_ok=True)
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        connection = apsw.Connection(str(draft), apsw.SQLITE_OPEN_READWRITE)
+        try:
+            run = _statements(connection)
+            run("PRAGMA page_size = 4096; PRAGMA auto_vacuum = incremental; PRAGMA synchronous = full").fetchall()
+            run(f"PRAGMA fullfsync = on; PRAGMA application_id = {APPLICATION_ID}").fetchall()
+            with connection:
+                run(_schema())
+                run("INSERT INTO box VALUES (?, ?, 0, ?, 0)", (box.to_bytes(8, "big"), name, wall))
+                run(f"PRAGMA user_version = {VERSION}")
+        finally:
+            connection.close(force=True)
+        draft.rename(path)
+        sync_folder(path.parent)
+    except apsw.Error as error:
+        raise explain(error, path, None) from error
+    except OSError as error:
+        raise StoreError(
+            f"The outbox {path} cannot be made: {error.strerror}. Make room there, or give this user the right to "
+            "write the folder, or let ZEROWAIT_HOME name another.",
+            path=path,
+            errno=error.errno,
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """A file is on disk only when its name is."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a closed outbox."""
+    for end in ("", "-wal", "-shm"):
+        Path(f"{path}{end}").unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _schema() -> str:
+    return files("zerowait.outbox").joinpath("schema.sql").read_text(encoding="utf-8")
+
+
+def _statements(connection: apsw.Connection) -> Callable[..., Any]:
+    return connection.cursor().execute  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

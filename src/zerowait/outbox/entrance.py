@@ -1,0 +1,211 @@
+"""What a call of `push` means: which channel and outbox, encoded how, due when. Raises the caller's mistakes, and then took nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from math import inf
+from typing import Any
+
+from msgspec import Struct
+
+from zerowait.channels import Channel
+from zerowait.codec import Codec
+from zerowait.errors import TooLarge, UsageError
+from zerowait.names import check_channel
+from zerowait.outbox.intake import Intake
+from zerowait.outbox.lane import Lane
+from zerowait.outbox.plaincodec import plain_encoder
+from zerowait.outbox.sheaf import Sheaf
+from zerowait.plain import Plain
+from zerowait.settings import Settings
+
+PRIORITIES = {"low": -1, "normal": 0, "high": 1}
+OPTIONS = frozenset({"durable", "ttl", "delay", "at", "key", "id", "priority", "headers"})
+
+
+class Way(Struct):
+    """Where a channel's messages go, by its declaration and the settings."""
+
+    name: str
+    codec: Codec[Any]
+    durable: bool
+    ttl: float | None
+    plain: Plain | None
+    encode: Callable[[Any], bytes]
+    typed: bool
+
+
+class Ready(Struct):
+    """An encoded message with its options: what a handler sends, until it has succeeded."""
+
+    lane: Lane
+    payload: bytes
+    options: dict[str, Any]
+
+
+class Entrance:
+    """intake: the outbox for durable (True) or memory (False). plain: the way out to a bare socket. short: the client's lanes for the
+    short way, which this fills. want: told of each channel that is pushed to. headers: of the client, under those of the call."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        intake: Callable[[bool], Intake],
+        plain: Callable[[str, Plain], Intake],
+        short: dict[Any, Lane],
+        want: Callable[[str], None],
+        headers: Callable[[], Mapping[str, str]] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._intake = intake
+        self._plain = plain
+        self._short = short
+        self._want = want
+        self._headers = headers
+        self._ways: dict[Any, Way] = {}
+        self._lanes: dict[tuple[Any, bool], Lane] = {}
+
+    def accept(self, to: Any, value: Any, options: Mapping[str, Any]) -> tuple[Sheaf, int]:
+        """Takes the message, or raises and has taken nothing."""
+        ready = self.prepare(to, value, options)
+        return ready.lane.append(ready.payload, **ready.options)
+
+    def prepare(self, to: Any, value: Any, options: Mapping[str, Any]) -> Ready:
+        """Checks and encodes, takes nothing."""
+        way = self._ways.get(to) if isinstance(to, (str, Channel)) else None
+        if way is None:
+            way = self._ways[to] = self._way(to)
+        durable = self._durable(way, options.get("durable"))
+        way.codec.check(value, self._settings.check == "deep", way.name)
+        payload = way.encode(value)
+        if len(payload) > self._settings.message_bytes:
+            raise TooLarge(size_bytes=len(payload), limit_bytes=self._settings.message_bytes, channel=way.name)
+        lane = self._lane(to, way, durable, value)
+        return Ready(lane, payload, self._options(way, lane, options))
+
+    def release(self, ready: Ready) -> tuple[Sheaf, int]:
+        """A handler has succeeded: what it sends is taken even if the outbox is full."""
+        return ready.lane.append(ready.payload, **ready.options, force=True)
+
+    # -- which way -----------------------------------------------------------------------------------------------------
+
+    def _way(self, to: Any) -> Way:
+        if isinstance(to, str):
+            name, terms, typed = check_channel(to), None, False
+            codec: Codec[Any] = Codec(Any)
+        elif isinstance(to, Channel):
+            if to.kind != "push":
+                raise UsageError(f"push() sends to push channels, and {to!r} is of kind {to.kind}.")
+            name, codec, terms, typed = to.name, to.codec(), to.terms, True
+        else:
+            channel = getattr(to, "__zerowait_channel__", None)
+            if channel is not None:
+                raise UsageError(f"push() takes the channel, not the handler: push({channel!r}, …).")
+            raise UsageError(f"push() takes a PushChannel or a channel's name first, not {to!r:.80}.")
+        decided = self._settings.channel(name)
+        said = terms.durable if terms is not None else None
+        durable = (
+            decided.durable if decided.durable is not None else said if said is not None else self._settings.durable
+        )
+        plain = decided.plain or (terms.plain if terms is not None else None)
+        if plain is not None and (decided.durable or said):
+            raise UsageError(f"{name} goes to bare ZeroMQ sockets, which acknowledge nothing: it cannot be durable.")
+        encode = codec.encode if plain is None else plain_encoder(plain, codec)
+        ttl = decided.ttl if decided.ttl is not None else terms.ttl if terms is not None else None
+        return Way(name, codec, durable and plain is None, ttl, plain, encode, typed)
+
+    def _durable(self, way: Way, said: Any) -> bool:
+        if said is None:
+            return way.durable
+        if not isinstance(said, bool):
+            raise UsageError(f"durable= is True or False, not {said!r}.")
+        if said and way.plain is not None:
+            raise UsageError(
+                f"{way.name} goes to a bare ZeroMQ socket, which acknowledges nothing: leave durable= away."
+            )
+        return said
+
+    def _lane(self, to: Any, way: Way, durable: bool, value: Any) -> Lane:
+        lane = self._lanes.get((to, durable))
+        if lane is not None:
+            return lane
+        intake = self._intake(durable) if way.plain is None else self._plain(way.name, way.plain)
+        exact = way.codec.exact
+        if (
+            not way.typed
+            and way.codec.encode_into is not None
+            and not hasattr(value.__class__, "__pydantic_validator__")
+        ):
+            exact = value.__class__  # a name takes everything: whatever comes first has the short way
+        if way.plain is not None:
+            exact = None
+        lane = self._lanes[to, durable] = intake.lane(way.name, exact, way.codec.encode_into, ttl=way.ttl)
+        is_short = self._headers is None and self._settings.check == "type" and exact is not None
+        if is_short and durable == way.durable:
+            self._short[to] = lane
+        self._want(way.name)
+        return lane
+
+    # -- options -------------------------------------------------------------------------------------------------------
+
+    def _options(self, way: Way, lane: Lane, given: Mapping[str, Any]) -> dict[str, Any]:
+        options: dict[str, Any] = {}
+        headers = dict(self._headers()) if self._headers is not None else {}
+        if given:
+            for name in given.keys() - OPTIONS:
+                raise UsageError(f"push() takes no {name}=: it takes {', '.join(sorted(OPTIONS))}.")
+            for name in ("key", "id"):
+                if given.get(name) is not None:
+                    raise UsageError(f"{name}= is not there yet in this version: nothing was taken. Push without it.")
+            headers.update(given.get("headers") or {})
+            self._times(given, lane, options)
+            priority = given.get("priority", "normal")
+            if priority not in PRIORITIES:
+                raise UsageError(f'priority= is "low", "normal" or "high", not {priority!r}.')
+            if priority != "normal":
+                options["priority"] = PRIORITIES[priority]
+        if headers:
+            options["headers"] = self._checked(headers, way.name)
+        if way.plain is not None and options:
+            raise UsageError(f"{way.name} goes to a bare ZeroMQ socket, which knows no {', '.join(sorted(options))}.")
+        return options
+
+    def _times(self, given: Mapping[str, Any], lane: Lane, options: dict[str, Any]) -> None:
+        delay, at, ttl = given.get("delay"), given.get("at"), given.get("ttl")
+        if delay is not None and at is not None:
+            raise UsageError("Say delay= or at=, not both.")
+        now = lane.intake.now_us()
+        due = now
+        if delay is not None:
+            due = options["due"] = now + int(_seconds("delay", delay, least=0.0) * 1e6)
+        elif at is not None:
+            if not isinstance(at, datetime) or at.tzinfo is None:
+                raise UsageError(f"at= takes a datetime with its time zone, as datetime.now(UTC), not {at!r}.")
+            due = options["due"] = max(now, int(at.timestamp() * 1e6))
+        if ttl is not None:
+            options["expires"] = due + int(_seconds("ttl", ttl) * 1e6)
+
+    def _checked(self, headers: Mapping[str, str], channel: str) -> Mapping[str, str]:
+        size = 0
+        for name, value in headers.items():
+            if not all(isinstance(part, str) for part in (name, value)):
+                raise UsageError(f"Headers are text: {name!r} is {value!r}.")
+            size += len(name.encode()) + len(value.encode())
+        if size > self._settings.headers_bytes:
+            raise TooLarge(
+                f"The headers of a message for {channel} are {size} bytes, more than the {self._settings.headers_bytes} allowed: nothing "
+                "was taken. Put the data into the message, or raise headers_bytes.",
+                size_bytes=size,
+                limit_bytes=self._settings.headers_bytes,
+            )
+        return dict(headers)
+
+
+def _seconds(name: str, value: Any, least: float | None = None) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value < inf:
+        raise UsageError(f"{name}= takes seconds as a number, not {value!r}.")
+    if value < 0 or (least is None and value == 0):
+        raise UsageError(f"{name}= takes seconds {'from 0 on' if least is not None else 'above 0'}, not {value!r}.")
+    return float(value)

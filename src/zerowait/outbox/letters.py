@@ -1,0 +1,150 @@
+"""Dead letters: looking at them, giving them back, dropping them. All is bounded; the outbox's thread only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec import DecodeError, Struct, msgpack
+
+from zerowait.message import BODY_START
+from zerowait.outbox.database import Database, integers
+from zerowait.outbox.ledger import Tally
+from zerowait.outbox.outbox import Outbox
+from zerowait.outbox.row import unpack_headers
+from zerowait.outbox.sheaf import MESSAGE_COST
+from zerowait.pending import base36
+
+AT_ONCE: Final = 1_000
+
+_COLUMNS: Final = (
+    "SELECT seq, name, epoch, first, home, accepted_at, due, attempt, note, length(body.bytes), headers, message.body "
+    "FROM message JOIN ledger USING (channel) LEFT JOIN body ON body.id = message.body WHERE state = 3 "
+)
+
+
+_note = msgpack.Decoder(dict[str, Any]).decode
+
+
+class Letter(Struct, frozen=True, kw_only=True):
+    """A message that no attempt got through. Times in microseconds UTC; note: a msgpack map of reason, rule …"""
+
+    seq: int
+    id: str
+    channel: str
+    epoch: int
+    number: int
+    home: int
+    accepted_at: int
+    died_at: int
+    failures: int
+    note: bytes
+    size_bytes: int
+    headers: dict[str, str]
+    body: int
+
+    def noted(self) -> dict[str, Any]:
+        try:
+            return _note(self.note) if self.note else {}
+        except DecodeError:
+            return {"reason": "what its worker said about it cannot be read"}
+
+
+class Letters:
+    def __init__(self, box: Outbox) -> None:
+        self._box = box
+
+    def page(self, channel: str | None = None, *, limit: int = 50, after: str | None = None) -> list[Letter]:
+        """The oldest first, at most `limit` (and AT_ONCE). after: the id of a letter, to page on. Raises StoreError."""
+        where, bindings = "", list[object]()
+        if channel is not None:
+            where += "AND name = ? "
+            bindings.append(channel)
+        if after is not None and (last := self.show(after)) is not None:
+            where += "AND seq > ? "
+            bindings.append(last.seq)
+        return self._find(where + "ORDER BY seq LIMIT ?", [*bindings, min(limit, AT_ONCE)])
+
+    def show(self, id: str) -> Letter | None:
+        """One of them; None if it is not here. Raises StoreError."""
+        name = self._name(id)
+        found = self._find("AND epoch = ? AND first = ? LIMIT 1", name) if name is not None else []
+        return found[0] if found else None
+
+    def payload(self, letter: Letter) -> bytes:
+        """What was pushed, msgpack. Raises StoreError."""
+        rows = self._box.read("SELECT substr(bytes, ?) FROM body WHERE id = ?", (BODY_START + 1, letter.body))
+        return bytes(rows[0][0]) if rows else b""
+
+    def retry(self, ids: Sequence[str]) -> list[str]:
+        """Give them back to their channels as if they had never been tried; gives those that were here."""
+        letters = self._named(ids)
+
+        def change(database: Database, tally: Tally) -> None:
+            for channel in {letter.channel for letter in letters}:
+                seqs = [letter.seq for letter in letters if letter.channel == channel]
+                database.run(
+                    "UPDATE message SET state = 0, due = ?, attempt = 0, note = NULL WHERE seq IN carray(?)",
+                    (self._box.later(channel), integers(seqs)),
+                )
+                tally.of(channel).dead -= len(seqs)
+
+        if letters:
+            self._box.amend(change)
+        for letter in letters:
+            sheaf = self._box.find_sheaf(letter.epoch, letter.home)
+            if sheaf is not None:
+                sheaf.moved(letter.number, 1, "stored")
+        return [letter.id for letter in letters]
+
+    def drop(self, ids: Sequence[str]) -> list[str]:
+        """Drop them for good; the ledger counts them as dropped. Gives those that were here."""
+        letters = self._named(ids)
+
+        def change(database: Database, tally: Tally) -> None:
+            database.run("DELETE FROM body WHERE id IN carray(?)", (integers([each.body for each in letters]),))
+            database.run("DELETE FROM message WHERE seq IN carray(?)", (integers([each.seq for each in letters]),))
+            for letter in letters:
+                row = tally.of(letter.channel)
+                row.dead -= 1
+                row.dropped += 1
+                row.nbytes -= letter.size_bytes + MESSAGE_COST
+
+        if letters:
+            self._box.amend(change)
+            nbytes = sum(letter.size_bytes + MESSAGE_COST for letter in letters)
+            self._box.intake.settled(len(letters), nbytes)
+        return [letter.id for letter in letters]
+
+    def _named(self, ids: Sequence[str]) -> list[Letter]:
+        found = {letter.seq: letter for id in ids[:AT_ONCE] if (letter := self.show(id)) is not None}
+        return list(found.values())
+
+    def _name(self, id: str) -> tuple[int, int] | None:
+        box, _, rest = id.partition("-")
+        epoch, _, number = rest.partition("-")
+        try:
+            return (int(epoch, 36), int(number)) if int(box, 16) == self._box.id else None
+        except ValueError:
+            return None
+
+    def _find(self, where: str, bindings: Sequence[object]) -> list[Letter]:
+        return [
+            Letter(
+                seq=seq,
+                id=f"{self._box.id:016x}-{base36(epoch)}-{first}",
+                channel=channel,
+                epoch=epoch,
+                number=first,
+                home=home,
+                accepted_at=accepted_at,
+                died_at=died_at,
+                failures=failures,
+                note=note or b"",
+                size_bytes=max(0, (size or 0) - BODY_START),
+                headers=dict((unpack_headers(headers) or {}).get(first, {})) if headers else {},
+                body=body,
+            )
+            for seq, channel, epoch, first, home, accepted_at, died_at, failures, note, size, headers, body
+            in self._box.read(_COLUMNS + where, bindings)
+        ]  # fmt: skip

@@ -1,0 +1,55 @@
+"""Values for bare ZeroMQ sockets, which know nothing of our payloads: bytes, text, JSON or msgpack, one message a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from zerowait.codec import Codec
+from zerowait.contract import type_name
+from zerowait.errors import EncodeError
+from zerowait.plain import Plain
+
+
+def plain_encoder(plain: Plain, codec: Codec[Any]) -> Callable[[Any], bytes]:
+    """From a value to what the bare socket sends. It raises EncodeError, and then nothing was taken."""
+    if plain.encoding == "msgpack":
+        return codec.encode
+    if plain.encoding == "json":
+        return lambda value: msgspec.json.encode(msgspec.msgpack.decode(codec.encode(value)))
+    wanted: Any = (str,) if plain.encoding == "text" else (bytes, bytearray, memoryview)
+
+    def encode(value: Any) -> bytes:
+        if plain.encoding == "text" and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, wanted):
+            raise EncodeError(
+                f"A channel whose bare socket speaks {plain.encoding} takes {wanted[0].__name__}, and this value is of type "
+                f"{type_name(value.__class__)}: nothing was taken."
+            )
+        return value.encode() if isinstance(value, str) else bytes(value)
+
+    return encode
+
+
+def plain_decoder(plain: Plain, codec: Codec[Any]) -> Callable[[bytes], bytes]:
+    """From what a bare socket received to a payload as the outbox has it. Raises ValueError with the reason."""
+
+    def value_of(data: bytes) -> Any:
+        match plain.encoding:
+            case "bytes":
+                return data
+            case "text":
+                text = data.decode()  # UnicodeDecodeError is a ValueError
+                return text if codec.exact in (None, str) else msgspec.convert(text, codec.type, strict=False)
+            case "json":
+                return msgspec.json.decode(data)
+            case "msgpack":
+                return msgspec.msgpack.decode(data)
+
+    def decode(data: bytes) -> bytes:
+        return msgspec.msgpack.encode(value_of(data))
+
+    return decode

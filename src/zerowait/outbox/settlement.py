@@ -1,0 +1,319 @@
+"""What the changes of one turn do to the rows. Worked out in memory first, then written in few statements.
+
+Nothing here changes what the outbox remembers until the transaction is durable (`Outbox` applies it then), so that a
+turn whose commit fails can be worked out again from the same changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct, json, msgpack
+
+from zerowait.message import BODY_START, Again, Bury, Change, Forget, Note, Numbers, Settle, Verdict
+from zerowait.outbox.database import Database, integers
+from zerowait.outbox.ledger import Tally
+from zerowait.outbox.reading import find
+from zerowait.outbox.row import Row, alone, checksum, pack_gone, pack_headers, signed
+from zerowait.outbox.sheaf import MESSAGE_COST, State
+
+WAITING: Final = 0
+LETTER: Final = 3
+SET_ASIDE: Final = 4
+
+MESSAGE: Final = (
+    "message (seq, epoch, first, count, channel, priority, due, expires, state, attempt, body, note, home, accepted_at,"
+    " headers)"
+)
+MESSAGE_VALUES: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+BODY: Final = "body (id, refs, lengths, bytes, crc)"
+BODY_VALUES: Final = "(?, 1, ?, ?, ?)"
+
+_BY_NAME: Final = "epoch = ? AND first > ? AND first < ? ORDER BY epoch, first"
+_LONGEST: Final = 1_024  # numbers of one row
+_AT_ONCE: Final = 4_096  # numbers looked for in one query
+_ROWS_AT_ONCE: Final = 2 * (_LONGEST + _AT_ONCE)  # a number is in its segment's row and perhaps in one of its own
+
+_DAMAGED: Final = msgpack.encode(
+    {"reason": "what is on disk is not what was written; it was set aside", "rule": "checksum"}
+)
+_STATES: Final[dict[Verdict, State]] = {Verdict.HANDLED: "handled", Verdict.EXPIRED: "expired"}
+
+
+class Touched(Struct):
+    """A row that stays, without some of its messages."""
+
+    row: Row
+    gone: Numbers
+
+
+class Own(Struct):
+    """A message with a fate of its own: a row for itself, new or moved."""
+
+    row: Row  # where it has been; a row alone stays itself
+    number: int
+    seq: int
+    state: int
+    failures: int
+    due: int
+    note: bytes
+
+
+class Event(Struct):
+    """For receipts."""
+
+    row: Row
+    first: int
+    count: int
+    state: State
+    note: bytes = b""
+    failures: int = 0
+
+
+class Settlement:
+    """out: the rows that dispatch has, by seq. later: gives the due time to store for a channel's row."""
+
+    def __init__(
+        self,
+        database: Database,
+        channels: dict[int, str],
+        out: dict[int, Row],
+        tally: Tally,
+        next_seq: Callable[[], int],
+        later: Callable[[str, int], int],
+        now: int,
+        shift: int,
+        *,
+        checked: bool,
+    ) -> None:
+        self._database = database
+        self._channels = channels
+        self._out = out
+        self._tally = tally
+        self._next_seq = next_seq
+        self._later = later
+        self._now = now
+        self._shift = shift
+        self._checked = checked
+        self._bodies: dict[int, bytes] = {}
+        self.deleted: dict[int, Row] = {}
+        self.touched: dict[int, Touched] = {}
+        self.own: dict[tuple[int, int], Own] = {}
+        self.set_aside: list[int] = []
+        self.noted: dict[int, bool] = {}
+        self.events: list[Event] = []
+        self.messages = 0  # settled
+        self.nbytes = 0
+
+    def apply(self, change: Change) -> None:
+        if isinstance(change, Settle):
+            row = self._out.get(change.seq)
+            if (
+                row is not None
+                and row.gone is None
+                and row.first == change.first
+                and row.count == change.count
+                and row.seq not in self.touched
+                and row.seq not in self.deleted
+                and not self.own
+            ):
+                self._finish(row, row.first, row.count, change.verdict)
+                self.deleted[row.seq] = row
+            else:
+                self._settle(change, row)
+        elif isinstance(change, Again | Bury):
+            self._part(change)
+        elif isinstance(change, Note):
+            self.noted[change.instance] = True
+        else:
+            assert isinstance(change, Forget)
+            self.noted[change.instance] = False
+
+    def expire(self, row: Row) -> None:
+        self.apply(Settle(row.channel, row.epoch, row.first, row.count, Verdict.EXPIRED, row.seq))
+
+    def drop(self, row: Row) -> None:
+        """A row whose body is not what was written: out of the queue, and kept for who can read it."""
+        if row.seq in self.deleted:
+            return
+        for first, count in row.living(row.first, row.count, self._gone(row)):
+            self._finish(row, first, count, Verdict.DROPPED)
+            self.events[-1] = Event(row, first, count, "dead", _DAMAGED, row.failures)
+        self.set_aside.append(row.seq)
+
+    def _gone(self, row: Row) -> Numbers | None:
+        touched = self.touched.get(row.seq)
+        return touched.gone if touched is not None else row.gone
+
+    def _finish(self, row: Row, first: int, count: int, verdict: Verdict) -> None:
+        nbytes = row.nbytes(first, count)
+        self._tally.settle(row.channel, verdict, count, nbytes)
+        self.events.append(Event(row, first, count, _STATES.get(verdict, "withdrawn")))
+        self.messages += count
+        self.nbytes += nbytes
+
+    def _remove(self, row: Row, parts: list[tuple[int, int]]) -> None:
+        """These messages are in the row no more."""
+        touched = self.touched.get(row.seq)
+        if touched is None:
+            touched = self.touched[row.seq] = Touched(row, row.gone.copy() if row.gone else Numbers())
+        for first, count in parts:
+            touched.gone.add(first, count)
+        if not touched.gone.missing(row.first, row.count):
+            del self.touched[row.seq]
+            self.deleted[row.seq] = row
+
+    def _settle(self, change: Settle, row: Row | None) -> None:
+        left = change.count
+        if self.own:
+            for name in self._own_within(change.epoch, change.first, change.count):
+                if self.own[name].state == WAITING:
+                    own = self.own.pop(name)
+                    self._finish(own.row, own.number, 1, change.verdict)
+                    if own.row.count == 1:
+                        self.deleted[own.row.seq] = own.row
+                left -= 1
+            if left <= 0:
+                return
+        for each in self._rows(change.epoch, change.first, change.count, row):
+            parts = each.living(change.first, change.count, self._gone(each))
+            for first, count in parts:
+                self._finish(each, first, count, change.verdict)
+                left -= count
+            if parts:
+                self._remove(each, parts)
+            if left <= 0:
+                return
+
+    def _own_within(self, epoch: int, first: int, count: int) -> list[tuple[int, int]]:
+        if count == 1:
+            return [(epoch, first)] if (epoch, first) in self.own else []
+        return [name for name in self.own if name[0] == epoch and first <= name[1] < first + count]
+
+    def _rows(self, epoch: int, first: int, count: int, row: Row | None) -> list[Row]:
+        """The rows that may hold these; only the one they were offered from, if it holds them all."""
+        if row is not None and row.seq not in self.deleted and row.epoch == epoch:
+            living = sum(n for _, n in row.living(first, count, self._gone(row)))
+            if living == count:
+                return [row]
+        found: dict[int, Row] = {}
+        for at in range(first, first + count, _AT_ONCE):
+            bindings = (epoch, at - _LONGEST, min(at + _AT_ONCE, first + count))
+            for each in find(self._database, self._channels, _BY_NAME, bindings, _ROWS_AT_ONCE, bodies=False):
+                moved = (each.row.epoch, each.row.first) in self.own and each.row.count == 1
+                if each.state == WAITING and each.row.seq not in self.deleted and not moved:
+                    found[each.row.seq] = self._out.get(each.row.seq, each.row)
+        return list(found.values())
+
+    def _part(self, change: Again | Bury) -> None:
+        """A message leaves its segment for a row of its own."""
+        name = (change.epoch, change.number)
+        if name in self.own:
+            return
+        for row in self._rows(change.epoch, change.number, 1, self._out.get(change.seq)):
+            if not row.living(change.number, 1, self._gone(row)):
+                continue
+            failures = change.failures
+            if not change.seq:
+                failures = max(failures, row.failures + 1)  # who says it had not read the row
+            letter = isinstance(change, Bury)
+            due = self._now if isinstance(change, Bury) else self._later(row.channel, change.due + self._shift)
+            # A letter moves to the end even if it was alone, so that letters lie in the order of their deaths.
+            seq = row.seq if row.count == 1 and not letter else self._next_seq()
+            self.own[name] = Own(row, change.number, seq, LETTER if letter else WAITING, failures, due, change.note)
+            if row.count > 1:
+                self._remove(row, [(change.number, 1)])
+            if letter:
+                self._tally.of(row.channel).dead += 1
+            self.events.append(
+                Event(row, change.number, 1, "dead" if letter else "stored", change.note if letter else b"", failures)
+            )
+            return
+
+    # Writing
+
+    def write(self, database: Database, id_of: Callable[[str], int]) -> None:
+        if self.own:
+            self._write_own(id_of)
+        if self.deleted:
+            database.run("DELETE FROM body WHERE id IN carray(?)", (integers([r.body for r in self.deleted.values()]),))
+            database.run("DELETE FROM message WHERE seq IN carray(?)", (integers(list(self.deleted)),))
+        if self.touched:
+            gone = [(seq, pack_gone(each.gone, each.row.first).hex()) for seq, each in self.touched.items()]
+            database.run(
+                "UPDATE message SET gone = unhex(j.value ->> 1) FROM json_each(?) AS j WHERE seq = j.value ->> 0",
+                (json.encode(gone).decode(),),
+            )
+        if self.set_aside:
+            # When it happened stands where its due time was, as for dead letters.
+            database.run(
+                "UPDATE message SET state = 4, due = ? WHERE seq IN carray(?)", (self._now, integers(self.set_aside))
+            )
+        for instance, there in self.noted.items():
+            if there:
+                database.run("INSERT OR IGNORE INTO noted VALUES (?, ?)", (signed(instance), self._now))
+            else:
+                database.run("DELETE FROM noted WHERE instance = ?", (signed(instance),))
+
+    def _write_own(self, id_of: Callable[[str], int]) -> None:
+        moved: list[tuple[int, int, int, int, int, str]] = []
+        bodies: list[tuple[object, ...]] = []
+        messages: list[tuple[object, ...]] = []
+        for own in self.own.values():
+            row = own.row
+            if row.count == 1:
+                moved.append((row.seq, own.seq, own.state, own.failures, own.due, own.note.hex()))
+                continue
+            body = alone(self._payload(row, own.number))
+            crc = checksum(body, b"") if self._checked else None
+            headers = row.headers.get(own.number) if row.headers else None
+            bodies.append((own.seq, b"", body, crc))
+            messages.append(
+                (own.seq, row.epoch, own.number, 1, id_of(row.channel), row.priority, own.due, row.expires, own.state,
+                 own.failures, own.seq, own.note, row.home, row.accepted_at,
+                 pack_headers({own.number: headers} if headers else None))
+            )  # fmt: skip
+        self._database.insert(BODY, BODY_VALUES, bodies)
+        self._database.insert(MESSAGE, MESSAGE_VALUES, messages)
+        if moved:
+            self._database.run(
+                "UPDATE message SET seq = j.value ->> 1, state = j.value ->> 2, attempt = j.value ->> 3, "
+                "due = j.value ->> 4, note = unhex(j.value ->> 5) FROM json_each(?) AS j WHERE seq = j.value ->> 0",
+                (json.encode(moved).decode(),),
+            )
+
+    def _payload(self, row: Row, number: int) -> memoryview:
+        body = self._bodies.get(row.body)
+        if body is None:
+            body = self._database.one("SELECT bytes FROM body WHERE id = ?", (row.body,))
+            self._bodies = {row.body: body}  # those of one segment come together
+        start, stop = row.span(number, 1)
+        return memoryview(body)[start:stop]
+
+
+class Dropped(Struct):
+    messages: int = 0
+    nbytes: int = 0
+
+
+def drop_letters(database: Database, channels: dict[int, str], tally: Tally, excess: int, before: int) -> Dropped:
+    """Drop the oldest dead letters: so many, and all that died before that time."""
+    dropped = Dropped()
+    letters = database.rows(
+        "SELECT seq, body, channel, (SELECT length(bytes) FROM body WHERE id = body) FROM message "
+        "WHERE state = 3 AND (seq IN (SELECT seq FROM message WHERE state = 3 ORDER BY seq LIMIT ?) OR due < ?)",
+        (excess, before),
+    )
+    for _, _, channel, size in letters:
+        nbytes = (size or BODY_START) - BODY_START + MESSAGE_COST
+        row = tally.of(channels[channel])
+        row.dead -= 1
+        row.dropped += 1
+        row.nbytes -= nbytes
+        dropped.messages += 1
+        dropped.nbytes += nbytes
+    if letters:
+        database.run("DELETE FROM body WHERE id IN carray(?)", (integers([letter[1] for letter in letters]),))
+        database.run("DELETE FROM message WHERE seq IN carray(?)", (integers([letter[0] for letter in letters]),))
+    return dropped

@@ -1,0 +1,429 @@
+"""What an outbox promises, in memory as on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from msgspec import msgpack
+
+from tests.unit.outbox.boxes import START_US, Bench, Time, handled, values
+from zerowait.errors import QueueFull, StoreError
+from zerowait.message import Again, Bury, Forget, Note, Settle, Verdict
+from zerowait.outbox import ahead
+from zerowait.outbox.letters import Letters
+from zerowait.outbox.sheaf import MESSAGE_COST
+
+Maker = Callable[..., Bench]
+
+
+def books(bench: Bench, channel: str = "mail") -> tuple[int, int, int, int, int, int]:
+    row = bench.row(channel)
+    return row.accepted, row.handled, row.dead, row.expired, row.dropped, row.waiting_and_in_flight
+
+
+def test_what_was_pushed_is_given_to_dispatch_as_the_segment_that_was_stored(make: Maker) -> None:
+    bench = make()
+    sheaf, _ = bench.push("a", "b", "c")
+    assert sheaf.state(0) == "accepted"
+    assert bench.row().waiting_and_in_flight == 3  # counted although not yet stored
+    (segment,) = bench.turn()
+    assert values([segment]) == ["a", "b", "c"]
+    assert (segment.channel, segment.epoch, segment.first, segment.count) == ("mail", bench.box.epoch, 1, 3)
+    assert (sheaf.epoch, sheaf.first) == (segment.epoch, 1)
+    assert sheaf.state(2) == "stored"
+    assert books(bench) == (3, 0, 0, 0, 0, 3)
+    assert bench.room() == (3, 3 * (2 + MESSAGE_COST))
+
+
+def test_numbers_count_over_all_channels_of_an_epoch(make: Maker) -> None:
+    bench = make()
+    bench.push("a", "b")
+    bench.push("c", channel="other")
+    bench.push("d", priority=1)
+    firsts = {(s.channel, s.priority): s.first for s in bench.turn()}
+    assert firsts == {("mail", 0): 1, ("other", 0): 3, ("mail", 1): 4}
+
+
+def test_a_settled_segment_is_gone_with_its_room(make: Maker) -> None:
+    bench = make()
+    sheaf, _ = bench.push("a", "b", "c")
+    (segment,) = bench.turn()
+    assert not bench.box.is_empty()
+    bench.turn(handled(segment))
+    assert books(bench) == (3, 3, 0, 0, 0, 0)
+    assert bench.room() == (0, 0)
+    assert sheaf.state(1) == "handled"
+    assert bench.box.is_empty()
+    bench.turn(handled(segment))
+    assert books(bench) == (3, 3, 0, 0, 0, 0)
+
+
+def test_parts_are_settled_one_after_another_and_twice_counts_once(make: Maker) -> None:
+    bench = make()
+    sheaf, _ = bench.push(*"abcdefgh")
+    (segment,) = bench.turn()
+    bench.turn(handled(segment, 1, 3), handled(segment, 2, 4), handled(segment, 6, 7))
+    assert books(bench) == (8, 4, 0, 0, 0, 4)
+    assert bench.room() == (4, 4 * (2 + MESSAGE_COST))
+    assert [sheaf.state(i) for i in (0, 1, 3, 4, 6, 7)] == [
+        "stored",
+        "handled",
+        "handled",
+        "stored",
+        "handled",
+        "stored",
+    ]
+    bench.turn(handled(segment))
+    assert books(bench) == (8, 8, 0, 0, 0, 0)
+    assert bench.room() == (0, 0)
+    assert bench.box.is_empty()
+
+
+def test_verdicts_go_into_their_own_columns(make: Maker) -> None:
+    bench = make()
+    sheaf, _ = bench.push(*"abcd")
+    (segment,) = bench.turn()
+    first, epoch, seq = segment.first, segment.epoch, segment.seq
+    bench.turn(
+        Settle("mail", epoch, first, 1, Verdict.EXPIRED, seq),
+        Settle("mail", epoch, first + 1, 1, Verdict.DROPPED, seq),
+        Bury("mail", epoch, first + 2, 3, b"\x80", seq),
+    )
+    assert books(bench) == (4, 0, 1, 1, 1, 1)
+    assert [sheaf.state(i) for i in range(4)] == ["expired", "withdrawn", "dead", "stored"]
+    assert sheaf.note(2) == (3, b"\x80")
+
+
+def test_a_failed_message_leaves_its_segment_and_comes_back_when_it_is_due(make: Maker, time: Time) -> None:
+    # given a segment with headers of which the second message fails
+    bench = make()
+    bench.push("a")
+    bench.push("b", headers={"who": "me"})
+    bench.push("c")
+    (segment,) = bench.turn()
+    assert segment.headers == {segment.first + 1: {"who": "me"}}
+    time.pass_(1)
+    bench.turn(Again("mail", segment.epoch, segment.first + 1, 1, time.now_us() + 10_000_000, b"\x80", segment.seq))
+    # when its time comes
+    assert bench.box.next_due() == pytest.approx(10)
+    time.pass_(9.9)
+    assert bench.turn() == []
+    time.pass_(0.2)
+    (alone,) = bench.turn()
+    # then it is a segment of its own, with all that it had
+    assert values([alone]) == ["b"]
+    assert (alone.epoch, alone.first, alone.count, alone.failures) == (segment.epoch, segment.first + 1, 1, 1)
+    assert alone.headers == {segment.first + 1: {"who": "me"}}
+    assert alone.accepted_at == segment.accepted_at
+    assert alone.seq != segment.seq
+    # and fails again in the row that it has
+    bench.turn(Again("mail", alone.epoch, alone.first, 2, time.now_us() + 1_000_000, b"", alone.seq))
+    time.pass_(1.1)
+    (again,) = bench.turn()
+    assert (again.seq, again.failures, values([again])) == (alone.seq, 2, ["b"])
+    bench.turn(handled(again), handled(segment))
+    assert books(bench) == (3, 3, 0, 0, 0, 0)
+    assert bench.room() == (0, 0)
+    assert bench.box.is_empty()
+
+
+def test_a_late_handled_finds_the_message_wherever_it_lives_now(make: Maker, time: Time) -> None:
+    bench = make()
+    sheaf, _ = bench.push(*"abcd")
+    (segment,) = bench.turn()
+    bench.turn(Again("mail", segment.epoch, segment.first + 2, 1, time.now_us() + 10**9, b"", segment.seq))
+    # by the range of its old segment, whose row it has left, and without knowing any row
+    bench.turn(handled(segment, 1, 3))
+    assert books(bench) == (4, 2, 0, 0, 0, 2)
+    bench.turn(Settle("", segment.epoch, segment.first, 4, Verdict.HANDLED))
+    assert books(bench) == (4, 4, 0, 0, 0, 0)
+    assert sheaf.state(2) == "handled"
+    assert bench.box.is_empty()
+
+
+def test_changes_of_one_turn_see_one_another(make: Maker, time: Time) -> None:
+    bench = make()
+    bench.push(*"abcd")
+    (segment,) = bench.turn()
+    epoch, first, seq = segment.epoch, segment.first, segment.seq
+    bench.turn(
+        Again("mail", epoch, first, 1, time.now_us(), b"", seq),
+        Settle("mail", epoch, first, 1, Verdict.HANDLED, seq),
+        handled(segment, 1, 2),
+        Again("mail", epoch, first + 1, 1, time.now_us(), b"", seq),
+        Bury("mail", epoch, first + 2, 9, b"", seq),
+        Settle("mail", epoch, first + 2, 2, Verdict.HANDLED, seq),
+        Note(1),
+        Forget(1),
+    )
+    assert books(bench) == (4, 3, 1, 0, 0, 0)
+    assert bench.turn() == []
+    assert len(Letters(bench.box).page()) == 1
+
+
+def test_a_letter_stays_a_letter_until_it_is_given_back(make: Maker, time: Time) -> None:
+    bench = make()
+    sheaf, _ = bench.push("good", "bad", "ugly", headers={"h": "v"})
+    (segment,) = bench.turn()
+    note = msgpack.encode({"reason": "KeyError: 'x'", "rule": "attempts"})
+    time.pass_(5)
+    bench.turn(
+        Bury("mail", segment.epoch, segment.first + 1, 4, note, segment.seq),
+        Bury("mail", segment.epoch, segment.first + 2, 1, note, segment.seq),
+        handled(segment, 0, 1),
+    )
+    bench.turn(Settle("mail", segment.epoch, segment.first + 1, 1, Verdict.HANDLED, segment.seq))
+    assert books(bench) == (3, 1, 2, 0, 0, 0)
+    assert bench.room()[0] == 2
+    letters = Letters(bench.box)
+    bad, ugly = letters.page()
+    assert bad.noted()["reason"] == "KeyError: 'x'"
+    assert (bad.channel, bad.failures, bad.headers, bad.died_at) == ("mail", 4, {"h": "v"}, START_US + 5_000_000)
+    assert letters.payload(bad) == msgpack.encode("bad")
+    assert letters.show(bad.id) == bad
+    assert letters.show("0-0-0") is None
+    assert letters.show("nonsense") is None
+    assert letters.page(after=bad.id) == [ugly]
+    assert letters.page("other") == []
+    # one is given back, one is dropped
+    assert letters.retry([bad.id, "x"]) == [bad.id]
+    assert letters.drop([ugly.id]) == [ugly.id]
+    assert books(bench) == (3, 1, 0, 0, 1, 1)
+    assert sheaf.state(1) == "stored"
+    time.pass_(0.001)
+    (again,) = bench.turn()
+    assert (values([again]), again.failures, again.headers) == (["bad"], 0, {segment.first + 1: {"h": "v"}})
+    bench.turn(handled(again))
+    assert books(bench) == (3, 2, 0, 0, 1, 0)
+    assert bench.room() == (0, 0)
+    assert bench.box.is_empty()
+
+
+def test_a_message_alone_becomes_a_letter_at_the_end_of_the_row(make: Maker, time: Time) -> None:
+    bench = make()
+    bench.push("first")
+    (one,) = bench.turn()
+    bench.push("x", "second")
+    (two,) = bench.turn()
+    bench.turn(Bury("mail", two.epoch, two.first + 1, 1, b"", two.seq))
+    bench.turn(Bury("mail", one.epoch, one.first, 1, b"", one.seq))
+    assert [Letters(bench.box).payload(letter) for letter in Letters(bench.box).page()] == [b"\xa6second", b"\xa5first"]
+    assert bench.turn() == []
+
+
+def test_dead_letters_are_bounded_in_number_and_age(make: Maker, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make(letters=5)
+    bench.push(*range(12))
+    (segment,) = bench.turn()
+    for i in range(12):
+        bench.turn(Bury("mail", segment.epoch, segment.first + i, 1, b"", segment.seq))
+    assert books(bench) == (12, 0, 5, 0, 7, 0)
+    assert bench.room()[0] == 5
+    assert [Letters(bench.box).payload(letter) for letter in Letters(bench.box).page()] == [
+        b"\x07",
+        b"\x08",
+        b"\x09",
+        b"\x0a",
+        b"\x0b",
+    ]
+    assert sum(notice.count for notice in bench.box.notices) == 7
+    time.pass_(31 * 86_400)
+    bench.box._aging.letters_at = 0.0
+    bench.turn()
+    assert books(bench) == (12, 0, 0, 0, 12, 0)
+    assert bench.room() == (0, 0)
+    assert bench.box.is_empty()
+
+
+def test_what_waits_too_long_expires_and_what_dispatch_has_is_its_own_to_judge(make: Maker, time: Time) -> None:
+    bench = make()
+    out, _ = bench.push("out", expires=START_US + 10_000_000)
+    bench.turn()
+    later, _ = bench.push("later", due=START_US + 20_000_000, expires=START_US + 15_000_000)
+    bench.push("for ever", due=START_US + 20_000_000)
+    assert bench.turn() == []
+    assert bench.box.next_due() == pytest.approx(15)
+    time.pass_(15.1)
+    assert bench.turn() == []
+    assert books(bench) == (3, 0, 0, 1, 0, 2)
+    assert (out.state(0), later.state(0)) == ("stored", "expired")
+    time.pass_(5)
+    assert values(bench.turn()) == ["for ever"]
+
+
+def test_jumps_of_the_wall_clock_within_a_life_do_nothing(make: Maker, time: Time) -> None:
+    bench = make()
+    bench.push("a", due=time.now_us() + 60_000_000, expires=time.now_us() + 90_000_000)
+    bench.turn()
+    time.wall_us += 3_600_000_000
+    assert bench.turn() == []
+    assert bench.box.next_due() == pytest.approx(60, abs=0.01)
+    time.wall_us -= 7_200_000_000
+    time.pass_(60.1)
+    (segment,) = bench.turn()
+    # what is told is in the caller's time as it is now
+    assert segment.expires is not None
+    assert (segment.expires - time.now_us()) / 1e6 == pytest.approx(29.9, abs=0.01)
+    # and what is said is too
+    bench.turn(Again("mail", segment.epoch, segment.first, 1, time.now_us() + 10_000_000, b"", segment.seq))
+    time.pass_(9.9)
+    assert bench.turn() == []
+    time.pass_(0.2)
+    assert len(bench.turn()) == 1
+
+
+def test_a_high_priority_is_read_before_a_low_one(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "CHANNEL_ROWS", 1)
+    bench = make()
+    bench.push("out")
+    bench.turn(drawn=False)
+    for priority in (-1, 0, 1, 0, 1, -1):
+        bench.push(priority, priority=priority)
+        bench.turn(drawn=False)
+    got = []
+    for _ in range(6):
+        segments = bench.box.turn((), {"mail": 10})
+        got += values(segments)
+    assert got == [1, 1, 0, 0, -1, -1]
+
+
+def test_a_backlog_is_read_in_order_and_only_as_far_as_there_is_room(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "CHANNEL_ROWS", 10)
+    bench = make()
+    given: list[int] = []
+    for i in range(700):
+        bench.push(i, channel=f"c{i % 2}")
+        given += values(bench.turn(drawn=False))
+    # given room for ten rows of each channel, no more than those are out
+    assert len(given) == 20
+    assert bench.box.next_due() is None
+    rest = values(bench.box.turn((), {"c0": 100, "c1": 100}))
+    assert len(rest) == 20
+    for _ in range(100):
+        rest += values(bench.box.turn((), {"c0": 100, "c1": 100}))
+    for which in (0, 1):
+        assert [i for i in given + rest if i % 2 == which] == [i for i in range(700) if i % 2 == which]
+    assert len(bench.box._ahead.out) == 700
+
+
+def test_new_messages_do_not_overtake_what_lies_unread(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "CHANNEL_BYTES", 1_000)
+    bench = make()
+    got: list[int] = []
+    for i in range(30):
+        bench.push([i, "x" * 200])
+        got += [value[0] for value in values(bench.turn(drawn=i % 5 == 4))]
+    for _ in range(30):
+        got += [value[0] for value in values(bench.box.turn((), {"mail": 400}))]
+    assert got == list(range(30))
+
+
+def test_room_for_reading_comes_back_when_messages_are_settled_without_being_sent(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "CHANNEL_ROWS", 2)
+    bench = make()
+    for i in range(6):
+        bench.push(i)
+        bench.turn(drawn=False)
+    assert len(bench.segments) == 2
+    for segment in bench.segments[:]:
+        more = bench.turn(Settle("mail", segment.epoch, segment.first, 1, Verdict.DROPPED, segment.seq), drawn=False)
+    assert len(bench.segments) == 4
+    assert values(more) == [3]
+
+
+def test_many_due_at_once_are_bounded_by_the_room_for_reading(
+    make: Maker, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "CHANNEL_ROWS", 100)
+    bench = make()
+    for i in range(1_000):
+        bench.push(i, due=START_US + 1_000_000 + i * 1_000)
+        if i % 50 == 0:
+            bench.turn()
+    bench.turn()
+    time.pass_(10)
+    got = values(bench.box.turn())
+    assert len(got) == 100
+    assert bench.box.next_due() is None  # nothing to do before dispatch has sent some
+    while len(got) < 1_000:
+        more = values(bench.box.turn((), {"mail": 100}))
+        assert more
+        got += more
+    assert sorted(got) == list(range(1_000))
+
+
+def test_a_message_of_any_size_goes_through(make: Maker) -> None:
+    bench = make()
+    sizes = [0, 1, 2_000, 2_048, 2_049, 260_000, 3_000_000]
+    for size in sizes:
+        bench.push("x" * size)
+    assert sorted(len(value) for value in values(bench.turns())) == sizes
+
+
+def test_a_full_outbox_takes_nothing_and_has_room_again_when_some_is_settled(make: Maker) -> None:
+    bench = make(messages=10)
+    bench.push(*range(10))
+    with pytest.raises(QueueFull):
+        bench.push("eleven")
+    (segment,) = bench.turn()
+    with pytest.raises(QueueFull):
+        bench.push("eleven")
+    bench.turn(handled(segment, 0, 2))
+    bench.push("eleven", "twelve")
+    with pytest.raises(QueueFull):
+        bench.push("thirteen")
+
+
+def test_receipts_that_nobody_has_are_not_kept(make: Maker) -> None:
+    bench = make()
+    bench.push("a", "b")
+    (segment,) = bench.turn()
+    assert len(bench.box._sheaves) == 0
+    sheaf, index = bench.push("c")
+    told: list[str] = []
+    sheaf.when_settled(index, lambda: told.append("settled"))
+    (segment,) = bench.turn()
+    del sheaf
+    bench.box.moved(segment.seq, segment.first, 1, "sent")
+    bench.turn(handled(segment))
+    assert told == ["settled"]
+    assert len(bench.box._sheaves) == 0
+
+
+def test_a_turn_that_fails_changes_nothing_and_the_next_does_it_all(
+    make: Maker, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a transaction that runs out of room
+    bench = make()
+    bench.push(*range(100))
+    (segment,) = bench.turn()
+    pages = bench.box._database.one("PRAGMA page_count")  # type: ignore[union-attr]
+    bench.box._database.run(f"PRAGMA max_page_count = {pages + 4}").fetchall()  # type: ignore[union-attr]
+    big, _ = bench.push("x" * 250_000)
+    small, _ = bench.push("y", channel="new")
+    changes = [
+        handled(segment, 0, 10),
+        Again("mail", segment.epoch, segment.first + 20, 1, time.now_us(), b"", segment.seq),
+        Bury("mail", segment.epoch, segment.first + 30, 1, b"", segment.seq),
+    ]
+    for attempt in range(3):
+        with pytest.raises(StoreError):
+            bench.box.turn(changes if attempt == 0 else ())
+        # then nothing of it is true, and verbs say so
+        assert books(bench) == (101, 0, 0, 0, 0, 101)
+        assert big.state(0) == "accepted"
+        with pytest.raises(StoreError):
+            bench.push("z", channel="another")
+    bench.box._database.run("PRAGMA max_page_count = 1000000").fetchall()  # type: ignore[union-attr]
+    # when there is room, all of it is, once
+    time.pass_(0.001)
+    got = bench.turns()
+    assert {segment.channel for segment in got} == {"mail", "new"}
+    assert books(bench) == (101, 10, 1, 0, 0, 90)
+    assert small.state(0) == "stored"
+    bench.push("z", channel="another")
