@@ -1,0 +1,277 @@
+"""ZeroMQ as this library uses it: the one room that knows it. Everything here belongs to one thread.
+
+What libzmq 4.3.5 does that the documentation does not say, each tried:
+
+- It accepts and connects in a thread of its own and tells of it only through a monitor, an in-process PAIR of sockets.
+  It *waits* when that is full or has no reader: a monitor must be switched off before its reader is closed, or that
+  thread, and with it every socket of the context, stands still for ever. `ACCEPT_FAILED` is told 300,000 times a second
+  when there are no descriptors left: do not watch for it (see `listener`).
+- Unbinding ends, without a word, all connections that came by that address.
+- `RECONNECT_IVL=-1` (never) ends the connection from our side at once when it breaks, and what had arrived and was not
+  yet read is thrown away; so does `IMMEDIATE=1`. A pause of 24 days keeps it, and tells of every failure to connect
+  (`CONNECT_RETRIED`), of a name that cannot be looked up too, which -1 passes over in silence.
+- A descriptor of a socket tells only of *changes*, and any call on the socket may swallow one: after sending, after not
+  reading to the end, look (`is_ready`) before sleeping. After a read that found nothing the descriptor can be trusted.
+- Every call that sends or receives gives up the GIL, `is_ready` does not.
+- Not copying (`copy=False`) does not pay for sending, not even frames of 256 KiB: pyzmq's garbage thread costs more.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import zmq
+from msgspec import Struct
+
+Frame = zmq.Frame
+Unusable = zmq.ZMQError
+
+DEALER, ROUTER, PUSH, PULL = zmq.DEALER, zmq.ROUTER, zmq.PUSH, zmq.PULL
+READABLE, WRITABLE = int(zmq.POLLIN), int(zmq.POLLOUT)
+
+ACCEPTED = int(zmq.EVENT_ACCEPTED)
+CONNECTED = int(zmq.EVENT_CONNECTED)
+CONNECT_FAILED = int(zmq.EVENT_CONNECT_RETRIED)
+LISTENING = int(zmq.EVENT_LISTENING)
+DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
+SHAKEN = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+HANDSHAKE_FAILED = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+HANDSHAKE_WRONG = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+HANDSHAKE_REFUSED = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+
+CAPABILITIES = ("curve", "ipc", "draft")
+
+NEVER_MS = 2**31 - 1
+COPIED_BYTES = 64 * 1024  # a larger frame is given as it lies in ZeroMQ's memory
+SLACK_BYTES = 4_096
+
+# Credit is what bounds a link; these are a backstop above it, at most 32 MiB of full frames in each direction.
+HIGH_WATER = 128
+PLAIN_SEND_HIGH_WATER = 64
+MONITOR_HIGH_WATER = 10_000
+
+_NOBLOCK = int(zmq.NOBLOCK)
+_SNDMORE_NOBLOCK = int(zmq.SNDMORE | zmq.NOBLOCK)
+_EVENTS = int(zmq.EVENTS)
+_RCVMORE = int(zmq.RCVMORE)
+_MONITORED = struct.Struct("=HI")
+
+
+class Sockets:
+    """A context of our own, and sockets made in it with every option set before they are bound or connected.
+
+    sockets_most: how many there may be. frame_bytes: a peer that sends a larger one is disconnected. handshake_s,
+    heartbeat_s, silence_s: seconds for a handshake, between heartbeats, and without one until the peer is given up.
+    """
+
+    def __init__(
+        self, *, sockets_most: int, frame_bytes: int, handshake_s: float, heartbeat_s: float, silence_s: float
+    ) -> None:
+        self._context = zmq.Context(1)
+        self._context.set(zmq.MAX_SOCKETS, min(sockets_most, self._context.get(zmq.SOCKET_LIMIT)))
+        self._serial = 0
+        self._common: Mapping[int, int] = {zmq.LINGER: 0, zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 30}
+        self._ours: Mapping[int, int] = {
+            zmq.MAXMSGSIZE: frame_bytes + SLACK_BYTES,
+            zmq.SNDHWM: HIGH_WATER,
+            zmq.RCVHWM: HIGH_WATER,
+            zmq.HANDSHAKE_IVL: _ms(handshake_s),
+            zmq.CONNECT_TIMEOUT: _ms(handshake_s),
+            zmq.HEARTBEAT_IVL: _ms(heartbeat_s),
+            zmq.HEARTBEAT_TIMEOUT: _ms(silence_s),
+            zmq.HEARTBEAT_TTL: _ms(silence_s),
+            zmq.BACKLOG: 1024,
+        }
+
+    def router(self) -> Bare:
+        return self._make(ROUTER, {**self._ours, zmq.ROUTER_MANDATORY: 1})
+
+    def dealer(self) -> Bare:
+        return self._make(DEALER, {**self._ours, zmq.RECONNECT_IVL: NEVER_MS})
+
+    def push(self) -> Bare:
+        # Until a peer is really there nothing is taken, so that it stays with who can account for it.
+        return self._make(PUSH, {zmq.IMMEDIATE: 1, zmq.SNDHWM: PLAIN_SEND_HIGH_WATER, zmq.RECONNECT_IVL_MAX: 2_000})
+
+    def pull(self, message_bytes: int) -> Bare:
+        return self._make(PULL, {zmq.MAXMSGSIZE: message_bytes, zmq.RECONNECT_IVL_MAX: 2_000})
+
+    def _make(self, kind: zmq.SocketType, options: Mapping[int, int]) -> Bare:
+        socket = self._context.socket(kind)
+        for option, value in {**self._common, **options}.items():
+            socket.set(option, value)
+        return Bare(socket)
+
+    def monitor(self, bare: Bare, events: int) -> Monitor:
+        """Tells of these events of the socket, which is not yet bound or connected."""
+        self._serial += 1
+        address = f"inproc://monitor-{self._serial}"
+        bare.socket.monitor(address, events)
+        try:
+            reader = self._context.socket(zmq.PAIR)
+        except Unusable:
+            bare.socket.disable_monitor()
+            raise
+        reader.set(zmq.LINGER, 0)
+        reader.set(zmq.RCVHWM, MONITOR_HIGH_WATER)
+        reader.connect(address)
+        monitor = Monitor(bare.socket, reader)
+        monitor.read()  # nothing, but the descriptor of a socket that was never read does not tell
+        return monitor
+
+    def close(self, within_s: float) -> bool:
+        """All sockets are closed already. True: the context ended in that time; if not, it goes on ending behind us."""
+        ender = threading.Thread(target=self._context.term, name="zerowait-context-end", daemon=True)
+        ender.start()
+        ender.join(within_s)
+        return not ender.is_alive()
+
+
+class Bare:
+    """One socket. Nothing here waits."""
+
+    __slots__ = ("_get", "_receive", "_send", "descriptor", "socket")
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self.socket = socket
+        self._send, self._receive = socket.send, socket.recv
+        self._get = cast(Callable[[int], int], socket.get)
+        self.descriptor = cast(int, socket.get(zmq.FD))
+
+    def bind(self, endpoint: str, *, ipv6: bool) -> str:
+        """Gives the endpoint that it really has, with the port the system chose."""
+        self.socket.set(zmq.IPV6, int(ipv6))
+        self.socket.bind(endpoint)
+        return cast(bytes, self.socket.get(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
+
+    def unbind(self, endpoint: str) -> None:
+        """Ends every connection that came by it, too."""
+        self.socket.unbind(endpoint)
+
+    def connect(self, endpoint: str, *, ipv6: bool) -> None:
+        self.socket.set(zmq.IPV6, int(ipv6))
+        self.socket.connect(endpoint)
+
+    def is_ready(self) -> int:
+        """READABLE, WRITABLE, both or 0, as of now. After 0 the descriptor tells of every change."""
+        return self._get(_EVENTS)
+
+    def read(self) -> Frame | None:
+        """The next frame; None: there is none, and the descriptor can be trusted."""
+        try:
+            return self._receive(_NOBLOCK, False)
+        except zmq.Again:
+            return None
+
+    def read_from(self) -> tuple[bytes, Frame] | None:
+        """Of a ROUTER: who, and the first frame of what it said."""
+        try:
+            who = self._receive(_NOBLOCK)
+        except zmq.Again:
+            return None
+        return who, self._receive(0, False)
+
+    def skip_rest(self) -> int:
+        """Throws away the frames that follow in this message; how many they were."""
+        skipped = 0
+        while self._get(_RCVMORE):
+            self._receive(0, False)
+            skipped += 1
+        return skipped
+
+    def write(self, frame: bytes) -> bool:
+        """False: it would block, and nothing was taken."""
+        try:
+            self._send(frame, _NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def write_to(self, who: bytes, frame: bytes) -> bool | None:
+        """Of a ROUTER. False: it would block, and nothing was taken. None: there is no such peer any more."""
+        try:
+            self._send(who, _SNDMORE_NOBLOCK)
+        except zmq.Again:
+            return False
+        except Unusable as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            return None
+        # Whoever took the first frame takes the rest.
+        self._send(frame, _NOBLOCK)
+        return True
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Returns at once. linger_s: for how long what was written may still leave; the context's end waits for it."""
+        self.socket.close(_ms(linger_s))
+
+
+class Monitor:
+    """What happens to the connections of a socket."""
+
+    __slots__ = ("_bare", "_watched", "descriptor")
+
+    def __init__(self, watched: zmq.Socket[bytes], reader: zmq.Socket[bytes]) -> None:
+        self._watched = watched
+        self._bare = Bare(reader)
+        self.descriptor = self._bare.descriptor
+
+    def read(self) -> list[tuple[int, int]]:
+        """Event and value (a descriptor, an errno) of everything so far, in order."""
+        found: list[tuple[int, int]] = []
+        while len(found) < MONITOR_HIGH_WATER and (frame := self._bare.read()) is not None:
+            found.append(_MONITORED.unpack(frame.bytes))
+            self._bare.skip_rest()
+        return found
+
+    def close(self) -> None:
+        self.read()  # were it full, libzmq's thread would wait in it, and switching it off for that thread
+        self._watched.disable_monitor()
+        self._bare.close()
+
+
+def content(frame: Frame) -> bytes | memoryview:
+    return frame.bytes if len(frame) <= COPIED_BYTES else frame.buffer
+
+
+def connection_of(frame: Frame) -> int:
+    """The descriptor of the connection by which it came, or -1 where the system does not say."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except (Unusable, KeyError, ValueError, TypeError):
+        return -1
+
+
+def unusable_words(error: Unusable) -> str:
+    # ZeroMQ's own numbers are above all of the system's.
+    return os.strerror(error.errno) if error.errno and error.errno < 1_000_000 else str(error)
+
+
+class Library(Struct, frozen=True):
+    """The ZeroMQ that runs here. capabilities: those it has of curve, ipc and draft."""
+
+    pyzmq: str
+    version: str
+    capabilities: tuple[str, ...]
+
+
+def libzmq() -> Library:
+    """Which ZeroMQ runs here, for `zerowait version`."""
+    able = tuple(name for name in CAPABILITIES if zmq.has(name))
+    return Library(zmq.__version__, zmq.zmq_version(), able)
+
+
+def capabilities() -> dict[str, str | bool]:
+    """The same as a table: versions of pyzmq and libzmq, and whether there are curve, ipc and draft."""
+    library = libzmq()
+    able = {name: name in library.capabilities for name in CAPABILITIES}
+    return {"pyzmq": library.pyzmq, "libzmq": library.version, **able}
+
+
+def _ms(seconds: float) -> int:
+    return max(0, int(seconds * 1_000))

@@ -1,0 +1,123 @@
+"""Whom to dial: for each channel in use, the local processes that serve it and the addresses that settings name for it.
+
+The library dials again by itself, with a growing pause, for as long as the channel is in use; ZeroMQ's own reconnecting is switched
+off, so that one socket is one session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from msgspec import Struct
+
+from zerowait.engines.brokerless.addresses import AddressBook
+from zerowait.engines.brokerless.entry import Entry
+
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 2.0
+
+
+class Contact(Struct):
+    """One endpoint that is wanted. instance: whose it is, where the directory says so."""
+
+    endpoint: str
+    source: str  # the address in settings that it stands for, or "" for a local one
+    instance: int = 0
+    met: int = 0  # who answered there last: not dialled again while there is any link with that process
+    conn: int = 0
+    pause: float = FIRST_PAUSE
+    dial_at: float = 0.0
+    trouble: str = ""
+
+
+class Contacts:
+    def __init__(self, me: int, book: AddressBook, resolve: Callable[[str], list[str]], jitter: Callable[[], float]) -> None:
+        self._me = me
+        self._book = book
+        self._resolve = resolve
+        self._jitter = jitter
+        self._own: set[str] = set()
+        self._local: dict[int, Entry] = {}
+        self._contacts: dict[str, Contact] = {}
+        self._by_conn: dict[int, Contact] = {}
+
+    def own(self, endpoints: Iterable[str]) -> None:
+        """Where this process listens itself: never dialled."""
+        self._own.update(endpoints)
+
+    def look(self, entries: Iterable[Entry]) -> None:
+        """What the directory shows now."""
+        self._local = {entry.instance: entry for entry in entries if entry.instance != self._me and entry.endpoints}
+
+    def entry(self, instance: int) -> Entry | None:
+        return self._local.get(instance)
+
+    def due(self, wanted: Iterable[str], served: Iterable[str], linked: Callable[[int], bool], now: float) -> list[Contact]:
+        """Those to be dialled at this moment. wanted: channels that this process pushes to; served: those that it handles, whose
+        senders may be the ones that listen. linked: whether there is a link with that instance already."""
+        keep: dict[str, Contact] = {}
+        for channel in wanted:
+            for entry in self._local.values():
+                if channel in entry.serves:
+                    self._keep(keep, entry.endpoints[0], "", entry.instance)
+        for channel in {*wanted, *served}:
+            for address in self._book.of(channel):
+                for endpoint in self._resolve(address):
+                    if endpoint not in self._own:
+                        self._keep(keep, endpoint, address, 0)
+        for endpoint, contact in self._contacts.items():
+            if contact.conn and endpoint not in keep:
+                keep[endpoint] = contact  # not wanted any more, but there: its end is the protocol's to decide
+        self._contacts = keep
+        return [
+            contact
+            for contact in keep.values()
+            if not contact.conn and contact.dial_at <= now and not linked(contact.instance or contact.met)
+        ]
+
+    def _keep(self, keep: dict[str, Contact], endpoint: str, source: str, instance: int) -> None:
+        contact = self._contacts.get(endpoint)
+        if contact is None or contact.instance != instance:
+            contact = Contact(endpoint, source, instance)
+        keep[endpoint] = contact
+
+    def dialled(self, contact: Contact, conn: int) -> None:
+        contact.conn = conn
+        self._by_conn[conn] = contact
+
+    def refused(self, contact: Contact, words: str, now: float) -> None:
+        """It could not even be dialled."""
+        self._again(contact, words, now)
+
+    def met(self, conn: int, instance: int) -> None:
+        """A process has said HELLO on a connection that we dialled."""
+        contact = self._by_conn.get(conn)
+        if contact is not None:
+            contact.met, contact.pause, contact.trouble = instance, FIRST_PAUSE, ""
+
+    def lost(self, conn: int, words: str, now: float) -> Contact | None:
+        """A dialled connection is over: it is tried again after a while."""
+        contact = self._by_conn.pop(conn, None)
+        if contact is not None:
+            contact.conn = 0
+            self._again(contact, words, now)
+        return contact
+
+    def _again(self, contact: Contact, words: str, now: float) -> None:
+        contact.trouble = words
+        contact.dial_at = now + contact.pause * (0.5 + self._jitter())
+        contact.pause = min(LONGEST_PAUSE, contact.pause * 2)
+
+    def address_of(self, conn: int) -> str:
+        contact = self._by_conn.get(conn)
+        return contact.endpoint if contact is not None else ""
+
+    def unanswered(self) -> bool:
+        """Whether an address is known that has neither answered nor failed yet."""
+        return any(not contact.trouble and not contact.conn for contact in self._contacts.values())
+
+    def troubles(self) -> Mapping[str, str]:
+        return {contact.endpoint: contact.trouble for contact in self._contacts.values() if contact.trouble}
+
+    def next_dial(self) -> float | None:
+        return min((c.dial_at for c in self._contacts.values() if not c.conn), default=None)

@@ -1,0 +1,215 @@
+"""Names → addresses on one machine, without configuration, and proof of life and death.
+
+    <home>/<namespace>/
+        instances/<16 hex>      the lock file of one process life: its lock is its life        (presence)
+        peers/<16 hex>          who that is, what it serves, where it listens                   (entries)
+        outbox/<name>.<id>.db   outboxes, each with <id>.lock beside it                         (shelf)
+        s/<16 hex>              its socket
+        adopter.lock            held by the one process that looks after outboxes left behind
+
+Whoever has the same home and namespace meets, whatever its environment; others never do.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+from zerowait.engines.brokerless import presence
+from zerowait.engines.brokerless.entries import LEFT_BEHIND_S, Entries
+from zerowait.engines.brokerless.entry import Entry, is_instance
+from zerowait.engines.brokerless.home import open_folders, socket_path, state_home
+from zerowait.engines.brokerless.locks import FileLock
+from zerowait.engines.brokerless.presence import Standing
+from zerowait.engines.brokerless.shelf import OutboxFile, OutboxLock, Shelf
+from zerowait.errors import UsageError
+from zerowait.names import check_process
+
+__all__ = ["Directory", "Entry", "Me", "OutboxFile", "OutboxLock", "state_home"]
+
+TIDY_S = 60.0
+TIDY_AT_MOST = 256  # files looked at in one go: tidying is never what somebody waits for
+
+
+class Me(Struct, frozen=True):
+    """This life as others may prove it: what HELLO and the entry name."""
+
+    instance: int
+    name: str
+    boot: str
+    device: int
+    inode: int
+    socket: str  # the ipc endpoint to listen at
+
+
+class Directory:
+    """One namespace of one home, as one process sees it.
+
+    `enter`, `announce`, `look`, `try_elect` and `leave` belong to one thread; the rest may be called from any.
+    notices: sentences for the log and doctor about the ground it all stands on (what forgets at a reboot).
+    """
+
+    def __init__(self, home: Path | None, namespace: str) -> None:
+        """Makes and checks the folders: 0700, this user's, on a file system with locks.
+
+        Raises SettingsError for a namespace or home that cannot be; StoreError, naming ZEROWAIT_HOME and a good value
+        for it, if there is no safe place to write. Nothing else was touched then.
+        """
+        self._folders = open_folders(state_home(home), namespace)
+        self.root = self._folders.root
+        self.notices = self._folders.notices
+        self.boot = presence.boot_id()
+        self._entries = Entries(self._folders.peers, self.boot, self._standing_of)
+        self._shelf = Shelf(self._folders.outbox)
+        self._life: FileLock | None = None
+        self._socket: Path | None = None
+        self._elected: FileLock | None = None
+        self._tidied = time.monotonic()  # a short life leaves it to a longer one
+        self._pid = os.getpid()
+
+    def enter(self, instance: int, name: str) -> Me:
+        """Begins a life: from now until `leave()` or the end of the process, nobody can prove this instance dead.
+
+        Raises UsageError if a life was begun already or the instance id was used before; StoreError.
+        """
+        check_process(name, "a process")
+        self._notice_fork()
+        if self._life is not None:
+            raise UsageError("This process has entered already: leave() first, and enter as a new instance.")
+        path = socket_path(self._folders, instance)
+        try:
+            life = presence.be_born(self._folders.instances, instance, name, self.boot)
+        except FileExistsError:
+            raise UsageError(f"The instance id {instance:016x} was used before: each life has a new one.") from None
+        self._life, self._socket = life, path
+        return Me(instance, name, self.boot, life.device, life.inode, f"ipc://{path}")
+
+    def announce(self, entry: Entry) -> None:
+        """Tells the others what this process is, serves and where; replaces what it said before, as a whole.
+
+        Listen first, announce then: whoever reads it dials at once. Raises StoreError; it is tried again at each look.
+        """
+        self._entries.announce(entry)
+
+    def look(self) -> list[Entry] | None:
+        """The entries of this namespace, one's own among them, oldest first. None: the same as at the last look.
+
+        One stat while nothing has changed. Entries of the dead are left out and removed; what is not an entry is
+        ignored and named once in the log. A death changes no folder: `is_dead` finds it at once, a look within 10 s.
+        If something removed one's own entry it is announced again. Never raises.
+        """
+        self._notice_fork()
+        found = self._entries.look()
+        if found is not None and time.monotonic() - self._tidied >= TIDY_S:
+            self._tidied = time.monotonic()
+            self._tidy()
+        return found
+
+    def is_dead(self, instance: int, boot: str, device: int, inode: int) -> bool:
+        """Proof that this instance is over. True is never wrong; False may be a lack of proof. Never waits.
+
+        A forked child that still holds its parent's descriptors counts as its parent's life.
+        """
+        if presence.standing(self._folders.instances, self.boot, instance, boot, device, inode) is not Standing.DEAD:
+            return False
+        self._entries.remove(instance)
+        self._remove_socket(self._folders.sockets / f"{instance:016x}")
+        return True
+
+    def new_outbox(self, name: str) -> tuple[Path, int, OutboxLock]:
+        """A path for a new outbox, its random id and its lock, held before the file can exist. Raises StoreError."""
+        return self._shelf.new(name)
+
+    def outboxes(self, name: str | None = None) -> list[OutboxFile]:
+        """The outbox files of the namespace, or of one name, and whether somebody has each open. Raises StoreError."""
+        return self._shelf.files(name)
+
+    def lock_outbox(self, path: Path) -> OutboxLock | None:
+        """The right to open this file. None: it is owned, or gone by now. Raises StoreError if it is a copy."""
+        return self._shelf.lock(path)
+
+    def try_elect(self) -> bool:
+        """Whether this process is the namespace's adopter: the first to ask, until it leaves or dies.
+
+        Never waits for another. Raises StoreError if there are no locks or no descriptors.
+        """
+        self._notice_fork()
+        if self._elected is not None and not self._elected.intact():
+            self._elected.release()  # somebody removed the file: another may have been elected by a new one
+            self._elected = None
+        if self._elected is None:
+            self._elected = FileLock.take(self.root / "adopter.lock")
+        return self._elected is not None
+
+    def leave(self, *, settled: bool = True) -> None:
+        """Ends this life: the entry, the socket and the lock go. Outbox locks are their outboxes' to release.
+
+        settled: nothing of this process is unconfirmed elsewhere. Else its lock file stays for a while, unlocked, so
+        that others have proof that it is over. In a forked child nothing of the parent's is touched. Any number of
+        times.
+        """
+        self._notice_fork()
+        self._entries.withdraw()
+        if self._socket is not None:
+            self._remove_socket(self._socket)
+        if self._elected is not None:
+            self._elected.release()
+        if self._life is not None:
+            self._life.release(remove=settled)
+        self._life = self._socket = self._elected = None
+
+    def after_fork_in_child(self) -> None:
+        """Lets go of all that is the parent's, without unlocking it. Then this process may enter as a new instance."""
+        for lock in (self._life, self._elected):
+            if lock is not None:
+                lock.abandon()
+        self._life = self._socket = self._elected = None
+        for box in list(self._shelf.locks):
+            box.abandon()
+        self._entries.disown()
+        self._pid = os.getpid()
+
+    def _notice_fork(self) -> None:
+        if self._pid != os.getpid():
+            self.after_fork_in_child()
+
+    def _standing_of(self, entry: Entry) -> Standing:
+        found = presence.standing(
+            self._folders.instances, self.boot, entry.instance, entry.boot, entry.device, entry.inode
+        )
+        if found is Standing.DEAD:
+            for endpoint in entry.endpoints:
+                path = Path(endpoint.removeprefix("ipc://"))
+                # Only what is called after the instance was made for it: an entry's word is not enough to remove by.
+                if path.name == f"{entry.instance:016x}":
+                    self._remove_socket(path)
+        return found
+
+    def _tidy(self) -> None:
+        """Removes what the dead left and nobody announced: lock files past their use, half-made files, sockets."""
+        announced = self._entries.instances()
+        looked_at = 0
+        with suppress(OSError), os.scandir(self._folders.instances) as files:
+            for file in files:
+                if looked_at >= TIDY_AT_MOST:
+                    break
+                name = file.name
+                if name.startswith("."):
+                    with suppress(OSError):
+                        if name.endswith(".new") and time.time() - file.stat().st_mtime > LEFT_BEHIND_S:
+                            os.unlink(file.path)
+                elif is_instance(name) and int(name, 16) not in announced:
+                    looked_at += 1
+                    if presence.tidy(self._folders.instances, int(name, 16)):
+                        self._remove_socket(self._folders.sockets / name)
+
+    @staticmethod
+    def _remove_socket(path: Path) -> None:
+        with suppress(OSError):
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)

@@ -1,0 +1,582 @@
+"""The network thread: it drives the pure protocol with real sockets, clocks and files, and has no logic of its own.
+
+One turn: read what has arrived, then what other threads left (segments that are stored, runs that have ended, calls), then timers;
+then everything that follows from it leaves together. After a pause of the whole process what has arrived is read before a timer
+fires, so nobody is called silent who was only not heard (rules §3.5).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from typing import Literal, Protocol, TypeVar
+
+from msgspec import Struct
+
+from zerowait.engines.brokerless.addresses import AddressBook
+from zerowait.engines.brokerless.contacts import Contacts
+from zerowait.engines.brokerless.counter import Counter
+from zerowait.engines.brokerless.directory import Directory, Entry, Me
+from zerowait.engines.brokerless.outlets import Outlets
+from zerowait.engines.brokerless.protocol.config import Config, Identity
+from zerowait.engines.brokerless.protocol.core import Core
+from zerowait.engines.brokerless.protocol.effects import (
+    Asked, Close, Dispatched, Effect, Prove, Ready, Reopen, Returned, Say, Send, Withdrawn,
+)  # fmt: skip
+from zerowait.engines.brokerless.protocol.frames import FRAME_BYTES
+from zerowait.engines.brokerless.resolve import Resolver
+from zerowait.engines.brokerless.wire import Heard, Lost, Opened, PlainHeard, Wire, raise_descriptor_limit
+from zerowait.engines.engine import Handlers
+from zerowait.errors import ZerowaitError
+from zerowait.message import Change, Segment
+from zerowait.settings import Settings
+
+log = logging.getLogger("zerowait.node")
+T = TypeVar("T")
+
+LOOK_S = 0.1  # how often the directory is looked at while something is pushed or served
+OWNER_END, WORKER_END = -1, -2  # the two ends of the link of a process to itself
+
+
+def clock() -> float:
+    """Seconds on a clock that runs while the machine sleeps: permissions must not outlive a suspend (rules §3.4)."""
+    return time.clock_gettime(_CLOCK)
+
+
+# macOS has no CLOCK_BOOTTIME; its CLOCK_MONOTONIC runs while the machine sleeps.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class Box(Protocol):
+    """What the network thread needs of an outbox."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def durable(self) -> bool: ...
+    @property
+    def noted(self) -> Iterable[int]: ...
+    def turn(self, changes: Sequence[Change], drawn: dict[str, int]) -> list[Segment]: ...
+    def next_due(self) -> float | None: ...
+    def moved(self, seq: int, first: int, count: int, state: Literal["sent", "stored"]) -> None: ...
+    def returned(self, epoch: int, home: int, first: int, count: int) -> None: ...
+
+
+class PeerView(Struct, frozen=True):
+    """A peer, as it is shown."""
+
+    name: str
+    instance: int
+    pid: int
+    is_local: bool
+    address: str
+    state: str
+    serves: tuple[str, ...]
+    in_flight: int
+    silent_for_s: float
+
+
+class Plainly(Protocol):
+    """What is done with bare ZeroMQ sockets, on the network thread."""
+
+    def open(self, wire: Wire) -> None: ...
+    def heard(self, event: PlainHeard) -> None: ...
+    def turn(self) -> float | None: ...
+
+
+class Node:
+    """submit: hands changes of a durable outbox to the store thread and gives their running number.
+    reopen: opens an outbox again with an epoch above the floor, and then calls `reopened`.
+    answer: a question of the command line, and how to reply. failed: opening went wrong; nothing will ever be sent."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        *,
+        submit: Callable[[int, Sequence[Change], dict[str, int]], int],
+        reopen: Callable[[int, int], None],
+        answer: Callable[[bytes, Callable[[bytes], None]], None],
+        notice: Callable[[Say, str], None],
+        wall_us: Callable[[float], int],
+        plainly: Plainly,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.instance = random.SystemRandom().getrandbits(64) or 1
+        self.directory: Directory | None = None
+        self.endpoints: list[str] = []
+        self.error: ZerowaitError | None = None
+        self.counter: Counter | None = None
+        self._submit = submit
+        self._reopen = reopen
+        self._answer = answer
+        self._notice = notice
+        self._wall_us = wall_us
+        self._plainly = plainly
+        self._thread: threading.Thread | None = None
+        self._wire: Wire | None = None
+        self.is_busy = False  # awake: whoever has the interpreter to himself lets this thread have it now and then
+        self._stopping = False
+        self._is_final = False
+        self._calls: deque[Callable[[], None]] = deque()
+        self._offers: deque[tuple[int, list[Segment], int]] = deque()
+        self._memory: Box | None = None
+        self._memory_pushed = False
+        self._boxes: dict[int, Box] = {}
+        self._drawn: dict[int, dict[str, int]] = {}
+        self._tickets: dict[int, deque[tuple[int, int]]] = {}
+        self._loop: deque[tuple[int, bytes]] = deque()
+        self._wanted: set[str] = set()
+        self._lonely: dict[str, tuple[float, float]] = {}
+        self._handlers: Handlers | None = None
+        self._look_at = 0.0
+        self._since_us = wall_us(clock())
+        self._withdrawals: dict[tuple[int, int, int], list[Callable[[bool | None], None]]] = {}
+        self._peers_changed: list[Callable[[], None]] = []
+
+    # -- any thread ------------------------------------------------------------------------------------------------
+
+    def start(self, started: Callable[[ZerowaitError | None], None]) -> None:
+        """Starts the thread; `started` is called on it when it listens, or with what went wrong."""
+        self._thread = threading.Thread(target=self._run, args=(started,), name=f"zerowait network {self.name}", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        if self._wire is not None:
+            self._wire.wake()
+
+    def memory_pushed(self) -> None:
+        """Something was pushed to the outbox in memory, which this thread owns."""
+        self._memory_pushed = True
+        self.wake()
+
+    def offered(self, box: int, segments: list[Segment], done: int) -> None:
+        """From the store thread, after a turn of that outbox."""
+        self._offers.append((box, segments, done))
+        self.wake()
+
+    def call(self, fn: Callable[[], T]) -> Future[T]:
+        """Runs `fn` on the network thread."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(fn())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._calls.append(run)
+        self.wake()
+        return future
+
+    def want(self, channel: str) -> None:
+        """Something is or will be pushed to this channel: its workers are to be found."""
+        if channel not in self._wanted:
+            self._wanted.add(channel)
+            self._look_at = 0.0
+            self.wake()
+
+    def in_flight(self, box: int) -> dict[str, int]:
+        """How many messages of each channel are in flight."""
+        return self.core.owner.in_flight(box)
+
+    def stop(self, *, final: bool) -> None:
+        """Says goodbye, closes all sockets, ends the thread. Waits at most about two seconds."""
+
+        def leave() -> None:
+            self.core.farewell(clock(), final=final)
+            self._is_final = final
+            self._stopping = True
+
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            self.call(leave)
+            if thread is not threading.current_thread():
+                thread.join(2.0)
+
+    # -- the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self, started: Callable[[ZerowaitError | None], None]) -> None:
+        try:
+            me = self._open()
+        except ZerowaitError as error:
+            self.error = error
+        except Exception as error:
+            log.exception("the network thread could not start")
+            self.error = ZerowaitError(f"The network thread could not start: {error!r}")
+        if self.error is not None:
+            if self._wire is not None:
+                self._wire.close()
+            started(self.error)
+            return
+        started(None)
+        try:
+            while not self._stopping:
+                try:
+                    self._turn()
+                except Exception:  # a bug of ours must cost a line in the log, not everything that waits
+                    log.exception("an error in the network thread; it goes on")
+                    time.sleep(0.05)
+        finally:
+            assert self._wire is not None and self.directory is not None
+            self._resolver.close()
+            self._wire.close()
+            self.directory.leave(settled=self._is_final)
+            del me
+
+    def _open(self) -> Me:
+        settings = self.settings
+        self.directory = directory = Directory(settings.home_folder(), settings.namespace)
+        me = directory.enter(self.instance, self.name)
+        identity = Identity(
+            instance=me.instance, name=me.name, pid=_pid(), boot=me.boot, device=me.device, inode=me.inode
+        )
+        config = Config(
+            ping=settings.ping,
+            silence=settings.silence,
+            resume_grace=settings.resume_grace,
+            prefetch=settings.prefetch,
+            handshake=settings.handshake_timeout,
+            message_bytes=settings.message_bytes,
+            outcome_keep=settings.outcomes_days * 86_400.0,
+            drain=settings.drain,
+        )
+        self.core = Core(identity, config, lock=threading.Lock(), wall_us=self._wall_us)
+        self.counter = Counter(self.core.worker.desk, clock, self.wake)
+        raise_descriptor_limit()
+        self._wire = wire = Wire(
+            frame_bytes=FRAME_BYTES,
+            connections=settings.connections,
+            handshakes=settings.handshakes,
+            handshake_s=settings.handshake_timeout,
+            silence_s=settings.silence,
+        )
+        self._outlets = Outlets(wire.send)
+        self._resolver = Resolver(on_change=self.wake)
+        self._contacts = Contacts(me.instance, AddressBook(settings.addresses), self._resolver.resolve, random.random)
+        listen = [settings.listen] if isinstance(settings.listen, str) else list(settings.listen)
+        self.endpoints = [wire.listen(endpoint) for endpoint in [me.socket, *listen]]
+        self._contacts.own([*self.endpoints, *listen])
+        self._me = me
+        self._announce()
+        self._plainly.open(wire)
+        return me
+
+    def _announce(self) -> None:
+        assert self.directory is not None
+        me = self._me
+        serves = {service.channel: service.kind for service in self.core.worker.services.values()}
+        entry = Entry(
+            instance=me.instance, name=me.name, pid=_pid(), boot=me.boot, device=me.device, inode=me.inode,
+            endpoints=tuple(self.endpoints), serves={} if self._is_draining() else serves, boxes=tuple(self._boxes),
+            since=self._since_us,
+        )  # fmt: skip
+        self.directory.announce(entry)
+
+    def _turn(self) -> None:
+        wire, core = self._wire, self.core
+        assert wire is not None
+        timeout = 0.0 if self._has_work() else self._rest(clock())
+        self.is_busy = False
+        events = wire.poll(timeout)
+        self.is_busy = True
+        now = clock()
+        for event in events:
+            match event:
+                case Heard():
+                    if event.first:
+                        core.opened(event.conn, now, ours=False)
+                    core.receive(event.conn, event.frame, now)
+                case Opened():
+                    core.opened(event.conn, now, ours=True)
+                case Lost():
+                    self._outlets.forget(event.conn)
+                    self._lost_contact(event.conn, event.reason, now)
+                    core.lost(event.conn, now, event.reason)
+                case PlainHeard():
+                    self._plainly.heard(event)
+        while self._loop:
+            conn, data = self._loop.popleft()
+            core.receive(WORKER_END if conn == OWNER_END else OWNER_END, data, now)
+        self._from_others(now)
+        self._look(now)
+        if self._handlers is not None:
+            core.still_ms = max(0, int((time.monotonic() - self._handlers.beat()) * 1_000) - 300)
+        core.wake(now)
+        core.flush(now)
+        self._perform(now)
+        if self._outlets:
+            self._outlets.flush()
+
+    def _has_work(self) -> bool:
+        return bool(
+            self._calls or self._offers or self._loop or self._memory_pushed or self._outlets.has_fragments() or self.counter
+        )
+
+    def _rest(self, now: float) -> float:
+        """How long there is nothing to do, if nothing comes."""
+        times = [self._look_at]
+        if (at := self.core.next_wake()) is not None:
+            times.append(at)
+        if (at := self._contacts.next_dial()) is not None and self._wanted:
+            times.append(max(at, now + 0.01))
+        if self._memory is not None and (due := self._memory.next_due()) is not None:
+            times.append(now + due)
+        if (plain := self._plainly.turn()) is not None:
+            times.append(now + plain)
+        return max(0.0, min(times) - now)
+
+    def _from_others(self, now: float) -> None:
+        core = self.core
+        while self._calls:
+            self._calls.popleft()()
+        while self._offers:
+            box, segments, done = self._offers.popleft()
+            core.owner.offer(box, segments)
+            tickets = self._tickets.get(box)
+            while tickets and tickets[0][0] <= done:
+                core.owner.committed(box, tickets.popleft()[1])
+        if self.counter:
+            assert self.counter is not None
+            core.finish(self.counter.take())
+        memory = self._memory
+        if memory is not None and (self._memory_pushed or memory.next_due() == 0.0):
+            self._memory_pushed = False
+            core.owner.offer(memory.id, memory.turn((), self._take_drawn(memory.id)))
+
+    def _take_drawn(self, box: int) -> dict[str, int]:
+        return self._drawn.pop(box, {})
+
+    # -- what the protocol wants done --------------------------------------------------------------------------------
+
+    def _perform(self, now: float) -> None:
+        core = self.core
+        while core.effects:
+            for effect in core.effects.take():
+                self._do(effect, now)
+            for ticket in core.effects.take_tickets():
+                drawn = self._take_drawn(ticket.box)
+                if self._memory is not None and ticket.box == self._memory.id:
+                    core.owner.offer(ticket.box, self._memory.turn(ticket.changes, drawn))
+                    core.owner.committed(ticket.box, ticket.number)
+                else:
+                    number = self._submit(ticket.box, ticket.changes, drawn)
+                    self._tickets.setdefault(ticket.box, deque()).append((number, ticket.number))
+            core.flush(now)
+        for box, drawn in list(self._drawn.items()):
+            if self._memory is not None and box == self._memory.id:
+                del self._drawn[box]
+                core.owner.offer(box, self._memory.turn((), drawn))
+            elif sum(drawn.values()) >= 1 << 20:
+                # Half of the read-ahead is gone: the store thread reads more. Below that it learns of it with the next change.
+                del self._drawn[box]
+                self._submit(box, (), drawn)
+
+    def _do(self, effect: Effect, now: float) -> None:
+        match effect:
+            case Send():
+                if effect.conn < 0:
+                    self._loop.append((effect.conn, effect.data))
+                else:
+                    self._outlets.send(effect.conn, effect.data)
+            case Dispatched():
+                box = self._boxes.get(effect.box)
+                drawn = self._drawn.setdefault(effect.box, {})
+                drawn[effect.segment.channel] = drawn.get(effect.segment.channel, 0) + effect.body_bytes
+                if box is not None:
+                    box.moved(effect.segment.seq, effect.first, effect.count, "sent")
+            case Returned():
+                box = self._boxes.get(effect.box)
+                if box is not None:
+                    box.returned(effect.epoch, effect.segment_first, effect.first, effect.count)
+            case Withdrawn():
+                for tell in self._withdrawals.pop((effect.box, effect.epoch, effect.number), ()):
+                    tell(effect.taken_back)
+            case Reopen():
+                log.warning("%s", effect.words)
+                self._reopen(effect.box, effect.floor_epoch)
+            case Ready():
+                if self._handlers is not None:
+                    self._handlers.ready(effect.channel)
+            case Close():
+                self._outlets.flush()
+                self._outlets.forget(effect.conn)
+                assert self._wire is not None
+                self._wire.drop(effect.conn)
+                self._lost_contact(effect.conn, effect.words, now)
+            case Prove():
+                assert self.directory is not None
+                if self.directory.is_dead(effect.instance, effect.boot, effect.device, effect.inode):
+                    self.core.buried(effect.instance, now)
+            case Asked():
+                self._asked(effect)
+            case Say():
+                self._say(effect)
+
+    def _lost_contact(self, conn: int, words: str, now: float) -> None:
+        contact = self._contacts.lost(conn, words, now)
+        if contact is not None and contact.source:
+            self._resolver.refresh(contact.source)
+
+    def _asked(self, effect: Asked) -> None:
+        def reply(body: bytes) -> None:
+            self.call(lambda: self.core.answer(effect.conn, effect.serial, body))
+
+        self._answer(effect.body, reply)
+
+    def _say(self, said: Say) -> None:
+        peer = self.core.peers.get(said.instance)
+        name = f"{peer.hello.name} (pid {peer.hello.pid})" if peer is not None else f"{said.instance:016x}"
+        if said.topic == "met" and peer is not None and peer.link is not None:
+            self._contacts.met(peer.link.conn, said.instance)
+        if said.topic in ("state", "lost", "dead", "left", "gone"):
+            for call in self._peers_changed:
+                call()
+        self._notice(said, name)
+
+    # -- finding peers -----------------------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        if now < self._look_at:
+            return
+        assert self.directory is not None and self._wire is not None
+        served = self.core.worker.services
+        self._look_at = now + (LOOK_S if self._wanted or served else 1.0)
+        if self._handlers is not None:
+            self._handlers.watch(time.monotonic())
+        entries = self.directory.look()
+        if entries is not None:
+            self._contacts.look(entries)
+        for contact in self._contacts.due(self._wanted, served, self._is_linked, now):
+            try:
+                self._contacts.dialled(contact, self._wire.dial(contact.endpoint))
+            except ZerowaitError as error:
+                self._contacts.refused(contact, str(error), now)
+        self._tell_lonely(now)
+
+    def _is_linked(self, instance: int) -> bool:
+        peer = self.core.peers.get(instance)
+        return peer is not None and peer.link is not None
+
+    def _tell_lonely(self, now: float) -> None:
+        """A wait that nobody can end says so: after 10 s, then every minute."""
+        owner = self.core.owner
+        waiting = {channel for channel in owner.dispatch.channels() if not owner.workers(channel)}
+        for channel in waiting:
+            since, told = self._lonely.setdefault(channel, (now, now - 50.0))
+            if now - since >= 10.0 and now - told >= 60.0:
+                self._lonely[channel] = since, now
+                self._notice(Say("lonely", "", 0, channel), ", ".join(sorted(owner.channels_served())))
+        for channel in [channel for channel in self._lonely if channel not in waiting]:
+            del self._lonely[channel]
+
+    # -- on the network thread, through `call` -------------------------------------------------------------------------
+
+    def own(self, box: Box) -> None:
+        """This process has opened that outbox."""
+        self._boxes[box.id] = box
+        self.core.own(box.id, box.epoch, box.name, durable=box.durable, noted=box.noted, now=clock())
+        if not box.durable:
+            self._memory = box
+        self._self_link()
+        self._announce()
+
+    def reopened(self, box: Box) -> None:
+        """It has a new epoch: every worker says anew what it holds of it."""
+        self.core.own(box.id, box.epoch, box.name, durable=box.durable, noted=(), now=clock())
+
+    def disown(self, box: int) -> None:
+        self._boxes.pop(box, None)
+        self.core.disown(box)
+        self._announce()
+
+    def serve(self, handlers: Handlers) -> None:
+        self._handlers = handlers
+        self.core.serve(handlers.services)
+        self._self_link()
+        self._announce()
+
+    def _self_link(self) -> None:
+        """What this process pushes to a channel that it serves itself goes by a link of its own, without a socket."""
+        if self._handlers is not None and self._boxes and OWNER_END not in self.core.links:
+            now = clock()
+            self.core.opened(OWNER_END, now, ours=True, side="owner")
+            self.core.opened(WORKER_END, now, ours=False, side="worker")
+
+    def drain(self) -> None:
+        """No more work: what has not begun is handed back."""
+        self.core.drain()
+        self._announce()
+
+    def is_drained(self) -> bool:
+        return self.core.is_drained()
+
+    def withdraw(self, box: int, epoch: int, number: int, tell: Callable[[bool | None], None]) -> None:
+        """Takes a message back if no worker has begun it; `tell` is told. None: it lay on disk, so its row says."""
+        self._withdrawals.setdefault((box, epoch, number), []).append(tell)
+        self.core.owner.withdraw(box, epoch, number)
+
+    def _is_draining(self) -> bool:
+        return self.core.worker.draining
+
+    def is_settled(self) -> bool:
+        """Whether waiting any longer is of no use for what this process sends (rules §11.2): nothing is in flight, and no worker
+        takes more of what waits."""
+        owner = self.core.owner
+        if any(count for custody in owner.custody.values() for count in custody.in_flight.values()):
+            return False
+        waiting = owner.dispatch.channels()
+        return not any(owner.workers(channel) for channel in waiting)
+
+    def may_answer(self) -> bool:
+        return self._contacts.unanswered()
+
+    def peers(self) -> list[PeerView]:
+        now = clock()
+        views = []
+        for peer in self.core.peers:
+            if peer.instance == self.instance:
+                continue
+            link = peer.link
+            conn = link.conn if link is not None else 0
+            entry = self._contacts.entry(peer.instance)
+            in_flight = sum(
+                len(flight.left) for c in self.core.owner.custody.values() for flight in c.flights_of(peer.instance)
+            )
+            views.append(
+                PeerView(
+                    name=peer.hello.name,
+                    instance=peer.instance,
+                    pid=peer.hello.pid,
+                    is_local=self.core.peers.is_local(peer),
+                    address=self._contacts.address_of(conn) or (entry.endpoints[0] if entry is not None else ""),
+                    state="stuck" if peer.stuck_since is not None else peer.phase.value,
+                    serves=tuple(link.served) if link is not None else (),
+                    in_flight=in_flight,
+                    silent_for_s=round(now - peer.heard_at, 3),
+                )
+            )
+        return views
+
+    def workers(self, channel: str) -> list[str]:
+        """Who serves this channel now, by name."""
+        return [link.hello.name for link in self.core.owner.workers(channel) if link.hello is not None]
+
+    def when_peers_change(self, call: Callable[[], None]) -> None:
+        self._peers_changed.append(call)
+
+
+def _pid() -> int:
+    import os
+
+    return os.getpid()

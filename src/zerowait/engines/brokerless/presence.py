@@ -1,0 +1,110 @@
+"""Proof of life and death on one machine.
+
+Each process life (an *instance*) holds the lock of a file of its own, `instances/<16 hex>`. The kernel lets go of it at
+the process's end however that came, and not before: a stopped, swapped-out or stuck process keeps it. So whoever can
+take the lock of the very file that the instance named (same boot, device, inode, and its id inside) has proof that the
+instance is over. Anything else, a missing file above all, proves nothing.
+
+The file of the dead is kept for a while: everybody who had to do with it needs the proof, not only who comes first.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+
+from msgspec import json
+
+from zerowait.engines.brokerless.locks import OPEN_FLAGS, FileLock, answer, ask
+
+PROOF_KEPT_S = 600.0  # longer than any grace, so that the last to ask is answered too
+DEAD = b"\ndead "
+
+
+class Standing(Enum):
+    """What can be said of an instance, from this process, now."""
+
+    ALIVE = "its lock is held"
+    DEAD = "its lock can be taken: proof"
+    UNKNOWN = "no proof either way: other boot, or its file is missing or another"
+
+
+def boot_id() -> str:
+    """What tells this boot of the machine from any other; empty where the system does not say: no proof then."""
+    if sys.platform == "darwin":
+        # The time of boot moves when the clock is set: then nothing is proved until a restart, which is safe.
+        return _sysctl("kern.bootsessionuuid") or _sysctl("kern.boottime")
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def be_born(folder: Path, instance: int, name: str, boot: str) -> FileLock:
+    """Makes the lock file of this life, never to be seen unlocked. Raises StoreError, FileExistsError."""
+    about = {"name": name, "pid": os.getpid(), "boot": boot, "since": time.time_ns() // 1000}
+    return FileLock.born(folder / f"{instance:016x}", f"{instance:016x}\n".encode() + json.encode(about) + b"\n")
+
+
+def standing(folder: Path, here: str, instance: int, boot: str, device: int, inode: int) -> Standing:
+    """What can be said of the instance that named this boot, device and inode. here: this machine's boot id."""
+    if not here or boot != here:
+        return Standing.UNKNOWN
+    return _examine(f"{folder}/{instance:016x}", instance, (device, inode))[0]
+
+
+def tidy(folder: Path, instance: int) -> bool:
+    """Removes the file of an instance proved dead long enough ago. True: it is gone."""
+    path = f"{folder}/{instance:016x}"
+    found, dead_s = _examine(path, instance, None)
+    if found is Standing.DEAD and dead_s > PROOF_KEPT_S:
+        # An id is never used again: the path cannot have come to mean another life since.
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        return True
+    return False
+
+
+def _examine(path: str, instance: int, named: tuple[int, int] | None) -> tuple[Standing, float]:
+    """The standing, and for how many seconds it has been known to be dead."""
+    try:
+        descriptor = os.open(path, OPEN_FLAGS | os.O_APPEND)
+    except OSError:
+        return Standing.UNKNOWN, 0.0
+    asking = False
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or named not in (None, (status.st_dev, status.st_ino)):
+            return Standing.UNKNOWN, 0.0
+        asking = ask(descriptor)
+        if not asking:
+            return Standing.ALIVE, 0.0
+        content = os.pread(descriptor, 4_096, 0)
+        if content[:17] != b"%016x\n" % instance:
+            return Standing.UNKNOWN, 0.0
+        if DEAD in content:
+            return Standing.DEAD, time.time() - status.st_mtime
+        # Two at once may both write this: it says the same twice.
+        with suppress(OSError):
+            os.write(descriptor, DEAD + time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()).encode())
+        return Standing.DEAD, 0.0
+    except OSError:
+        return Standing.UNKNOWN, 0.0
+    finally:
+        if asking:
+            answer(descriptor)
+        os.close(descriptor)
+
+
+def _sysctl(name: str) -> str:
+    try:
+        done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=2, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,43 @@
+"""What the wire tells the node. A connection is a running number: never reused, and over for good once it is Lost."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+Conn = int
+
+
+class Opened(Struct, frozen=True, gc=False):
+    """A connection that we dialled has shaken hands: ours is the first frame."""
+
+    conn: Conn
+    endpoint: str
+
+
+class Heard(Struct, frozen=True, gc=False):
+    """A frame came. first: it is the first of a connection that dialled us, which has just got its number."""
+
+    conn: Conn
+    frame: bytes | memoryview
+    first: bool = False
+
+
+class Lost(Struct, frozen=True, gc=False):
+    """A connection is over: disconnected, refused, no handshake, no answer. All that came by it was given before."""
+
+    conn: Conn
+    reason: str
+
+
+class PlainHeard(Struct, frozen=True, gc=False):
+    """A message from a bare ZeroMQ peer, in the parts it came in.
+
+    complete: False, it had more than is kept, for which an empty last part stands: it never looks like a single frame.
+    """
+
+    plain: int
+    parts: list[bytes]
+    complete: bool = True
+
+
+Event = Opened | Heard | Lost | PlainHeard
