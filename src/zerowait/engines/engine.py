@@ -1,0 +1,79 @@
+"""The seam between what carries messages and what runs handlers. Neither side knows more of the other than this.
+
+An engine admits deliveries at its **desk**; the runners take **jobs** from there, pieces of a delivery, and say how
+each piece ended. Whole batches cross: nothing here is called once per message unless one ends otherwise than well.
+
+    network thread                                   handlers' loop and threads
+    admit a delivery at the desk
+    handlers.ready(channel)  ──── one wake-up ────▶  an idle runner
+                                                     job = desk.start(channel, most)
+                                                     … runs delivery.values[job.start : job.stop] …
+    outcomes leave           ◀────────────────────   desk.finish(job, start, stop, outcome)
+
+Every message of a job gets exactly one `finish`, in pieces of any size and order, from any thread, or none at all if it
+was still running when its process had to leave: its owner then gives it to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from zerowait.message import Delivery, Outcome, Service
+
+
+class Job(Struct, gc=False, frozen=True):
+    """Run `delivery.values[start:stop]`: indexes into the delivery, not message numbers."""
+
+    delivery: Delivery
+    start: int
+    stop: int
+
+
+class Desk(Protocol):
+    """What the engine gives to the runners. Any thread; nothing here waits."""
+
+    def start(self, channel: str, most: int) -> Job | None:
+        """Takes up to `most` (at least 1) messages that may be started now, all of one delivery.
+
+        One atomic pop that includes the test of permission: what it gives counts as running from here on and is not
+        given to anybody else; what it does not give may still be taken back by its owner. None: nothing may be started.
+        """
+        ...
+
+    def finish(self, job: Job, start: int, stop: int, outcome: Outcome | None) -> None:
+        """How `delivery.values[start:stop]` ended; None: handled. Each index once.
+
+        job: as `start` gave it, or a part of one that was divided; start and stop lie within it.
+        Outcome(UNSTARTED) hands back what the job held and no handler was called for: its attempt is not counted.
+        Cheap: it appends, and wakes the network thread only if that sleeps.
+        """
+        ...
+
+
+class Handlers(Protocol):
+    """What the runners give to the engine."""
+
+    @property
+    def services(self) -> Sequence[Service]:
+        """What is served, as peers are told; known before anything runs, and unchanging."""
+        ...
+
+    def ready(self, channel: str) -> None:
+        """Something of the channel may be started that was not there before: a runner that idles is woken.
+
+        Any thread, cheap, to be called after the admission and without holding what `Desk.start` needs. However often
+        it is called in a burst, the loop is woken once, and not at all if no runner idles.
+        """
+        ...
+
+    def beat(self) -> float:
+        """The time (`time.monotonic`) at which the handlers' loop last turned, at most 0.3 s ago while it is well."""
+        ...
+
+    def watch(self, now: float) -> None:
+        """Looks whether the loop turns, and names in the log what blocks it. now: `time.monotonic`. To be called about four
+        times a second from a thread other than the loop's."""
+        ...

@@ -1,0 +1,164 @@
+"""From a value to a call of the handler: context, middleware, generators, and what goes on to the next stage.
+
+A handler that wants none of it is called as it is. What a handler sends is gathered in its Visit and becomes part of
+the run only once it has succeeded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from math import inf
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from zerowait.handlers.runs import Call, Run
+from zerowait.handlers.visits import Visit
+
+if TYPE_CHECKING:
+    from zerowait.handlers.crew import Crew
+    from zerowait.handlers.threads import ThreadCrew
+
+
+def is_bare(crew: Crew) -> bool:
+    """Whether the handler is called with its value and nothing else, for nothing."""
+    spec = crew.spec
+    return not (spec.to or spec.wants_ctx or spec.is_generator or crew.kit.middleware)
+
+
+def async_call(crew: Crew, run: Run) -> Call:
+    """What an async runner awaits for each value."""
+    spec, kit = crew.spec, crew.kit
+    fn: Callable[..., Any] = spec.fn
+    if is_bare(crew):
+        return fn
+    to = spec.to
+
+    async def call(value: Any) -> Any:
+        visit, context = _visit(crew, run)
+        try:
+            begin = partial(fn, value, context) if spec.wants_ctx else partial(fn, value)
+
+            async def handle() -> Any:
+                given = begin()
+                if inspect.isasyncgen(given):
+                    async for item in given:
+                        _pass_on(visit, to, item)
+                    return None
+                return await given
+
+            step: Callable[[], Any] = handle
+            for middleware in reversed(kit.middleware):
+                step = partial(middleware, context, step)
+            given = await step()
+            if to:
+                _pass_on(visit, to, given)
+                given = None
+        finally:
+            visit.over = True
+        if not run.cut:  # its timeout was over, though it did not heed that: it has failed, and sends nothing
+            run.outputs.extend(visit.outputs)
+        return given
+
+    return call
+
+
+def plain_call(crew: ThreadCrew, run: Run) -> Call:
+    """What a thread calls for each value. What it gives back may still have to be awaited."""
+    spec, kit = crew.spec, crew.kit
+    fn: Callable[..., Any] = spec.fn
+    if is_bare(crew):
+        return fn
+    to = spec.to
+
+    def call(value: Any) -> Any:
+        visit, context = _visit(crew, run)
+        try:
+            begin = partial(fn, value, context) if spec.wants_ctx else partial(fn, value)
+
+            def handle() -> Any:
+                given = begin()
+                if inspect.isawaitable(given):
+                    given = crew.wait_for(given)
+                if inspect.isgenerator(given):
+                    item: Any
+                    for item in given:
+                        _pass_on(visit, to, item)
+                    return None
+                return given
+
+            given = _through(crew, context, handle) if kit.middleware else handle()
+            if to:
+                _pass_on(visit, to, given)
+                given = None
+        finally:
+            visit.over = True
+        run.outputs.extend(visit.outputs)
+        return given
+
+    return call
+
+
+def _visit(crew: Crew, run: Run) -> tuple[Visit, Any]:
+    kit, spec, job = crew.kit, crew.spec, run.job
+    assert job is not None
+    deadline = inf if spec.timeout is None else time.monotonic() + spec.timeout
+    visit = Visit(job.delivery, run.position, kit.resources, kit.outputs, lambda: crew.leaving, deadline)
+    return visit, kit.make_context(visit) if spec.wants_ctx or kit.middleware else None
+
+
+def _pass_on(visit: Visit, to: tuple[Any, ...], value: Any) -> None:
+    if value is not None:
+        for target in to:
+            visit.push(target, value, {})
+
+
+def _through(crew: ThreadCrew, context: Any, handle: Callable[[], Any]) -> Any:
+    """Runs the middleware on the loop, where it was written for, and the handler itself here, on its thread.
+
+    The two sides take turns: the thread waits until the innermost `call()` asks for the handler, or all has ended.
+    """
+    wanted: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+    loop = crew.kit.loop
+
+    async def call() -> Any:
+        answer: asyncio.Future[Any] = loop.create_future()
+        variables = copy_context()  # what the middleware has set is seen by the handler
+
+        def handle_here() -> None:
+            given, error = None, None
+            try:
+                given = variables.run(handle)
+            except BaseException as raised:
+                error = raised
+            loop.call_soon_threadsafe(_settle, answer, given, error)
+
+        wanted.put(handle_here)
+        given, error = await answer
+        if error is not None:
+            raise error
+        return given
+
+    async def chain() -> Any:
+        step: Callable[[], Any] = call
+        for middleware in reversed(crew.kit.middleware):
+            step = partial(middleware, context, step)
+        return await step()
+
+    ended = crew.begin(chain())
+    ended.add_done_callback(lambda _: wanted.put(None))
+    while (handle_now := wanted.get()) is not None:
+        handle_now()
+    given, error = ended.result()
+    if error is not None:
+        raise error
+    return given
+
+
+def _settle(answer: asyncio.Future[Any], given: Any, error: BaseException | None) -> None:
+    if not answer.done():  # its waiter may have been cancelled
+        answer.set_result((given, error))

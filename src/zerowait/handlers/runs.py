@@ -1,0 +1,93 @@
+"""A job while it is worked on: where it stands, what is reported, and what of it may still be given away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from operator import length_hint
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from zerowait.engines.engine import Job
+from zerowait.handlers.outputs import Output
+from zerowait.message import Delivery
+
+
+class Running(Struct, frozen=True):
+    """A message that a handler works on: `delivery.number(index)` is its number; since: `time.monotonic`."""
+
+    channel: str
+    delivery: Delivery
+    index: int
+    since: float
+
+
+class Report(Protocol):
+    def __call__(self, job: Job, start: int, stop: int, outputs: list[Output]) -> None: ...
+
+
+class Mixed(list[Any]):
+    """Values of which some are an Undecodable, to be raised in its turn. A class of its own so that the ordinary loop
+    need not look at each value."""
+
+
+class Run:
+    """One for each runner, used for one job after another.
+
+    The hottest loop of a receiver is `for value in run.values: await call(value)`, and it keeps no books: a list's
+    iterator knows how far it is (`length_hint`), and `list(iterator)` takes away, in one step that no other thread
+    can divide, all that the loop has not begun. So whoever looks on can tell the message that runs, and can give away
+    the rest, while the loop itself pays nothing for it.
+
+        0 … mark … position … stop
+        reported   │         └ not begun
+           done, not yet reported, then the one that runs
+    """
+
+    __slots__ = ("_report", "began", "cut", "given_up", "is_mixed", "job", "mark", "outputs", "since", "stop", "values")
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.job: Job | None = None  # None: the runner idles
+        self.values: Iterator[Any] = iter(())
+        self.is_mixed = False  # some of the values are an Undecodable
+        self.stop = 0
+        self.mark = 0
+        self.since = 0.0  # when the job began
+        self.began: float | None = None  # when the message that runs began, once somebody wanted to know
+        self.outputs: list[Output] = []  # of the messages from mark to position
+        self.cut = False  # we have cancelled it, because it was overdue
+        self.given_up = False  # nothing about it is reported any more
+
+    def begin(self, job: Job, values: list[Any], now: float) -> None:
+        self.values = iter(values)
+        self.is_mixed = values.__class__ is Mixed
+        self.mark, self.stop = job.start, job.stop
+        self.since, self.began = now, None
+        self.cut = False
+        self.job = job
+
+    @property
+    def position(self) -> int:
+        """The index of the message that the loop took last: it runs, or has just ended; mark - 1 before the first."""
+        return self.stop - length_hint(self.values) - 1
+
+    def take_rest(self) -> tuple[int, int]:
+        """Takes away what has not begun, as (start, stop), perhaps empty. The loop ends after the message that runs."""
+        rest = len(list(self.values))
+        stop, self.stop = self.stop, self.stop - rest
+        return self.stop, stop
+
+    def settle(self, upto: int) -> None:
+        """All before `upto` that were not reported yet have succeeded: they are reported, with what they sent."""
+        mark, job = self.mark, self.job
+        if mark < upto and job is not None and not self.given_up:
+            self.mark = upto
+            outputs = self.outputs
+            if outputs:
+                self.outputs = []
+            self._report(job, mark, upto, outputs)
+
+
+# Calls the handler for one value. What it gives is awaited by an async runner, and looked at if it is not None.
+Call = Callable[[Any], Any]

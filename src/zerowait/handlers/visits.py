@@ -1,0 +1,81 @@
+"""What a handler may know of the message it works on, and do as part of its outcome: what a `Context` is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Any
+
+from zerowait.errors import UsageError
+from zerowait.handlers.outputs import Output, Outputs
+from zerowait.message import Delivery
+
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+class Visit:
+    """One run of a handler for one message. Made only for handlers that ask for it: it costs more than a small handler.
+
+    deadline: `time.monotonic` at which an `async def` handler is cancelled; inf: never.
+    leaving: whether the process drains, so that a long plain function may end by itself.
+    """
+
+    __slots__ = ("_outputs", "deadline", "delivery", "index", "leaving", "outputs", "over", "resources")
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        index: int,
+        resources: Any,
+        outputs: Outputs,
+        leaving: Callable[[], bool],
+        deadline: float = inf,
+    ) -> None:
+        self.delivery = delivery
+        self.index = index
+        self.resources = resources
+        self.deadline = deadline
+        self.leaving = leaving
+        self.outputs: list[Output] = []  # leave if the handler succeeds
+        self.over = False
+        self._outputs = outputs
+
+    @property
+    def number(self) -> int:
+        return self.delivery.number(self.index)
+
+    @property
+    def id(self) -> str:
+        """As the sender's receipt has it: outbox, epoch, number."""
+        return message_id(self.delivery, self.index)
+
+    @property
+    def attempt(self) -> int:
+        """Counts from 1."""
+        failures = self.delivery.failures
+        return 1 + (failures.get(self.number, 0) if failures else 0)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        headers = self.delivery.headers
+        return (headers.get(self.number) if headers else None) or {}
+
+    def push(self, to: object, value: object, options: Mapping[str, Any]) -> None:
+        """Part of the outcome: checked and encoded now, sent if the handler succeeds.
+
+        Raises the caller's mistakes, and UsageError once the handler has ended.
+        """
+        if self.over:
+            raise UsageError(
+                f"This context belongs to a run of {self.delivery.channel!r} that has ended: what it sends could no "
+                "longer be part of its outcome. Send with a client, or keep the handler running until all is pushed."
+            )
+        self.outputs.append(self._outputs.prepare(to, value, options))
+
+
+def message_id(delivery: Delivery, index: int) -> str:
+    epoch, digits = delivery.epoch, ""
+    while epoch:
+        epoch, digit = divmod(epoch, 36)
+        digits = DIGITS[digit] + digits
+    return f"{delivery.box:016x}-{digits or '0'}-{delivery.number(index)}"
