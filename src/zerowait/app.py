@@ -1,0 +1,284 @@
+"""An app: handlers, the resources they share, and the doors by which it is run. It holds no logic of running."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from inspect import currentframe
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypedDict, TypeVar, overload
+
+from zerowait.channels import PushChannel
+from zerowait.context import Context
+from zerowait.errors import UsageError
+from zerowait.handlers.registry import Registry, pull_spec
+from zerowait.names import check_process
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from types import TracebackType
+    from typing import Unpack
+
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    from zerowait.client import Client
+    from zerowait.retry import Retry
+    from zerowait.settings import Settings
+
+    R = TypeVarWithDefault("R", default=Any)
+else:
+    R = TypeVar("R")
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+X = TypeVar("X", bound=Awaitable[None] | None)
+F = TypeVar("F", bound=Callable[..., Any])
+P_in = TypeVar("P_in")
+P_out = TypeVar("P_out")
+P_r = TypeVar("P_r")
+
+Call: TypeAlias = Callable[[], Awaitable[Any]]
+
+
+class PullOptions(TypedDict, total=False):
+    """What may be said of a pull handler.
+
+    concurrency: how many of its messages run at once in a process; 32 for `async def`, `min(32, cores + 4)` for `def`.
+    timeout: seconds that one run of an `async def` may take; then it is cancelled, which counts as a failure.
+    retry: what becomes of a failure; `Retry()` unless said otherwise.
+    """
+
+    concurrency: int | None
+    timeout: float | None
+    retry: Retry | None
+
+
+class Pull(Protocol[P_in, P_r]):
+    """Decorates a handler that returns nothing, of the value and, if it wants it, of the context."""
+
+    @overload
+    def __call__(self, fn: Callable[[P_in], X], /) -> Callable[[P_in], X]: ...
+    @overload
+    def __call__(self, fn: Callable[[P_in, Context[P_r]], X], /) -> Callable[[P_in, Context[P_r]], X]: ...
+
+
+class Forward(Protocol[P_in, P_out, P_r]):
+    """Decorates a stage: what it returns goes on, None does not, a generator's items go on one by one."""
+
+    @overload
+    def __call__(self, fn: Callable[[P_in], Iterator[P_out]], /) -> Callable[[P_in], Iterator[P_out]]: ...
+    @overload
+    def __call__(self, fn: Callable[[P_in], AsyncIterator[P_out]], /) -> Callable[[P_in], AsyncIterator[P_out]]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[[P_in], Awaitable[P_out | None]], /
+    ) -> Callable[[P_in], Awaitable[P_out | None]]: ...
+    @overload
+    def __call__(self, fn: Callable[[P_in], P_out | None], /) -> Callable[[P_in], P_out | None]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[[P_in, Context[P_r]], Iterator[P_out]], /
+    ) -> Callable[[P_in, Context[P_r]], Iterator[P_out]]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[[P_in, Context[P_r]], AsyncIterator[P_out]], /
+    ) -> Callable[[P_in, Context[P_r]], AsyncIterator[P_out]]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[[P_in, Context[P_r]], Awaitable[P_out | None]], /
+    ) -> Callable[[P_in, Context[P_r]], Awaitable[P_out | None]]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[[P_in, Context[P_r]], P_out | None], /
+    ) -> Callable[[P_in, Context[P_r]], P_out | None]: ...
+
+
+class ForwardByName(Protocol[P_in, P_r]):
+    """Decorates a stage whose results go to channels given as strings, so that any result will do."""
+
+    @overload
+    def __call__(self, fn: Callable[[P_in], P_out], /) -> Callable[[P_in], P_out]: ...
+    @overload
+    def __call__(self, fn: Callable[[P_in, Context[P_r]], P_out], /) -> Callable[[P_in, Context[P_r]], P_out]: ...
+
+
+class App(Generic[R]):
+    """A service: `@app.pull` registers its handlers; `run`, `serve`, `with` and `async with` serve them.
+
+    name: lasting, `[A-Za-z0-9_-]{1,64}`; outbox files are found again under it. resources: called once a process,
+    before the first message; what its context manager gives is `ctx.resources`, and it is left after the last message.
+    settings: in place of `Settings.load()`, which is called when the app is first run, not before.
+
+    Making an app and registering handlers starts nothing. Raises UsageError for a name that is none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        resources: Callable[[], AbstractAsyncContextManager[R] | AbstractContextManager[R]] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.name = check_process(name, "an app")
+        if resources is not None and not callable(resources):
+            raise UsageError(
+                "resources= takes a function that gives a context manager, as one decorated with @asynccontextmanager "
+                f"does, without calling it: not {resources!r}."
+            )
+        self._resources = resources
+        self._settings = settings
+        self._registry = Registry(name)
+
+    @overload
+    def pull(self, channel: PushChannel[In], *, to: None = None, **options: Unpack[PullOptions]) -> Pull[In, R]: ...
+    @overload
+    def pull(
+        self,
+        channel: PushChannel[In],
+        *,
+        to: PushChannel[Out] | Sequence[PushChannel[Out]],
+        **options: Unpack[PullOptions],
+    ) -> Forward[In, Out, R]: ...
+    @overload
+    def pull(
+        self, channel: PushChannel[In], *, to: str | Sequence[str], **options: Unpack[PullOptions]
+    ) -> ForwardByName[In, R]: ...
+    @overload
+    def pull(
+        self,
+        channel: str,
+        *,
+        to: str | PushChannel[Any] | Sequence[str | PushChannel[Any]] | None = None,
+        **options: Unpack[PullOptions],
+    ) -> Callable[[F], F]: ...
+    def pull(self, channel: Any, *, to: Any = None, **options: Any) -> Any:
+        """Registers the handler of a push channel: of all workers that pull it, one handles each message.
+
+        The handler is `def` (run in threads) or `async def` (on the loop), of one value and, if it wants it, of
+        `ctx: Context`; it is given back unchanged. Its value's type is the channel's, else its annotation's. It returns
+        nothing, unless `to` says where its results go: a value is one message, None none, a generator's items are one
+        each, and a list is one message that is a list; several targets each get everything.
+
+        What it raises is a failure, retried by `retry` and then a dead letter. concurrency, timeout: see PullOptions.
+        Raises UsageError, when the module is imported, for whatever can be known to be wrong by then.
+        """
+        _refuse_unknown(options)
+        # Classes defined beside the handler, inside a function, are found only there.
+        here = currentframe()
+        names = here.f_back.f_locals if here is not None and here.f_back is not None else {}
+
+        def register(fn: F) -> F:
+            spec = pull_spec(fn, channel, to=to, names=names, **options)
+            self._registry.add(spec)
+            _remember_channel(fn, spec.channel)
+            return fn
+
+        return register
+
+    def middleware(
+        self, fn: Callable[[Context[R], Call], Awaitable[Any]]
+    ) -> Callable[[Context[R], Call], Awaitable[Any]]:
+        """Registers `async def m(ctx, call)`, run around each handler of this app: `return await call()` goes on.
+
+        The first registered is the outermost. What it raises counts as the handler's failure.
+        """
+        self._registry.add_layer(fn)
+        return fn
+
+    def include(self, other: App[Any]) -> None:
+        """Serves another app's handlers too, with its middleware, those it registers later included.
+
+        They get this app's resources. Raises UsageError if both serve a channel.
+        """
+        self._registry.include(other._registry)
+
+    @property
+    def client(self) -> Client:
+        """The app's own client, of its name, sharing its sockets and outbox; usable like any other, anywhere.
+
+        In a handler, what leaves only with success is `ctx.push`; this one's messages leave now.
+        """
+        from zerowait import serving
+
+        return serving.client_of(self)
+
+    def run(self) -> None:
+        """Serves until SIGTERM or SIGINT, then drains; a second signal leaves at once. For a program's main part."""
+        from zerowait import serving
+
+        serving.run(self)
+
+    async def serve(self) -> None:
+        """Serves on the running loop, whose signals are the caller's; cancelling it drains."""
+        from zerowait import serving
+
+        await serving.serve(self)
+
+    def __enter__(self) -> Client:
+        """Serves on a thread with a loop of its own while the block lasts; leaving drains."""
+        from zerowait import serving
+
+        return serving.enter(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        from zerowait import serving
+
+        serving.leave(self)
+
+    async def __aenter__(self) -> Client:
+        """Serves on the running loop while the block lasts; leaving drains."""
+        from zerowait import serving
+
+        return await serving.aenter(self)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        from zerowait import serving
+
+        await serving.aleave(self)
+
+    @asynccontextmanager
+    async def lifespan(self, asgi: object = None) -> AsyncGenerator[None, None]:
+        """For a web framework: `FastAPI(lifespan=app.lifespan)` serves while the web app lives."""
+        async with self:
+            yield
+
+    def __repr__(self) -> str:
+        count = len(self._registry)
+        plural = "" if count == 1 else "s"
+        state = "running" if vars(self).get("_serving") else "not running"
+        return f"<App {self.name}: {count} handler{plural}, {state}>"
+
+
+_PULL_OPTIONS = frozenset(PullOptions.__annotations__)
+
+_ELSEWHERE = {
+    "durable": "whether a message is stored is its sender's business: say it on the channel, or at the push",
+    "ttl": "how long a message may wait is its sender's business: say it on the channel, or at the push",
+    "attempts": "say retry=Retry(attempts=…)",
+    "timezone": "only @app.every has it",
+    "group": "only a subscription has a group; all who pull a channel share its messages",
+}
+
+
+def _refuse_unknown(options: dict[str, Any]) -> None:
+    for name in options.keys() - _PULL_OPTIONS:
+        if name in _ELSEWHERE:
+            raise UsageError(f"@app.pull takes no {name}=: {_ELSEWHERE[name]}.")
+        from zerowait.names import nearest
+
+        meant = nearest(name, ["to", *_PULL_OPTIONS])
+        raise UsageError(
+            f"@app.pull takes no {name}=."
+            + (f" Did you mean {meant}=?" if meant else " It takes to, concurrency, timeout, retry.")
+        )
+
+
+def _remember_channel(fn: Any, channel: str) -> None:
+    # So that `zw.push(parse, …)` can name the channel to push to.
+    try:
+        fn.__zerowait_channel__ = channel
+    except AttributeError:  # a builtin
+        pass

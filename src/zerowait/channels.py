@@ -1,0 +1,188 @@
+"""Channels: the names between two ends, each with a kind and types. They start nothing and can be shared by teams.
+
+Every push looks its channel up in a dictionary, so that a channel's hash and comparison must be C code: it is a msgspec
+struct of two fields, its name and its terms, where terms are equal to all terms. `PushChannel[RawMail]` is a class of
+its own, made once, so that kind and types are compared with the class. msgspec structs have no `__init__`; what
+`PushChannel[RawMail]("mail.parse", ttl=60)` calls is the metaclass, and that asks the kind for `make_terms`.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypedDict, TypeVar
+
+from msgspec import Struct, StructMeta
+
+from zerowait.contract import type_name
+from zerowait.errors import UsageError
+from zerowait.names import check_channel
+from zerowait.plain import Plain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from zerowait.codec import Codec
+
+In = TypeVar("In")
+
+
+class PushOptions(TypedDict, total=False):
+    """What may be said of one push, at the call. It wins over the settings, the channel and the defaults.
+
+    durable: stored on disk before it leaves. ttl: seconds; not begun so long after it was due, it expires. delay:
+    seconds until it is due; at: the moment, with its time zone (one of the two). key: messages of one key are handled
+    in their order. id: a second push of the same id, within the window, is a duplicate of the first. priority: among
+    the due messages of the channel. headers: for the handler, text, 8 KiB in all unless a setting says otherwise.
+    """
+
+    durable: bool | None
+    ttl: float | None
+    delay: float | None
+    at: datetime | None
+    key: str | None
+    id: str | None
+    priority: Literal["low", "normal", "high"]
+    headers: Mapping[str, str] | None
+
+
+class Terms(Struct, frozen=True, eq=False):
+    """What a contract says beside name, kind and types. Any two are equal, so that a channel is found without them."""
+
+    durable: bool | None = None
+    ttl: float | None = None
+    plain: Plain | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Terms)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class _ChannelMeta(StructMeta):
+    if not TYPE_CHECKING:  # checkers see __init__ of each kind
+
+        def __call__(cls, name, **terms):  # noqa: N805
+            if not cls.types:
+                raise UsageError(
+                    f"{cls.__name__} wants its type in brackets: {cls.__name__}[RawMail]({name!r}), "
+                    "or [str], or [dict[str, int]], or [Created | Deleted]."
+                )
+            return super().__call__(check_channel(name), cls.make_terms(**terms))
+
+
+class Channel(Struct, frozen=True, cache_hash=True, metaclass=_ChannelMeta):
+    """What all kinds have in common. Never made itself.
+
+    name: dotted words. kind: "push" … types: what was given in the brackets. Immutable, hashable, picklable; equal to
+    another of the same name, kind and types.
+    """
+
+    kind: ClassVar[str]
+    types: ClassVar[tuple[Any, ...]] = ()
+    arity: ClassVar[int] = 1
+
+    name: str
+    terms: Terms
+
+    if not TYPE_CHECKING:  # checkers see Generic
+
+        def __class_getitem__(cls, types):
+            if cls.types:
+                raise UsageError(f"{cls.__name__} has its types already.")
+            return _typed(cls, types if isinstance(types, tuple) else (types,))
+
+    @classmethod
+    def codec(cls) -> Codec[Any]:
+        """Of the values that are sent to it. Made at first use; raises UsageError if no message can be of that type."""
+        found: Codec[Any] | None = cls.__dict__.get("_codec")
+        if found is None:
+            from zerowait.codec import Codec
+
+            found = Codec(cls.types[0])
+            type.__setattr__(cls, "_codec", found)
+        return found
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        cls = type(self)
+        return _remade, (cls.__mro__[1], cls.types, self.name, self.terms)
+
+
+class PushChannel(Channel, Generic[In], frozen=True):
+    """A channel for work: of those who `pull` it, one handles each message. `PushChannel[RawMail]("mail.parse")`.
+
+    durable: whether a push is stored on disk before it leaves (None: not said here; yes, unless a setting says no).
+    ttl: seconds; what has not begun so long after it was due expires (None: never). plain: a bare ZeroMQ socket in
+    place of zerowait's own links. A call's own option wins over these, and so do the settings for this channel.
+
+    Raises UsageError for a name that is none, for a missing type, and for values that make no sense.
+    """
+
+    kind: ClassVar[str] = "push"
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, name: str, *, durable: bool | None = None, ttl: float | None = None, plain: Plain | None = None
+        ) -> None: ...
+
+    @classmethod
+    def make_terms(cls, *, durable: Any = None, ttl: Any = None, plain: Any = None) -> Terms:
+        if durable is not None and not isinstance(durable, bool):
+            raise UsageError(f"durable is True, False or None (not said here), not {durable!r}.")
+        if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 0 < ttl < inf):
+            raise UsageError(f"ttl takes seconds as a number above 0, not {ttl!r}.")
+        if plain is not None and not isinstance(plain, Plain):
+            raise UsageError(f'plain takes a Plain("text", connect="tcp://…"), not {plain!r}.')
+        return Terms(durable=durable, ttl=None if ttl is None else float(ttl), plain=plain)
+
+    @property
+    def durable(self) -> bool | None:
+        """Whether a push is stored before it leaves; None: not said here."""
+        return self.terms.durable
+
+    @property
+    def ttl(self) -> float | None:
+        """Seconds after which what has not begun expires; None: never."""
+        return self.terms.ttl
+
+    @property
+    def plain(self) -> Plain | None:
+        """The bare ZeroMQ socket it is bound to, if it is."""
+        return self.terms.plain
+
+
+# One class for each set of types, for equality compares classes. Types are code, so that there are not many.
+_made: dict[object, type[Channel]] = {}
+
+
+def _typed(kind: type[Channel], types: tuple[Any, ...]) -> type[Channel]:
+    if len(types) != kind.arity:
+        some = "one type" if kind.arity == 1 else f"{kind.arity} types"
+        raise UsageError(f"{kind.__name__}[…] takes {some}, not {len(types)}.")
+    for each in types:
+        if isinstance(each, str):
+            raise UsageError(f"{kind.__name__}[{each!r}]: give the type itself, not its name in quotes.")
+    key: object = (kind, types)
+    try:
+        found = _made.get(key)
+    except TypeError:  # Annotated with something that cannot be hashed
+        key = (kind, repr(types))
+        found = _made.get(key)
+    if found is None:
+        name = f"{kind.__name__}[{', '.join(type_name(each) for each in types)}]"
+        namespace = {"types": types, "__module__": kind.__module__, "__qualname__": name, "__doc__": kind.__doc__}
+        meta: Any = type(kind)
+        # setdefault: of two threads that make the same, both get the first.
+        found = _made.setdefault(key, meta(name, (kind,), namespace, frozen=True))
+    return found
+
+
+def _remade(kind: Any, types: tuple[Any, ...], name: str, terms: Terms) -> Channel:
+    made: Any = _typed(kind, types)
+    remade: Channel = StructMeta.__call__(made, name, terms)
+    return remade

@@ -1,0 +1,145 @@
+"""`zerowait outbox`: the files in which messages wait, and delivering those that nobody looks after."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+from msgspec import to_builtins
+
+from zerowait.cli.output import (
+    FAILED,
+    OK,
+    PARTIAL,
+    UNAVAILABLE,
+    Failure,
+    age,
+    colours,
+    give_json,
+    give_table,
+    plural,
+    tell,
+    tell_silent,
+)
+from zerowait.cli.reach import Reach
+from zerowait.names import nearest
+from zerowait.snapshot import BoxStatus, Question
+
+LOOK_S = 0.05  # between looks at what is left to deliver
+TAKEN_OVER_S = 3.0  # in which a client has found and opened what its namesakes have left
+
+
+@click.group("outbox")
+def command() -> None:
+    """The files in which messages wait until they are settled."""
+
+
+@command.command("list")
+@click.option("--namespace", help="Whose outboxes on this machine; else the setting.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, one object a line.")
+def list_boxes(namespace: str | None, as_json: bool) -> int:
+    """List the outboxes on disk, who has them open, and what waits in them."""
+    reach = Reach.named(namespace)
+    found = reach.status()
+    boxes: list[tuple[int | None, BoxStatus]] = [
+        (each.pid, box) for each in found.statuses for box in each.boxes if box.path is not None
+    ]
+    boxes += [(None, box) for box in found.boxes]
+    for pid, box in boxes if as_json else ():
+        give_json(_facts(pid, box))
+    if not as_json and boxes:
+        give_table(
+            ["name", "process", "unsettled", "dead", "oldest", "file"],
+            [
+                [
+                    box.name,
+                    f"pid {pid}" if pid is not None else "none",
+                    f"{box.unsettled:,}",
+                    f"{sum(each.dead for each in box.channels):,}",
+                    age(min((each.oldest_at for each in box.channels if each.oldest_at is not None), default=None)),
+                    box.path or "",
+                ]
+                for pid, box in boxes
+            ],
+            right=("unsettled", "dead", "oldest"),
+        )
+    tell_silent(found.silent)
+    if not boxes and not found.silent:
+        tell(f"No outboxes in namespace {reach.namespace!r}.")
+    return OK if not found.silent else PARTIAL if boxes else UNAVAILABLE
+
+
+@command.command("deliver")
+@click.argument("name")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to go on while messages are left.",
+)
+@click.option("--namespace", help="Whose outboxes on this machine; else the setting.")
+def deliver(name: str, timeout: float, namespace: str | None) -> int:
+    """Deliver what the outboxes called NAME still hold, to whoever serves it now.
+
+    An outbox that a living process has open is that process's to deliver: it is only asked.
+    """
+    reach = Reach.named(namespace)
+    files = reach.files(name)
+    if not files:
+        names = sorted({file.name for file in reach.files()})
+        meant = nearest(name, names)
+        hint = f" Did you mean {meant}?" if meant else f" There are: {', '.join(names)}." if names else ""
+        raise Failure(f"There is no outbox called {name!r} in namespace {reach.namespace!r}.{hint}", FAILED)
+    code = _ask_owners(reach, name) if any(file.owned for file in files) else OK
+    if any(not file.owned for file in files):
+        code = max(code, _deliver(reach, name, timeout))
+    return code
+
+
+def _ask_owners(reach: Reach, name: str) -> int:
+    code = OK
+    for reply in reach.ask_all(Question("outbox.deliver", {"name": name}), living_only=True):
+        if not reply.answer.ok:
+            tell_silent({reply.who: reply.answer.error})
+            code = UNAVAILABLE
+        elif held := reply.value(int):
+            tell(f"{reply.who} has {plural(held, 'message')} of {name} and goes on delivering them.")
+    return code
+
+
+def _deliver(reach: Reach, name: str, timeout: float) -> int:
+    """Opens a client of that name, which takes over what its namesakes have left, until nothing is left to deliver."""
+    from zerowait import log
+    from zerowait.client import Client
+
+    ownerless = {file.id for file in reach.files(name) if not file.owned}
+    held = _held(reach, name)
+    tell(f"{plural(held, 'message')} of {name} to deliver …")
+    log.configure("warning", "text", coloured=colours(sys.stderr))
+    began = time.monotonic()
+    with Client(name, settings=reach.settings) as client:
+        while time.monotonic() < began + timeout:
+            boxes = client.status().boxes
+            missing = {file.id for file in reach.files(name) if file.id in ownerless} - {
+                int(box.id, 16) for box in boxes
+            }
+            # One that is missing for longer has been taken over by another process, which delivers it.
+            if not any(box.unsettled for box in boxes) and (not missing or time.monotonic() > began + TAKEN_OVER_S):
+                break
+            time.sleep(LOOK_S)
+        client.close(0).result()
+    left = _held(reach, name)
+    tell(f"{max(0, held - left):,} delivered, {left:,} left")
+    return OK if not left else PARTIAL if left < held else UNAVAILABLE
+
+
+def _held(reach: Reach, name: str) -> int:
+    """Messages in outboxes of that name that no process owns."""
+    return sum(box.unsettled for box in reach.status().boxes if box.name == name)
+
+
+def _facts(pid: int | None, box: BoxStatus) -> dict[str, object]:
+    return {"pid": pid, "unsettled": box.unsettled, **to_builtins(box)}

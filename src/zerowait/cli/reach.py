@@ -1,0 +1,191 @@
+"""How the command line reaches what it asks: living processes by their socket, outboxes that nobody owns by their file.
+
+Both take the same questions and give the same answers, so that a command need not know which it talks to. A file is
+opened under its lock, and only for as long as the answer takes: a process that wants to adopt it waits no longer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct, ValidationError, convert
+
+from zerowait.errors import ZerowaitError
+from zerowait.settings import Settings
+from zerowait.snapshot import Answer, BoxStatus, LetterStatus, Question, Status
+
+if TYPE_CHECKING:
+    from zerowait.engines.brokerless.directory import Directory, Entry, OutboxFile
+
+T = TypeVar("T")
+
+PATIENCE_S = 3.0  # a process whose network thread does not answer in this time is stuck, or has just ended
+AT_ONCE = 16
+PAGE = 500  # letters or ids in one question or answer: far below what one frame holds
+
+
+class Reply(Struct, frozen=True):
+    """One place's answer. who: the process or the file, for people."""
+
+    who: str
+    answer: Answer
+
+    def value(self, kind: type[T]) -> T | None:
+        """What it says, typed; nothing if it could not say it."""
+        if not self.answer.ok:
+            return None
+        try:
+            return convert(self.answer.value, kind)
+        except ValidationError:
+            return None  # another version of zerowait, whose records are different
+
+
+class Place(Struct, frozen=True):
+    """A living process, or an outbox that nobody owns. ask: raises ZerowaitError or OSError if there is no answer."""
+
+    who: str
+    ask: Callable[[Question], Answer]
+    living: bool = True
+
+    def reply(self, question: Question) -> Reply:
+        try:
+            return Reply(self.who, self.ask(question))
+        except (ZerowaitError, OSError) as error:
+            return Reply(self.who, Answer(False, error=str(error)))
+
+
+class Found(Struct):
+    """What was found everywhere; silent: who did not answer, and why."""
+
+    statuses: list[Status] = []
+    boxes: list[BoxStatus] = []  # that no process owns
+    letters: list[LetterStatus] = []
+    silent: dict[str, str] = {}
+
+
+class Reach:
+    """One namespace of this user on this machine."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.namespace = settings.namespace
+        self.home = settings.home_folder()
+        # Looking makes nothing: where there is no folder, nobody has been yet.
+        self._directory: Directory | None = None
+        self._living: list[Entry] = []
+        if (self.home / self.namespace).is_dir():
+            from zerowait.engines.brokerless.directory import Directory
+
+            self._directory = Directory(self.home, self.namespace)
+
+    @classmethod
+    def named(cls, namespace: str | None) -> Reach:
+        """The namespace that an option names, else that of the settings."""
+        return cls(Settings.load(flags={"namespace": namespace}))
+
+    def places(self) -> list[Place]:
+        """Whoever can be asked: the living, oldest first, then the outboxes that nobody owns."""
+        if self._directory is None:
+            return []
+        if (seen := self._directory.look()) is not None:
+            self._living = seen
+        living = [
+            Place(f"{entry.name} (pid {entry.pid})", partial(_ask_process, entry))
+            for entry in self._living
+            if entry.endpoints
+        ]
+        return living + [
+            Place(f"{file.path.name} (no process)", partial(self._ask_file, file), living=False)
+            for file in self._directory.outboxes()
+            if not file.owned
+        ]
+
+    def files(self, name: str | None = None) -> list[OutboxFile]:
+        """The outbox files, owned or not."""
+        return self._directory.outboxes(name) if self._directory is not None else []
+
+    def ask_all(self, question: Question, *, living_only: bool = False) -> list[Reply]:
+        """Everybody's answer to one question."""
+        places = [place for place in self.places() if place.living or not living_only]
+        return _at_once(lambda place: place.reply(question), places)
+
+    def status(self) -> Found:
+        """The living, and the ledgers of the outboxes that nobody owns."""
+        places = self.places()
+        found = Found()
+        for place, reply in zip(places, _at_once(lambda place: place.reply(Question("status")), places), strict=True):
+            if place.living and (status := reply.value(Status)) is not None:
+                found.statuses.append(status)
+            elif not place.living and reply.answer.ok and reply.answer.value is None:
+                continue  # somebody took it since we looked
+            elif not place.living and (box := reply.value(BoxStatus)) is not None:
+                found.boxes.append(box)
+            else:
+                found.silent[reply.who] = reply.answer.error or "it is of another version of zerowait"
+        return found
+
+    def letters(self, channel: str | None, limit: int | None) -> Found:
+        """Dead letters from everywhere, the oldest first, at most `limit`."""
+        found = Found()
+        for letters, silent in _at_once(lambda place: _letters(place, channel, limit), self.places()):
+            found.letters.extend(letters)
+            found.silent.update(silent)
+        found.letters.sort(key=lambda letter: letter.died_at or letter.accepted_at)
+        del found.letters[limit if limit is not None else len(found.letters) :]
+        return found
+
+    def _ask_file(self, file: OutboxFile, question: Question) -> Answer:
+        from zerowait.outbox.answering import answer
+        from zerowait.outbox.outbox import Outbox
+
+        assert self._directory is not None
+        lock = self._directory.lock_outbox(file.path)
+        if lock is None:
+            return Answer(True)
+        try:
+            box = Outbox.open(file.path, file.name, now_us=_now_us, lock=lock)
+        except BaseException:
+            lock.release()
+            raise
+        try:
+            return answer(box, question)
+        finally:
+            box.close()
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000
+
+
+def _ask_process(entry: Entry, question: Question) -> Answer:
+    from zerowait.engines.brokerless.asking import ask
+
+    return ask(entry.endpoints[0], question, PATIENCE_S)
+
+
+def _letters(place: Place, channel: str | None, limit: int | None) -> tuple[list[LetterStatus], dict[str, str]]:
+    """One place's dead letters, page by page; and its name with the reason if it fell silent."""
+    found: list[LetterStatus] = []
+    last: dict[str, str] = {}  # a process may have several outboxes, and each goes on behind its own last one
+    while True:
+        page = PAGE if limit is None else min(PAGE, limit)
+        args = {"channel": channel, "limit": page, "after": list(last.values())}
+        reply = place.reply(Question("dead.list", args))
+        if not reply.answer.ok:
+            return found, {reply.who: reply.answer.error}
+        more = reply.value(list[LetterStatus]) or []
+        found.extend(more)
+        last.update((letter.id.partition("-")[0], letter.id) for letter in more)
+        if len(more) < page or (limit is not None and len(found) >= limit):
+            return found, {}
+
+
+def _at_once(ask: Callable[[Place], T], places: Iterable[Place]) -> list[T]:
+    """Asks them together: one that does not answer keeps nobody waiting but itself."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(AT_ONCE, "zerowait-ask") as pool:
+        return list(pool.map(ask, places))

@@ -1,0 +1,100 @@
+"""`zerowait run`: serve an app until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+from msgspec.structs import replace
+
+from zerowait.cli.output import colours, styled, tell
+
+if TYPE_CHECKING:
+    from zerowait.app import App
+    from zerowait.serving import Started
+
+
+@click.command("run")
+@click.argument("target", metavar="MODULE:APP")
+@click.option("--namespace", help="Which processes to meet on this machine.")
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="ENDPOINT",
+    help="Where other machines reach it, as tcp://0.0.0.0:5511; may be repeated.",
+)
+@click.option("--drain", type=click.FloatRange(0), metavar="SECONDS", help="How long stopping waits for what runs.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged, from this level on."
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="How it is logged.")
+def command(
+    target: str,
+    namespace: str | None,
+    listen: tuple[str, ...],
+    drain: float | None,
+    log_level: str | None,
+    log_format: str | None,
+) -> int:
+    """Serve the handlers of an app: `printer:app` is `app` in printer.py of this folder.
+
+    Every option is a setting too, in zerowait.toml or in the environment (--drain is ZEROWAIT_DRAIN).
+    The first SIGTERM or Ctrl-C finishes what runs and gives back what was not begun; a second one leaves at once.
+
+    \b
+    zerowait run printer:app
+    zerowait run service.mail:app --listen tcp://0.0.0.0:5511 --log-format json
+    """
+    from zerowait import log, serving
+    from zerowait.cli.finding import find_app
+    from zerowait.settings import Settings
+
+    flags: dict[str, Any] = {
+        "namespace": namespace,
+        "listen": list(listen) or None,
+        "drain": drain,
+        "log_level": log_level,
+        "log_format": log_format,
+    }
+    settings = Settings.load(flags=flags)  # before anything of the user's is imported: a mistake is said at once
+    _tell_the_process(flags)
+    log.configure(settings.log_level, settings.log_format, coloured=colours(sys.stderr))
+    app = find_app(target)
+    if app._settings is not None:
+        app._settings = replace(app._settings, **{name: value for name, value in flags.items() if value is not None})
+    return serving.run(app, on_started=lambda started: _banner(target, app, started))
+
+
+def _tell_the_process(flags: dict[str, Any]) -> None:
+    """Makes flags the settings of the whole process: of the app, and of the clients in the modules it imports."""
+    for name, value in flags.items():
+        if value is not None:
+            os.environ[f"ZEROWAIT_{name.upper()}"] = ",".join(value) if name == "listen" else str(value)
+
+
+def _banner(target: str, app: App, started: Started) -> None:
+    """What was imported, which channels, which address, and how to stop: for the person who started it."""
+    file = getattr(sys.modules.get(target.partition(":")[0]), "__file__", None) or target
+    drain = app._settings.drain if app._settings is not None else 0.0
+    facts = [
+        ("app", f"{app.name} ({target} from {file})"),
+        *(("serves", line) for line in _served(started)),
+        *(("address", endpoint) for endpoint in started.endpoints),
+        ("namespace", started.namespace),
+        ("process", f"{started.pid}"),
+        ("stop", f"Ctrl-C or SIGTERM: finishes what runs, for at most {drain:g} s; a second one leaves at once"),
+    ]
+    lines, before = [styled(f"zerowait {started.version}", sys.stderr, bold=True)], ""
+    for name, fact in facts:
+        lines.append(f"  {name if name != before else '':<10} {fact}")
+        before = name
+    tell("\n".join(lines))
+
+
+def _served(started: Started) -> list[str]:
+    if not started.serves:
+        return ["nothing: this app has no handlers"]
+    width = max(len(each.channel) for each in started.serves)
+    return [f"{each.channel:<{width}}  {each.concurrency} at a time" for each in started.serves]

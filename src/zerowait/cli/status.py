@@ -1,0 +1,149 @@
+"""`zerowait status`: who is there, and what became of all messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from zerowait.cli.output import (
+    OK,
+    PARTIAL,
+    UNAVAILABLE,
+    age,
+    give,
+    give_json,
+    give_table,
+    plural,
+    tell,
+    tell_silent,
+)
+from zerowait.cli.reach import Found, Reach
+from zerowait.snapshot import BoxStatus
+
+NUMBERS = (
+    "accepted",
+    "handled",
+    "dead",
+    "expired",
+    "dropped",
+    "waiting",
+    "in flight",
+    "running",
+    "queued",
+    "pid",
+    "oldest",
+    "silent",
+)
+
+
+@click.command("status")
+@click.option("--namespace", help="Whose processes on this machine; else the setting.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+def command(namespace: str | None, as_json: bool) -> int:
+    """Show the processes of this namespace, their peers, and the ledger of each channel.
+
+    \b
+    accepted = handled + dead + expired + dropped + waiting + in flight
+    OLDEST is how long the oldest unsettled message has been there.
+    """
+    reach = Reach.named(namespace)
+    found = reach.status()
+    if as_json:
+        give_json(
+            {
+                "namespace": reach.namespace,
+                "home": str(reach.home),
+                "processes": found.statuses,
+                "outboxes_without_process": found.boxes,
+                "no_answer": found.silent,
+            }
+        )
+    elif found.statuses or found.boxes:
+        _show(found)
+    elif not found.silent:
+        tell(f"Nobody is there: no process and no message in namespace {reach.namespace!r} of {reach.home}.")
+    tell_silent(found.silent)
+    if found.silent:
+        return PARTIAL if found.statuses or found.boxes else UNAVAILABLE
+    return OK
+
+
+def _show(found: Found) -> None:
+    tables = [_process_table(found), _served_table(found), _ledger_table(found), _peer_table(found)]
+    for number, (headings, rows) in enumerate([table for table in tables if table[1]]):
+        if number:
+            give("")
+        give_table(headings, rows, right=NUMBERS)
+    waiting = [box for box in found.boxes if box.unsettled]
+    if waiting:
+        names = sorted({box.name for box in waiting})
+        tell(
+            f"\n{plural(sum(box.unsettled for box in waiting), 'message')} in outboxes without a process. The next "
+            f"process called {' or '.join(names)} delivers them, or any process here that reaches a worker for them, "
+            f"or now: zerowait outbox deliver {names[0]}"
+        )
+
+
+def _process_table(found: Found) -> tuple[list[str], list[list[str]]]:
+    headings = ["process", "pid", "state", "up for", "version", "peers"]
+    return headings, [
+        [each.name, str(each.pid), each.state, age(each.started_at), each.version, f"{len(each.peers)}"]
+        for each in found.statuses
+    ]
+
+
+def _served_table(found: Found) -> tuple[list[str], list[list[str]]]:
+    headings = ["serves", "by", "pid", "at a time", "running", "queued"]
+    return headings, [
+        [served.channel, each.name, str(each.pid), str(served.concurrency), f"{served.running:,}", f"{served.queued:,}"]
+        for each in found.statuses
+        for served in each.serves
+    ]
+
+
+def _ledger_table(found: Found) -> tuple[list[str], list[list[str]]]:
+    headings = [
+        "channel",
+        "pushed by",
+        "accepted",
+        "handled",
+        "dead",
+        "expired",
+        "dropped",
+        "waiting",
+        "in flight",
+        "oldest",
+    ]
+    rows: list[list[str]] = []
+    for whose, box in _boxes(found):
+        for ledger in box.channels:
+            counts = (ledger.accepted, ledger.handled, ledger.dead, ledger.expired, ledger.dropped)
+            now = (ledger.waiting, ledger.in_flight)
+            rows.append([ledger.channel, whose, *[f"{n:,}" for n in (*counts, *now)], age(ledger.oldest_at)])
+    return headings, sorted(rows)
+
+
+def _boxes(found: Found) -> Iterator[tuple[str, BoxStatus]]:
+    for each in found.statuses:
+        for box in each.boxes:
+            yield f"{box.name} (pid {each.pid}{'' if box.durable else ', in memory'})", box
+    for box in found.boxes:
+        yield f"{box.name} (no process)", box
+
+
+def _peer_table(found: Found) -> tuple[list[str], list[list[str]]]:
+    headings = ["process", "peer", "state", "in flight", "silent", "address", "serves"]
+    return headings, [
+        [
+            f"{each.name} (pid {each.pid})",
+            peer.name,
+            peer.state,
+            f"{peer.in_flight:,}",
+            f"{peer.silent_for_s:.1f} s",
+            peer.address,
+            ", ".join(peer.serves),
+        ]
+        for each in found.statuses
+        for peer in each.peers
+    ]

@@ -1,0 +1,215 @@
+"""The client: verbs that return at once. What they start lives in `opening`; no logic of delivery is here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from zerowait.errors import UsageError, ZerowaitError
+from zerowait.message import BODY_START
+from zerowait.names import check_process
+from zerowait.pending import Pending, Receipt
+from zerowait.settings import Settings
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self, Unpack
+
+    from zerowait.channels import PushChannel, PushOptions
+    from zerowait.opening import Opened
+    from zerowait.outbox.lane import Lane
+    from zerowait.results import Peers
+    from zerowait.snapshot import Status
+
+In = TypeVar("In")
+
+
+class Client:
+    """Sends. Usable from any thread and any event loop; it belongs to none.
+
+    name: lasting, `[A-Za-z0-9_-]{1,64}`. What a process of this name leaves undelivered is found and delivered by the next one. Several
+    processes may share it. settings: in place of those of the machine (`Settings.load()`, at first use). headers: called at each push;
+    what it gives goes along, under what the call itself says.
+
+    Making one starts nothing. The first verb opens it in the background and does not wait; `with` and `async with` wait for that, and at
+    their end for `close()`. Whatever was not closed is closed when the program ends. After a fork the child's first verb opens its own.
+    """
+
+    def __init__(
+        self, name: str, *, settings: Settings | None = None, headers: Callable[[], Mapping[str, str]] | None = None
+    ) -> None:
+        self.name = check_process(name, "a client")
+        self._settings = settings
+        self._headers = headers
+        self._lanes: dict[Any, Lane] = {}  # those of the short way; emptied by whatever ends it: closing, a fork
+        self._opened: Opened | None = None
+        self._inherited: list[Opened] = []  # in a forked child: the parent's
+        self._closed = False
+        self._lock = threading.RLock()
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    @overload
+    def push(self, to: PushChannel[In], value: In, **options: Unpack[PushOptions]) -> Receipt: ...
+    @overload
+    def push(self, to: str, value: object, **options: Unpack[PushOptions]) -> Receipt: ...
+    def push(self, to: Any, value: Any, **options: Any) -> Receipt:
+        """Accepts one message for one of the workers of the channel, and returns at once.
+
+        The receipt is done when the message is safe: on disk, or in memory with `durable=False`. From then on it is delivered, however
+        often this process, its workers or the connections between them break; at least once, and again only for the causes listed in the
+        documentation. Options: see `PushOptions`; seconds everywhere.
+
+        Raises QueueFull, EncodeError, TooLarge, StoreError, Closed; then nothing was taken. UsageError for a program that must be changed.
+        """
+        # The short way takes no lock and makes one small object; `zerowait.outbox.intake` tells why each line is as it is.
+        try:
+            lane = self._lanes[to]
+        except (KeyError, TypeError):
+            return self._push(to, value, options)
+        if options or value.__class__ is not lane.exact:
+            return self._push(to, value, options)
+        slot = lane.slot
+        try:
+            sheaf = slot.pop()
+        except IndexError:
+            return self._first(to, lane, value)
+        try:
+            buffer = sheaf.buffer
+            lane.encode_into(value, buffer, -1)  # type: ignore[misc]  # a lane with `exact` has it
+            ends = sheaf.ends
+            ends.append(size := len(buffer))
+            index = len(ends)
+            if size > sheaf.most_bytes or index >= sheaf.most_messages:
+                sheaf, slot, mine, index = lane.full(sheaf)
+                return Receipt(mine, index - 1)
+            return Receipt(sheaf, index - 1)
+        except BaseException as error:
+            del sheaf.buffer[sheaf.ends[-1] if sheaf.ends else BODY_START :]  # no call: nothing can interrupt it
+            if isinstance(error, ZerowaitError) or not isinstance(error, Exception):
+                raise
+            return self._push(to, value, options)  # the careful way: it says what is wrong, or can do it
+        finally:
+            slot.append(sheaf)
+
+    def _first(self, to: Any, lane: Lane, value: Any) -> Receipt:
+        try:
+            return Receipt(*lane.first(value))
+        except ZerowaitError:
+            raise
+        except Exception:
+            return self._push(to, value, {})
+
+    def _push(self, to: Any, value: Any, options: dict[str, Any]) -> Receipt:
+        """The way of everything that is not plain: options, other types, the first push to a channel."""
+        return self._open().accept(to, value, options)
+
+    def push_all(
+        self,
+        to: PushChannel[In] | str,
+        values: Iterable[In] | AsyncIterable[In],
+        *,
+        key: Callable[[In], str] | None = None,
+        durable: bool | None = None,
+        ttl: float | None = None,
+        priority: str = "normal",
+        progress: bool = False,
+    ) -> Pending[int]:
+        """Pushes all of an iterable, also an async one, and gives how many; done when all of them are safe.
+
+        A loader's verb: it takes from `values` only while somebody waits for it (`result()`, `await`), on that thread or loop, and holds
+        back while the outbox is full. What it has pushed when an error ends it stays pushed. progress: shows a bar (extra `rich`).
+        """
+        from zerowait.loading import Loading
+
+        if key is not None:
+            raise UsageError("key= orders messages, which this version cannot do yet: push them without.")
+        options = {"durable": durable, "ttl": ttl, "priority": priority}
+        kept = {name: value for name, value in options.items() if value is not None and value != "normal"}
+        return Loading(self._open().callbacks, self, to, values, kept, progress)
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def workers(self, of: PushChannel[Any] | str) -> Peers:
+        """Who serves this channel now. `at_least(n)` is the synchronised start: a Pending, done when so many are there."""
+        return self._open().workers(of)
+
+    def status(self) -> Status:
+        """The ledger of each channel, exact at this instant, and the peers. Reads only."""
+        return self._open().status()
+
+    def listen(self, kind: type[In], fn: Callable[[In], object]) -> Callable[[], None]:
+        """Calls `fn` with each notice of this kind (see `zerowait.notices`), on the callback thread. Gives what stops it."""
+        return self._open().listen(kind, fn)
+
+    # -- opening and closing -------------------------------------------------------------------------------------------
+
+    def _open(self) -> Opened:
+        opened = self._opened
+        if opened is not None and opened.is_ours():
+            return opened
+        with self._lock:
+            if self._opened is None or not self._opened.is_ours():
+                if self._closed:
+                    from zerowait.errors import Closed
+
+                    raise Closed(name=self.name)
+                from zerowait.opening import open_client
+
+                self._lanes.clear()
+                self._opened = open_client(self, self._settings, self._lanes, self._headers)
+            return self._opened
+
+    def close(self, drain: float | None = None) -> Pending[int]:
+        """Accepts nothing more, and waits in the background while workers take what is left.
+
+        drain: seconds at most, None for the setting (5). The result is how many messages stay on disk; a log line says for which channels,
+        where, and who will deliver them. A verb on a closed client raises Closed; entering it opens it again.
+        """
+        with self._lock:
+            self._closed = True
+            self._lanes.clear()
+            if self._opened is None or not self._opened.is_ours():
+                from zerowait.opening import nothing_to_close
+
+                return nothing_to_close(self.name)
+            return self._opened.close(drain)
+
+    def __enter__(self) -> Self:
+        from zerowait.opening import refuse_blocking
+
+        refuse_blocking("async with")
+        with self._lock:
+            if self._closed and self._opened is not None:
+                self._opened.close(None).result()
+                self._opened = None
+            self._closed = False
+        self._open().started().result()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close().result()
+
+    async def __aenter__(self) -> Self:
+        if self._closed and self._opened is not None:
+            await self._opened.close(None)
+            self._opened = None
+        self._closed = False
+        await self._open().started()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        opened = self._opened
+        state = "closed" if self._closed else "not open" if opened is None else opened.in_short()
+        return f"<Client {self.name}: {state}>"
+
+    def __reduce__(self) -> Any:
+        raise UsageError(f"A client cannot be pickled: make one in the process that uses it, as Client({self.name!r}).")

@@ -1,0 +1,126 @@
+"""What a handler is given beside the value: the message's particulars, the app's resources, and the way out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from zerowait.channels import In, PushChannel
+from zerowait.errors import RetryLater
+
+if TYPE_CHECKING:
+    # Checkers bundle typing_extensions, so that the default needs no dependency. Without one, a bare `Context` would be
+    # refused by a strict checker.
+    from typing import Unpack
+
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    from zerowait.channels import PushOptions
+    from zerowait.client import Client
+    from zerowait.handlers.visits import Visit
+
+    R_co = TypeVarWithDefault("R_co", covariant=True, default=object)
+else:
+    R_co = TypeVar("R_co", covariant=True)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Context(Generic[R_co]):
+    """One run of a handler for one message; given to handlers that take `ctx`. Bare `Context` is `Context[object]`.
+
+    Made by zerowait. Everything may be read as long as one likes; `push` belongs to the run and ends with it.
+    """
+
+    __slots__ = ("_client", "_visit")
+
+    def __init__(self, visit: Visit, client: Callable[[], Client]) -> None:
+        self._visit = visit
+        self._client = client
+
+    @property
+    def resources(self) -> R_co:
+        """What the app's `resources` gave when they were opened; None if it has none."""
+        given: R_co = self._visit.resources
+        return given
+
+    @property
+    def client(self) -> Client:
+        """The app's client. What it sends leaves now, even if the handler fails; `push` of this context does not."""
+        return self._client()
+
+    @property
+    def id(self) -> str:
+        """The message's id, as in its sender's receipt."""
+        return self._visit.id
+
+    @property
+    def channel(self) -> str:
+        """The channel's name."""
+        return self._visit.delivery.channel
+
+    @property
+    def attempt(self) -> int:
+        """Which run of a handler for this message this is, from 1."""
+        return self._visit.attempt
+
+    @property
+    def sender(self) -> str:
+        """The name of the client or app that pushed it."""
+        return self._visit.delivery.sender
+
+    @property
+    def sent_at(self) -> datetime:
+        """When it was pushed, UTC, by the sender's clock."""
+        return _EPOCH + timedelta(microseconds=self._visit.delivery.accepted_at)
+
+    @property
+    def key(self) -> str | None:
+        """The key it was pushed with."""
+        key = self._visit.delivery.key
+        return None if key is None else key.decode()
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers it was pushed with; empty if there were none."""
+        return self._visit.headers
+
+    @property
+    def missed(self) -> int:
+        """Events lost directly before this one. Always 0 for what was pushed."""
+        return 0
+
+    @overload
+    def push(self, to: PushChannel[In], value: In, **options: Unpack[PushOptions]) -> None: ...
+    @overload
+    def push(self, to: str, value: object, **options: Unpack[PushOptions]) -> None: ...
+    def push(self, to: Any, value: Any, **options: Any) -> None:
+        """Sends as part of this run's outcome: once, when the handler has succeeded, and not at all if it fails.
+
+        Checked and encoded now; the options are those of `Client.push`. Gives nothing to wait for, since waiting here
+        for what leaves at the end could never end. A full outbox does not refuse it: what was begun may be finished.
+        Raises EncodeError and TooLarge, and UsageError once the handler has ended (use a client there).
+        """
+        self._visit.push(to, value, options)
+
+    def remaining(self) -> float:
+        """Seconds until the handler's deadline, at least 0; inf if it has none."""
+        return max(0.0, self._visit.deadline - time.monotonic())
+
+    def checkpoint(self) -> None:
+        """For plain functions, which nothing can stop: call it now and then in long work.
+
+        Raises TimeoutError past the deadline, and RetryLater if the process is leaving, so that the message goes to
+        another worker. Let them pass.
+        """
+        if self._visit.leaving():
+            raise RetryLater(0, "the worker is leaving")
+        if self.remaining() == 0.0:
+            raise TimeoutError("the handler's time is over")
+
+    def __repr__(self) -> str:
+        visit = self._visit
+        box, _, rest = visit.id.partition("-")
+        return f"<Context {self.channel} {box[:4]}-{rest}: attempt {visit.attempt}>"

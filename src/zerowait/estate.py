@@ -1,0 +1,366 @@
+"""All outboxes of a process: its own on disk, its own in memory, and those that it has taken over from processes that are no more.
+
+Intakes are there from the first verb on, before any file is open, so that a push never waits; what they hold goes into the outbox once
+that is open, and is failed if it cannot be.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerowait.engines.brokerless.shelf import OutboxFile, OutboxLock
+from zerowait.errors import StoreError, UsageError, ZerowaitError
+from zerowait.message import Change, Segment, Settle, Verdict
+from zerowait.outbox.intake import Intake, Limits
+from zerowait.outbox.keeper import Keeper
+from zerowait.outbox.ledger import Ledger
+from zerowait.outbox.outbox import Outbox
+from zerowait.outbox.sheaf import Sheaf
+from zerowait.pending import Promise
+
+if TYPE_CHECKING:
+    from zerowait.handlers.registry import HandlerSpec
+    from zerowait.opening import Opened
+    from zerowait.settings import Settings
+
+log = logging.getLogger("zerowait.outbox")
+
+ADOPT_S = 1.0  # how often the elected adopter looks for outboxes whose owner is gone
+MEMORY_WAIT = 5.0
+
+
+class Estate:
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self._lock = threading.RLock()
+        self._keeper: Keeper | None = None
+        self._memory_intake: Intake | None = None
+        self._disk_intake: Intake | None = None
+        self._memory: Outbox | None = None
+        self._disk: Outbox | None = None
+        self._adopted: dict[int, Outbox] = {}
+        self._by_id: dict[int, Outbox] = {}
+        self._ready = False  # the network thread listens
+        self._disk_asked = False
+        self._error: ZerowaitError | None = None
+        self._closed = False
+        self._leaving = threading.Event()
+
+    # -- intakes, any thread -------------------------------------------------------------------------------------------
+
+    def intake(self, durable: bool) -> Intake:
+        """The accepting side; it is there at once, whatever is open by now."""
+        with self._lock:
+            intake = self._disk_intake if durable else self._memory_intake
+            if intake is not None:
+                return intake
+            limits = self._opened.disk_limits if durable else self._opened.memory_limits
+            wake = self._wake_keeper if durable else self._opened.node.memory_pushed
+            intake = self.new_intake(durable=durable, limits=limits, wake=wake)
+            if durable:
+                self._disk_intake = intake
+            else:
+                self._memory_intake = intake
+            if self._error is not None:
+                self._refuse(intake, self._error)
+            elif self._closed:
+                intake.close(self._opened.name)
+            elif self._ready:
+                self._open_what_is_asked()
+            return intake
+
+    def new_intake(self, *, durable: bool, limits: Limits, wake: Callable[[], object]) -> Intake:
+        opened = self._opened
+        intake = Intake(limits, durable=durable, wake=wake, room=lambda: self._room(intake), now_us=opened.now_us)
+        intake.callbacks = opened.callbacks
+        intake.pid = opened.pid
+        intake.is_awaited = self._is_awaited if durable else self._is_network_busy
+        intake.withdraw = self._withdraw
+        return intake
+
+    def _room(self, intake: Intake) -> Promise[None]:
+        promise = self._opened.promise("write `await error.room`")
+        intake.on_room(lambda: promise.set(None))
+        return promise
+
+    def _is_network_busy(self) -> bool:
+        return self._opened.node.is_busy
+
+    def _is_awaited(self) -> bool:
+        keeper = self._keeper
+        return self._opened.node.is_busy or (keeper is not None and keeper.is_busy)
+
+    def _wake_keeper(self) -> None:
+        keeper = self._keeper
+        if keeper is not None:
+            keeper.wake()
+
+    def intakes(self) -> list[Intake]:
+        return [intake for intake in (self._memory_intake, self._disk_intake) if intake is not None]
+
+    # -- opening -------------------------------------------------------------------------------------------------------
+
+    def settle_in(self, done: Callable[[ZerowaitError | None], None]) -> None:
+        """On the network thread, once it listens: opens what has been asked for, and takes over what namesakes have left."""
+        with self._lock:
+            self._ready = True
+            future = self._open_what_is_asked()
+        directory = self._opened.node.directory
+        assert directory is not None
+        leftovers = [file for file in directory.outboxes(self._opened.name) if not file.owned]
+        if leftovers and future is None:
+            self._ask_for_disk()
+        self._start_adopting()
+        if future is None:
+            done(None)
+        else:
+            future.add_done_callback(lambda over: done(_error_of(over.exception())))
+
+    def _open_what_is_asked(self) -> Any:
+        if self._memory_intake is not None and self._memory is None:
+            self._opened.node.call(self._open_memory)
+        if self._disk_intake is not None and not self._disk_asked:
+            return self._ask_for_disk()
+        return None
+
+    def _open_memory(self) -> None:
+        if self._memory is None and self._memory_intake is not None:
+            opened = self._opened
+            self._memory = box = Outbox.open(None, opened.name, now_us=opened.now_us, intake=self._memory_intake)
+            self._by_id[box.id] = box
+            opened.node.own(box)
+            opened.node.memory_pushed()
+
+    def _ask_for_disk(self) -> Any:
+        self._disk_asked = True
+        if self._disk_intake is None:
+            self.intake(True)
+        if self._keeper is None:
+            self._keeper = Keeper(self._offer)
+        future = self._keeper.add(self._open_own)
+        future.add_done_callback(lambda over: self._own_is_open(over))
+        return future
+
+    def _open_own(self) -> Outbox:
+        """On the store thread: a file of this name that nobody has open, or a new one."""
+        directory, opened = self._opened.node.directory, self._opened
+        assert directory is not None and self._disk_intake is not None
+        for file in directory.outboxes(opened.name):
+            lock = None if file.owned else directory.lock_outbox(file.path)
+            if lock is not None:
+                return self._open_file(file.path, lock, self._disk_intake)
+        path, _, lock = directory.new_outbox(opened.name)
+        return self._open_file(path, lock, self._disk_intake)
+
+    def _open_file(self, path: Path, lock: OutboxLock, intake: Intake) -> Outbox:
+        try:
+            name = path.name.split(".")[0]
+            box = Outbox.open(path, name, now_us=self._opened.now_us, id=lock.id, intake=intake, lock=lock)
+        except BaseException:
+            lock.release()
+            raise
+        return box
+
+    def _own_is_open(self, over: Any) -> None:
+        error = over.exception()
+        if error is not None:
+            self.fail(_error_of(error) or ZerowaitError(str(error)))
+            return
+        with self._lock:
+            self._disk = box = over.result()
+            self._by_id[box.id] = box
+        self._opened.node.call(lambda: self._opened.node.own(box))
+
+    def fail(self, error: ZerowaitError) -> None:
+        """Nothing can be opened: whoever pushed is told, and whoever pushes from now on."""
+        log.error("%s: %s", self._opened.name, error)
+        with self._lock:
+            self._error = error
+            for intake in self.intakes():
+                self._refuse(intake, error)
+
+    def _refuse(self, intake: Intake, error: ZerowaitError) -> None:
+        broken = error if isinstance(error, StoreError) else StoreError(str(error))
+        intake.broken = broken
+        self._opened._lanes.clear()
+        for sheaf, piece in intake.take():
+            sheaf.failed(broken)
+            intake.stored([(sheaf, piece.count)])
+
+    def plain_entrance(self, spec: HandlerSpec, settings: Settings) -> Callable[[bytes], None]:
+        """Where what a bare sender sends is accepted: our own outbox, in memory unless the channel says otherwise."""
+        said = settings.channel(spec.channel).durable
+        if said is None:
+            said = getattr(spec.declared, "durable", None)
+        lane = self.intake(bool(said)).lane(spec.channel)
+
+        def accept(payload: bytes) -> None:
+            lane.append(payload)
+
+        return accept
+
+    # -- between the threads -------------------------------------------------------------------------------------------
+
+    def submit(self, box: int, changes: Sequence[Change], drawn: dict[str, int]) -> int:
+        keeper = self._keeper
+        assert keeper is not None, "changes of a durable outbox before there is one"
+        return keeper.submit(self._by_id[box], changes, drawn)
+
+    def _offer(self, box: Outbox, segments: list[Segment], done: int) -> None:
+        self._opened.node.offered(box.id, segments, done)
+
+    def reopen(self, box: int, floor_epoch: int) -> None:
+        """A worker knows a later opening of this outbox, whose file we hold: our epoch goes above that one."""
+        found, keeper = self._by_id.get(box), self._keeper
+        if found is None or keeper is None or not found.durable:
+            return
+        future = keeper.ask(lambda: found.raise_epoch(floor_epoch))
+        future.add_done_callback(lambda over: over.exception() or self._opened.node.call(lambda: self._opened.node.reopened(found)))
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def boxes(self) -> list[Outbox]:
+        with self._lock:
+            return list(self._by_id.values())
+
+    def box(self, id: int) -> Outbox | None:
+        return self._by_id.get(id)
+
+    def ledgers(self) -> list[Ledger]:
+        return [box.ledger for box in self.boxes()]
+
+    def folder(self) -> Path | None:
+        directory = self._opened.node.directory
+        return directory.root / "outbox" if directory is not None else None
+
+    def ask(self, box: Outbox, fn: Callable[[], Any]) -> Any:
+        """Runs `fn` on the thread that owns this outbox; a future."""
+        if box.durable:
+            assert self._keeper is not None
+            return self._keeper.ask(fn)
+        return self._opened.node.call(fn)
+
+    def is_stored(self) -> bool:
+        """Whether everything that was accepted has reached its outbox."""
+        return not any(intake.counts() for intake in self.intakes())
+
+    def is_settled(self) -> bool:
+        """Whether nothing is left to deliver."""
+        rows = [row for ledger in self.ledgers() for row in ledger.rows().values()]
+        return not any(row.waiting_and_in_flight for row in rows)
+
+    # -- taking back ---------------------------------------------------------------------------------------------------
+
+    def _withdraw(self, sheaf: Sheaf, index: int) -> Promise[bool]:
+        promise = self._opened.promise("write `await receipt.withdraw()`")
+
+        def stored() -> None:
+            if not sheaf.is_stored(index):
+                promise.set(False)
+                return
+            box, number = sheaf.lane.intake.box, sheaf.first + index
+
+            def tell(taken_back: bool | None) -> None:
+                promise.set(sheaf.state(index) == "withdrawn" if taken_back is None else taken_back)
+
+            self._opened.node.call(lambda: self._opened.node.withdraw(box, sheaf.epoch, number, tell))
+
+        sheaf.when_stored(index, stored)
+        return promise
+
+    # -- taking over ---------------------------------------------------------------------------------------------------
+
+    def _start_adopting(self) -> None:
+        threading.Thread(target=self._adopt, name=f"zerowait adopter {self._opened.name}", daemon=True).start()
+
+    def _adopt(self) -> None:
+        """Takes over what namesakes have left at once; what others have left if this process is the namespace's adopter and there are
+        workers for it (rules §11.1)."""
+        while not self._closed:
+            try:
+                self._adopt_once()
+            except ZerowaitError as error:
+                log.warning("an outbox that nobody has open was left alone: %s", error)
+            except Exception:
+                log.exception("looking for outboxes that nobody has open went wrong")
+            self._leaving.wait(ADOPT_S)
+
+    def _adopt_once(self) -> None:
+        directory, name = self._opened.node.directory, self._opened.name
+        if directory is None or (self._disk_asked and self._disk is None):
+            return
+        elected = None
+        for file in directory.outboxes():
+            if file.owned or self._closed:
+                continue
+            if file.name != name:
+                if elected is None:
+                    elected = self._opened.node.call(directory.try_elect).result(5.0)
+                if not elected:
+                    continue
+            self._take_over(file, always=file.name == name)
+
+    def _take_over(self, file: OutboxFile, *, always: bool) -> None:
+        directory = self._opened.node.directory
+        assert directory is not None
+        lock = directory.lock_outbox(file.path)
+        if lock is None:
+            return
+        try:
+            waiting = Outbox.peek(file.path)
+        except StoreError:
+            lock.release()
+            raise
+        for channel in waiting:
+            self._opened.node.want(channel)
+        served = any(self._opened.node.workers(channel) for channel in waiting)
+        if waiting and not always and not served:
+            lock.release()
+            return
+        self.adopt(file.path, lock)
+
+    def adopt(self, path: Path, lock: OutboxLock) -> Outbox:
+        """Opens a file whose owner is gone, under its lock, and delivers what is in it."""
+        if self._keeper is None:
+            self._keeper = Keeper(self._offer)
+        intake = self.new_intake(durable=True, limits=self._opened.disk_limits, wake=self._wake_keeper)
+        box: Outbox = self._keeper.add(lambda: self._open_file(path, lock, intake)).result(30.0)
+        with self._lock:
+            self._adopted[box.id] = self._by_id[box.id] = box
+        self._opened.node.call(lambda: self._opened.node.own(box)).result(5.0)
+        count = sum(row.waiting_and_in_flight for row in box.ledger.rows().values())
+        log.info("took over the outbox %s, whose owner is gone: %d messages to deliver", path.name, count)
+        return box
+
+    # -- closing -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> dict[tuple[str, bool], int]:
+        """Writes what is left to write and closes all files; gives what stays: (channel, durable) → messages."""
+        self._closed = True
+        self._leaving.set()
+        left: dict[tuple[str, bool], int] = {}
+        if self._keeper is not None:
+            self._keeper.stop()
+        for box in self.boxes():
+            for channel, row in box.ledger.rows().items():
+                if row.waiting_and_in_flight:
+                    name = (channel, box.durable)
+                    left[name] = left.get(name, 0) + row.waiting_and_in_flight
+        return left
+
+    def abandon(self) -> None:
+        """In a forked child: touches nothing, closes nothing."""
+        self._closed = True
+
+
+def _error_of(error: BaseException | None) -> ZerowaitError | None:
+    if error is None or isinstance(error, ZerowaitError):
+        return error
+    return StoreError(f"The outbox could not be opened: {error!r}")
+
+
+__all__ = ["Estate", "Settle", "UsageError", "Verdict"]

@@ -1,0 +1,294 @@
+"""Where the rooms come together: what one client or app has open in a process, begun and ended in a visible order.
+
+    open:   intakes (pushes are taken from here on) → network thread: directory, sockets, protocol → store thread: outbox file
+    close:  intakes refuse → what is in flight ends, at most `drain` → store thread: a last turn, files → network thread: goodbye
+
+Nothing here decides about messages.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from zerowait.engines.brokerless.node import Node, clock
+from zerowait.engines.brokerless.plainly import PlainPorts
+from zerowait.engines.brokerless.telling import Telling
+from zerowait.errors import Closed, StoreError, UsageError, ZerowaitError
+from zerowait.message import Change
+from zerowait.outbox.entrance import Entrance, Ready
+from zerowait.estate import Estate
+from zerowait.outbox.intake import Intake, Limits
+from zerowait.outbox.lane import Lane
+from zerowait.pending import Callbacks, Promise, Receipt, running_loop
+from zerowait.plain import Plain
+from zerowait.results import Peers
+from zerowait.settings import Settings
+
+if TYPE_CHECKING:
+    from zerowait.client import Client
+    from zerowait.snapshot import Status
+
+log = logging.getLogger("zerowait")
+
+
+class Opened:
+    """Everything that a client, or an app with its client, has open."""
+
+    def __init__(
+        self, name: str, settings: Settings, lanes: dict[Any, Lane], headers: Callable[[], Mapping[str, str]] | None
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.pid = os.getpid()
+        self.callbacks = Callbacks(name)
+        self.started_at = datetime.now(UTC)
+        # One reading of the wall clock for a life: its jumps neither expire nor delay anything (rules §8.1).
+        self._offset_us = int(time.time() * 1e6 - clock() * 1e6)
+        self._lanes = lanes
+        self._closing: Promise[int] | None = None
+        self._lock = threading.Lock()
+        self._error: ZerowaitError | None = None
+        self._started: Promise[None] = self.promise("write `async with`")
+        self.telling = Telling(name, self.callbacks)
+        self.plain = PlainPorts()
+        self.node = Node(
+            name,
+            settings,
+            submit=self._submit,
+            reopen=lambda box, floor: self.estate.reopen(box, floor),
+            answer=self._answer,
+            notice=self.telling.say,
+            wall_us=self.wall_us,
+            plainly=self.plain,
+        )
+        limits = partial(
+            Limits,
+            message_bytes=settings.message_bytes,
+            letters=settings.dead_letters,
+            letter_days=settings.dead_letter_days,
+            store_grace=settings.store_grace,
+        )
+        self.memory_limits = limits(messages=settings.memory_messages, nbytes=settings.memory_bytes)
+        self.disk_limits = limits(messages=settings.outbox_messages, nbytes=settings.outbox_bytes)
+        self.estate = Estate(self)
+        self.entrance = Entrance(
+            settings,
+            intake=self.estate.intake,
+            plain=self._plain_intake,
+            short=lanes,
+            want=self.node.want,
+            headers=headers,
+        )
+        self._plains: dict[str, Intake] = {}
+
+    # -- the parts -----------------------------------------------------------------------------------------------------
+
+    def wall_us(self, now: float) -> int:
+        return self._offset_us + int(now * 1e6)
+
+    def now_us(self) -> int:
+        return self.wall_us(clock())
+
+    def promise(self, line: str = "await it") -> Promise[Any]:
+        return Promise(self.callbacks, line)
+
+    def _submit(self, box: int, changes: Any, drawn: dict[str, int]) -> int:
+        return self.estate.submit(box, changes, drawn)
+
+    def _plain_intake(self, channel: str, plain: Plain) -> Intake:
+        intake = self._plains.get(channel)
+        if intake is None:
+            intake = self.estate.new_intake(durable=False, limits=self.memory_limits, wake=self.node.wake)
+            intake.is_plain = True
+            self._plains[channel] = intake
+            self.plain.push_to(channel, plain, intake)
+            self.node.wake()
+        return intake
+
+    # -- what a client asks ----------------------------------------------------------------------------------------------
+
+    def is_ours(self) -> bool:
+        """Whether this is the process that opened it, and not a child of it."""
+        return self.pid == os.getpid()
+
+    def accept(self, to: Any, value: Any, options: Mapping[str, Any]) -> Receipt:
+        return Receipt(*self.entrance.accept(to, value, options))
+
+    def prepare(self, to: object, value: object, options: Mapping[str, Any]) -> Ready:
+        return self.entrance.prepare(to, value, options)
+
+    def workers(self, of: Any) -> Peers:
+        name = of if isinstance(of, str) else of.name
+        self.node.want(name)
+        return Peers(self, "workers", name)
+
+    def peers(self, role: str, channel: str) -> list[str]:
+        return self.node.workers(channel)
+
+    def when_peers(self, role: str, channel: str, n: int) -> Promise[None]:
+        if n < 1:
+            raise UsageError(f"at_least(n) takes a number from 1 on, not {n!r}.")
+        promise = self.promise("write `await zw.workers(…).at_least(n)`")
+
+        def look() -> None:
+            if not promise.done() and len(self.node.workers(channel)) >= n:
+                promise.set(None)
+
+        self.node.when_peers_change(look)
+        look()
+        return promise
+
+    def status(self) -> Status:
+        from zerowait.observing import status_of
+
+        return status_of(self)
+
+    def listen(self, kind: type[Any], fn: Callable[[Any], object]) -> Callable[[], None]:
+        return self.telling.listen(kind, fn)
+
+    def in_short(self) -> str:
+        waiting = sum(row.waiting_and_in_flight for ledger in self.estate.ledgers() for row in ledger.rows().values())
+        peers = sum(1 for peer in self.node.peers() if peer.state == "up") if self._started.done() else 0
+        return f"{peers} peers, {waiting} waiting"
+
+    def _answer(self, body: bytes, reply: Callable[[bytes], None]) -> None:
+        from zerowait.observing import answer
+
+        answer(self, body, reply)
+
+    # -- opening -----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.node.start(self._has_started)
+        atexit.register(_at_exit, weakref.ref(self))
+
+    def _has_started(self, error: ZerowaitError | None) -> None:
+        """On the network thread: it listens, or it never will."""
+        if error is not None:
+            self._error = error
+            self.estate.fail(error)
+            log.error("%s could not be opened: %s", self.name, error)
+            self._started.fail(error)
+            return
+        self.estate.settle_in(self._has_boxes)
+
+    def _has_boxes(self, error: ZerowaitError | None) -> None:
+        if error is not None:
+            self._error = error
+            self._started.fail(error)
+        else:
+            self._started.set(None)
+
+    def started(self) -> Promise[None]:
+        return self._started
+
+    # -- closing -----------------------------------------------------------------------------------------------------------
+
+    def close(self, drain: float | None = None) -> Promise[int]:
+        with self._lock:
+            if self._closing is None:
+                self._closing = self.promise("write `await zw.close()`")
+                for intake in [*self.estate.intakes(), *self._plains.values()]:
+                    intake.close(self.name)
+                closer = threading.Thread(
+                    target=self._close, args=(self._closing, self.settings.drain if drain is None else drain),
+                    name=f"zerowait closing {self.name}", daemon=True,
+                )  # fmt: skip
+                closer.start()
+            return self._closing
+
+    def _close(self, promise: Promise[int], drain: float) -> None:
+        began = time.monotonic()
+        try:
+            if self._error is None:
+                self._wait_for_opening(began + max(drain, 1.0))
+                self._wait_for_workers(began, began + drain)
+            left = self.estate.close()
+            self.node.stop(final=not any(left.values()))
+            self.telling.left(left, self.estate.folder(), self.plain.left())
+            self.callbacks.stop()
+            atexit.unregister(_at_exit)
+            promise.set(sum(count for (_, durable), count in left.items() if durable))
+        except BaseException as error:
+            log.exception("closing %s went wrong", self.name)
+            promise.fail(error if isinstance(error, Exception) else ZerowaitError(str(error)))
+
+    def _wait_for_opening(self, until: float) -> None:
+        try:
+            self._started.result(max(0.0, until - time.monotonic()))
+        except (TimeoutError, ZerowaitError):
+            return
+
+    def _wait_for_workers(self, began: float, until: float) -> None:
+        """While something is in flight or workers take more; a second for addresses that have not answered (rules §11.2)."""
+        pause = 0.002
+        while time.monotonic() < until and self._error is None:
+            stored = self.estate.is_stored()
+            settled = self.node.call(self.node.is_settled).result(5.0)
+            nothing_left = self.estate.is_settled()
+            if stored and settled and (nothing_left or not self._may_answer(began)):
+                return
+            time.sleep(pause)  # not to synchronise: a slow look at what other threads do, until the deadline
+            pause = min(0.02, pause * 1.5)
+
+    def _may_answer(self, began: float) -> bool:
+        if time.monotonic() - began >= 1.0:
+            return False
+        return self.node.call(self.node.may_answer).result(5.0)
+
+
+def open_client(
+    client: Client, settings: Settings | None, lanes: dict[Any, Lane], headers: Callable[[], Mapping[str, str]] | None
+) -> Opened:
+    """The first verb of a client: everything begins in the background."""
+    opened = Opened(client.name, settings if settings is not None else Settings.load(), lanes, headers)
+    os.register_at_fork(after_in_child=partial(_forked, weakref.ref(client), lanes))
+    opened.start()
+    return opened
+
+
+def _forked(client: weakref.ref[Client], lanes: dict[Any, Lane]) -> None:
+    """In a child: the short way ends, so that its first verb opens its own. The parent's things stay referenced and untouched: were
+    they collected here, closing them would close the parent's."""
+    lanes.clear()
+    mine = client()
+    opened = mine._opened if mine is not None else None
+    if mine is not None and opened is not None:
+        mine._inherited.append(opened)
+        opened.estate.abandon()
+        if opened.node.directory is not None:
+            opened.node.directory.after_fork_in_child()
+
+
+def _at_exit(opened: weakref.ref[Opened]) -> None:
+    mine = opened()
+    if mine is not None and mine.is_ours():
+        try:
+            mine.close(None).result(mine.settings.drain + 5.0)
+        except (TimeoutError, ZerowaitError) as error:
+            print(f"zerowait: closing {mine.name} at exit: {error}", file=sys.stderr)
+
+
+def nothing_to_close(name: str) -> Promise[int]:
+    promise: Promise[int] = Promise(Callbacks(name), "await it")
+    promise.set(0)
+    return promise
+
+
+def refuse_blocking(instead: str) -> None:
+    """A plain `with` on a thread whose event loop runs would block it."""
+    if running_loop() is not None and not hasattr(__builtins__, "__IPYTHON__"):
+        raise UsageError(f"`with` would block the event loop that runs on this thread: write `{instead}`.")
+

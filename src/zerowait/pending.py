@@ -1,0 +1,414 @@
+"""What verbs return: objects that one may ask, wait for on a thread, or await in a loop. Nothing here waits by itself.
+
+A `Pending` belongs to no loop and no thread. What it knows it asks of something else (a receipt asks the sheaf its message lies in),
+so a push that nobody asks about pays for one small record and nothing more.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from msgspec import Struct, msgpack
+
+from zerowait.errors import Cancelled, Dead, Expired, OutcomeUnknown, UsageError
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from typing import Self
+
+    from zerowait.outbox.sheaf import Sheaf
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+
+class Pending(Struct, Generic[T_co], gc=False, eq=False):
+    """Something that will be there: `result()` waits for it on a thread, `await` in a loop, as often as one likes.
+
+    `done()` never waits. Cancelling the task that awaits it cancels nothing else.
+    """
+
+    def done(self) -> bool:
+        """Whether `result()` would return, or raise, at once."""
+        raise NotImplementedError
+
+    def _value(self) -> T_co:
+        """The result, once it is done. Raises what waiting for it raises."""
+        raise NotImplementedError
+
+    def _watch(self, call: Callable[[], object]) -> None:
+        """Calls back once when it is done, on whatever thread notices; at once if it is done."""
+        raise NotImplementedError
+
+    def _callbacks(self) -> Callbacks:
+        raise NotImplementedError
+
+    def _line(self) -> str:
+        """What to write in place of a wait that would block a loop."""
+        return "await it"
+
+    def result(self, timeout: float | None = None) -> T_co:
+        """Waits until it is done and gives it, or raises what became of it.
+
+        timeout: seconds, None for no end. TimeoutError ends the waiting and nothing else. UsageError on a thread whose event loop runs
+        (there: `await`), unless it is done already.
+        """
+        if not self.done():
+            self._refuse_on_a_loop()
+            over = threading.Event()
+            self._watch(over.set)
+            if not over.wait(timeout):
+                raise TimeoutError(f"not done within {timeout:g} s; nothing was cancelled: {self!r}")
+        return self._value()
+
+    def exception(self, timeout: float | None = None) -> Exception | None:
+        """As `result`, but gives the error in place of raising it; None if there is none."""
+        if not self.done():
+            try:
+                self.result(timeout)
+            except TimeoutError:
+                if not self.done():
+                    raise
+            except UsageError:
+                if not self.done():
+                    raise
+            except Exception as error:
+                return error
+        try:
+            self._value()
+        except Exception as error:
+            return error
+        return None
+
+    def cancelled(self) -> bool:
+        """Whether it was ended by your own `cancel()` or `withdraw()`."""
+        return self.done() and isinstance(self.exception(), Cancelled)
+
+    def add_done_callback(self, fn: Callable[[Self], object]) -> None:
+        """Calls `fn(self)` once it is done: in the loop this is called from, else on zerowait's callback thread."""
+        loop = running_loop()
+        callbacks = self._callbacks()
+        call = _Call(fn, self)
+        callbacks.remember(call)
+
+        def over() -> None:
+            if loop is None:
+                callbacks.call(call)
+            else:
+                try:
+                    loop.call_soon_threadsafe(call)
+                except RuntimeError:  # the loop is closed: nobody is there to be told
+                    call.fn = None
+
+        self._watch(over)
+
+    def remove_done_callback(self, fn: Callable[[Self], object]) -> int:
+        """Forgets every registration of `fn`; gives how many there were."""
+        return self._callbacks().forget(self, fn)
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        if not self.done():
+            import asyncio
+
+            loop = asyncio.get_running_loop()
+            over: asyncio.Future[None] = loop.create_future()
+
+            def tell() -> None:
+                if not over.done():
+                    over.set_result(None)
+
+            def notice() -> None:
+                try:
+                    loop.call_soon_threadsafe(tell)
+                except RuntimeError:
+                    return  # the loop is closed: nobody awaits any more
+
+            self._watch(notice)
+            yield from over
+        return self._value()
+
+    def _refuse_on_a_loop(self) -> None:
+        if running_loop() is not None and not hasattr(builtins, "__IPYTHON__"):
+            raise UsageError(f"This would block the event loop that runs on this thread: {self._line()} instead.")
+        if getattr(threading.current_thread(), "is_zerowait_callbacks", False):
+            raise UsageError("This would wait inside a done-callback, which keeps all other callbacks from running.")
+
+
+def running_loop() -> AbstractEventLoop | None:
+    """The event loop that runs on this thread. asyncio is not imported for the question."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return None
+    loop: AbstractEventLoop | None = asyncio._get_running_loop()
+    return loop
+
+
+class _Call:
+    """A registered callback: called at most once, and not after it was removed."""
+
+    __slots__ = ("fn", "of")
+
+    def __init__(self, fn: Callable[[Any], object], of: Any) -> None:
+        self.fn: Callable[[Any], object] | None = fn
+        self.of = of
+
+    def __call__(self) -> None:
+        fn, self.fn = self.fn, None
+        if fn is not None:
+            fn(self.of)
+
+
+class Callbacks:
+    """The thread on which callbacks from outside a loop run, one after another. It starts with the first of them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._queue: deque[Callable[[], object] | None] = deque()
+        self._there = threading.Semaphore(0)
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._known: list[_Call] = []
+
+    def remember(self, call: _Call) -> None:
+        with self._lock:
+            self._known = [known for known in self._known if known.fn is not None]
+            self._known.append(call)
+
+    def forget(self, of: object, fn: object) -> int:
+        found = 0
+        with self._lock:
+            for call in self._known:
+                if call.of is of and call.fn == fn:
+                    call.fn = None
+                    found += 1
+            self._known = [known for known in self._known if known.fn is not None]
+        return found
+
+    def call(self, fn: Callable[[], object]) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"zerowait callbacks {self._name}", daemon=True)
+                self._thread.is_zerowait_callbacks = True  # type: ignore[attr-defined]
+                self._thread.start()
+        self._queue.append(fn)
+        self._there.release()
+
+    def stop(self) -> None:
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.append(None)
+            self._there.release()
+            if thread is not threading.current_thread():
+                thread.join(1.0)
+
+    def _run(self) -> None:
+        while True:
+            self._there.acquire()
+            fn = self._queue.popleft()
+            if fn is None:
+                return
+            try:
+                fn()
+            except Exception:
+                import logging
+
+                logging.getLogger("zerowait").exception("a callback raised; the others run on")
+
+
+class Promise(Pending[T], Generic[T], gc=True, weakref=True):
+    """A pending whose result is set by whoever made it."""
+
+    callbacks: Callbacks
+    line: str = "await it"
+    lock: Any = None
+    is_over: bool = False
+    outcome: Any = None
+    error: Exception | None = None
+    watchers: list[Callable[[], object]] | None = None
+
+    def __post_init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def set(self, outcome: T) -> None:
+        self._end(outcome, None)
+
+    def fail(self, error: Exception) -> None:
+        self._end(None, error)
+
+    def _end(self, outcome: Any, error: Exception | None) -> None:
+        with self.lock:
+            if self.is_over:
+                return
+            self.outcome, self.error, self.is_over = outcome, error, True
+            watchers, self.watchers = self.watchers, None
+        for call in watchers or ():
+            call()
+
+    def done(self) -> bool:
+        return self.is_over
+
+    def _value(self) -> T:
+        if self.error is not None:
+            raise self.error
+        outcome: T = self.outcome
+        return outcome
+
+    def _watch(self, call: Callable[[], object]) -> None:
+        with self.lock:
+            if not self.is_over:
+                if self.watchers is None:
+                    self.watchers = []
+                self.watchers.append(call)
+                return
+        call()
+
+    def _callbacks(self) -> Callbacks:
+        return self.callbacks
+
+    def _line(self) -> str:
+        return self.line
+
+    def __repr__(self) -> str:
+        state = "waiting" if not self.is_over else f"{self.error!r}" if self.error else f"{self.outcome!r:.60}"
+        return f"<Pending: {state}>"
+
+
+State = Literal["accepted", "stored", "sent", "handled", "dead", "expired", "withdrawn"]
+
+
+class Receipt(Pending["Receipt"]):
+    """What `push` returns. Done when the message is *safe* (on disk; in memory if that was asked), never waiting for a worker.
+
+    It gives itself, so that `receipt = zw.push(…)` and `receipt = await zw.push(…)` both work. Awaiting it raises OutcomeUnknown if the
+    outbox file failed meanwhile and did not come back.
+    """
+
+    _sheaf: Any
+    _index: int
+
+    def done(self) -> bool:
+        sheaf: Sheaf = self._sheaf
+        return sheaf.is_stored(self._index) or sheaf.error is not None
+
+    def _value(self) -> Receipt:
+        error = self._sheaf.error
+        if error is not None and not self._sheaf.is_settled(self._index):
+            raise error
+        if error is not None and self._sheaf.state(self._index) == "unknown":
+            raise error
+        return self
+
+    def _watch(self, call: Callable[[], object]) -> None:
+        self._sheaf.when_stored(self._index, call)
+
+    def _callbacks(self) -> Callbacks:
+        callbacks: Callbacks = self._sheaf.lane.intake.callbacks
+        return callbacks
+
+    def _line(self) -> str:
+        return "write `await zw.push(…)`"
+
+    @property
+    def id(self) -> str:
+        """The message's id, `<outbox>-<epoch>-<number>`, once the receipt is done; "" before."""
+        sheaf: Sheaf = self._sheaf
+        if not sheaf.is_stored(self._index) or not sheaf.epoch:
+            return ""
+        box: int = sheaf.lane.intake.box
+        return f"{box:016x}-{base36(sheaf.epoch)}-{sheaf.first + self._index}"
+
+    @property
+    def channel(self) -> str:
+        """The channel's name."""
+        name: str = self._sheaf.channel
+        return name
+
+    @property
+    def duplicate(self) -> bool:
+        """Whether a push with the same `id=` had been accepted before. Known once the receipt is done."""
+        return False
+
+    @property
+    def state(self) -> State:
+        """Where the message is. A redelivered one goes back from sent to stored; in memory, accepted is stored."""
+        state: Any = self._sheaf.state(self._index)
+        return "accepted" if state == "unknown" else state
+
+    @property
+    def handled(self) -> Pending[None]:
+        """Done when a worker has handled it. Raises Dead, Expired, or Cancelled (after `withdraw`), whichever became of it."""
+        if self._sheaf.lane.intake.is_plain:
+            raise UsageError(f"{self.channel} goes to a bare ZeroMQ socket, which acknowledges nothing: nobody can know that.")
+        return Handled(self._sheaf, self._index)
+
+    def withdraw(self) -> Pending[bool]:
+        """Takes it back if no worker has begun it. True: it was taken back, and the ledger counts it as dropped."""
+        pending: Pending[bool] = self._sheaf.lane.intake.withdraw(self._sheaf, self._index)
+        return pending
+
+    def __repr__(self) -> str:
+        short = self.id
+        box, _, rest = short.partition("-")
+        name = f" {box[:4]}-{rest.rpartition('-')[2]}" if short else ""
+        return f"<Receipt {self.channel}{name}: {self.state}>"
+
+    def __reduce__(self) -> Any:
+        raise UsageError("A receipt belongs to the process that pushed; send its `id` instead.")
+
+
+class Handled(Pending[None]):
+    """The end of a push."""
+
+    _sheaf: Any
+    _index: int
+
+    def done(self) -> bool:
+        return bool(self._sheaf.is_settled(self._index))
+
+    def _value(self) -> None:
+        state = self._sheaf.state(self._index)
+        if state == "handled":
+            return
+        receipt = Receipt(self._sheaf, self._index)
+        if state == "dead":
+            note = self._sheaf.note(self._index)
+            said = msgpack.decode(note.text) if note is not None and note.text else {}
+            raise Dead(
+                reason=str(said.get("reason", "it is a dead letter")),
+                attempts=note.failures if note is not None else 0,
+                traceback=str(said.get("traceback", "")),
+                channel=receipt.channel,
+                id=receipt.id,
+            )
+        if state == "expired":
+            raise Expired(channel=receipt.channel, id=receipt.id)
+        if state == "withdrawn":
+            raise Cancelled("the message was withdrawn by its sender", channel=receipt.channel, id=receipt.id)
+        raise self._sheaf.error or OutcomeUnknown(channel=receipt.channel)
+
+    def _watch(self, call: Callable[[], object]) -> None:
+        self._sheaf.when_settled(self._index, call)
+
+    def _callbacks(self) -> Callbacks:
+        callbacks: Callbacks = self._sheaf.lane.intake.callbacks
+        return callbacks
+
+    def _line(self) -> str:
+        return "write `await receipt.handled`"
+
+    def __repr__(self) -> str:
+        return f"<handled of {Receipt(self._sheaf, self._index)!r}>"
+
+
+def base36(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits or "0"

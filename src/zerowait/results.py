@@ -1,0 +1,52 @@
+"""What verbs return beside receipts: seldom written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from zerowait.pending import Pending
+
+
+class Observer(Protocol):
+    """Who knows the peers: asked from any thread, never waits."""
+
+    def peers(self, role: str, channel: str) -> Sequence[str]:
+        """The names of the processes connected now in that role for the channel: "workers", "subscribers" …"""
+        ...
+
+    def when_peers(self, role: str, channel: str, n: int) -> Pending[None]:
+        """Done once there are at least n."""
+        ...
+
+
+class Peers:
+    """Those at the other end of a channel, as they are at each look: `len(peers)`, and their names by iteration."""
+
+    __slots__ = ("_channel", "_observer", "_role")
+
+    def __init__(self, observer: Observer, role: str, channel: str) -> None:
+        self._observer = observer
+        self._role = role
+        self._channel = channel
+
+    def __len__(self) -> int:
+        return len(self._observer.peers(self._role, self._channel))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._observer.peers(self._role, self._channel))
+
+    def __bool__(self) -> bool:
+        return len(self) > 0
+
+    def at_least(self, n: int) -> Pending[None]:
+        """Done once at least n are connected: the start of a run that wants them all, without sleeping.
+
+        Wait for it: `await zw.workers(PARSE).at_least(4)`, or `.result(timeout=10)`.
+        """
+        return self._observer.when_peers(self._role, self._channel, n)
+
+    def __repr__(self) -> str:
+        count = len(self)
+        return f"<Peers {self._channel}: {count} {self._role[:-1] if count == 1 else self._role}>"

@@ -1,0 +1,298 @@
+"""Running an app: its handlers on a loop, its client beside them, from the first message to the last acknowledgement.
+
+    start:  client opens → resources → runners → the channels are announced
+    stop:   channels withdrawn, what has not begun goes back → what runs ends, at most `drain` → outcomes confirmed → goodbye
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from zerowait.client import Client
+from zerowait.context import Context
+from zerowait.engines.brokerless.node import clock
+from zerowait.errors import UsageError, ZerowaitError
+from zerowait.handlers.outputs import Output
+from zerowait.handlers.stage import Stage
+from zerowait.message import Service
+from zerowait.outbox.entrance import Ready
+from zerowait.outbox.plaincodec import plain_decoder
+from zerowait.outbox.sheaf import Sheaf
+from zerowait.settings import Settings
+
+if TYPE_CHECKING:
+    from zerowait.app import App
+    from zerowait.opening import Opened
+
+log = logging.getLogger("zerowait")
+
+
+class Started(Struct, frozen=True):
+    """What runs, for a banner."""
+
+    version: str
+    pid: int
+    name: str
+    instance: int
+    namespace: str
+    endpoints: tuple[str, ...]
+    serves: tuple[Service, ...]
+
+
+class _Stored:
+    """Outputs on their way to safety: one message after another was taken, each in some sheaf."""
+
+    def __init__(self, taken: list[tuple[Sheaf, int]]) -> None:
+        self._taken = taken
+
+    def when_stored(self, callback: Callable[[BaseException | None], object]) -> None:
+        left = len(self._taken)
+        lock = threading.Lock()
+
+        def one() -> None:
+            nonlocal left
+            with lock:
+                left -= 1
+                over = left == 0
+            if over:
+                callback(next((sheaf.error for sheaf, _ in self._taken if sheaf.error is not None), None))
+
+        for sheaf, index in self._taken:
+            sheaf.when_stored(index, one)
+
+
+class _Outputs:
+    """The way out of a handler: through the app's own outbox."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+
+    def prepare(self, to: object, value: object, options: Mapping[str, Any]) -> Output:
+        return self._opened.prepare(to, value, options)
+
+    def send(self, outputs: list[Output]) -> _Stored | None:
+        last: dict[int, tuple[Sheaf, int]] = {}
+        for output in outputs:
+            assert isinstance(output, Ready)
+            sheaf, index = self._opened.entrance.release(output)
+            last[id(sheaf)] = sheaf, index  # the last of each is stored when all before it are
+        return _Stored(list(last.values()))
+
+
+class Serving:
+    """An app at work."""
+
+    def __init__(self, app: App[Any], settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+        self.client = client_of(app)
+        self._stage: Stage | None = None
+        self._opened: Opened | None = None
+
+    async def start(self) -> Started:
+        """Raises what opening raises; then nothing runs."""
+        client = self.client
+        await client.__aenter__()
+        self._opened = opened = client._open()
+        node = opened.node
+        assert node.counter is not None
+        app, settings = self.app, self.settings
+        specs = app._registry.handlers(settings)
+        self._stage = stage = Stage(
+            specs,
+            worker=app.name,
+            clock=clock,
+            make_context=lambda visit: Context(visit, lambda: client),
+            resources=app._resources,
+            middleware=app._registry.layers(),
+            traceback_bytes=settings.traceback_bytes,
+            prefetch=settings.prefetch,
+        )
+        try:
+            await stage.open(node.counter, _Outputs(opened))
+        except BaseException:
+            await client.close()
+            raise
+        for spec in specs:
+            plain = settings.channel(spec.channel).plain or getattr(spec.declared, "plain", None)
+            if plain is not None:
+                entrance = opened.estate.plain_entrance(spec, settings)
+                opened.plain.pull_from(spec.channel, plain, plain_decoder(plain, spec.codec), entrance)
+        await asyncio.wrap_future(node.call(lambda: node.serve(stage)))
+        from zerowait import __version__
+
+        return Started(
+            version=__version__, pid=os.getpid(), name=app.name, instance=node.instance, namespace=settings.namespace,
+            endpoints=tuple(node.endpoints), serves=tuple(stage.services),
+        )  # fmt: skip
+
+    async def stop(self) -> None:
+        """Drains: afterwards nothing of this app runs, and what was settled is known to its senders as far as they could be reached."""
+        opened, stage = self._opened, self._stage
+        if opened is None or stage is None:
+            return
+        node, until = opened.node, time.monotonic() + self.settings.drain
+        await asyncio.wrap_future(node.call(node.drain))
+        await stage.drain(self.settings.drain)
+        # What has ended is said at once; its senders' confirmations take a commit of theirs.
+        patience = max(until, time.monotonic() + 0.5)
+        while time.monotonic() < patience and not await asyncio.wrap_future(node.call(node.is_drained)):
+            await asyncio.sleep(0.005)
+        await stage.close()
+        await self.client.close(max(0.0, until - time.monotonic()))
+        self._stage = self._opened = None
+
+
+def client_of(app: App[Any]) -> Client:
+    """The app's own client; made at first use."""
+    client: Client | None = vars(app).get("_client")
+    if client is None:
+        client = vars(app).setdefault("_client", Client(app.name, settings=app._settings))
+    return client
+
+
+def _settings_of(app: App[Any]) -> Settings:
+    settings = app._settings if app._settings is not None else Settings.load()
+    app._settings = settings
+    client = client_of(app)
+    client._settings = settings
+    return settings
+
+
+def _new(app: App[Any]) -> Serving:
+    if vars(app).get("_serving") is not None:
+        raise UsageError(f"App {app.name!r} is running in this process already: run another App, or another process.")
+    serving = Serving(app, _settings_of(app))
+    vars(app)["_serving"] = serving
+    return serving
+
+
+def _forget(app: App[Any]) -> None:
+    vars(app)["_serving"] = None
+
+
+async def serve(app: App[Any]) -> None:
+    """Serves on the running loop until cancelled, then drains."""
+    serving = _new(app)
+    try:
+        await serving.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.shield(asyncio.ensure_future(serving.stop()))
+    finally:
+        _forget(app)
+
+
+async def aenter(app: App[Any]) -> Client:
+    serving = _new(app)
+    try:
+        await serving.start()
+    except BaseException:
+        _forget(app)
+        raise
+    return serving.client
+
+
+async def aleave(app: App[Any]) -> None:
+    serving: Serving | None = vars(app).get("_serving")
+    if serving is not None:
+        try:
+            await serving.stop()
+        finally:
+            _forget(app)
+
+
+class _LoopThread:
+    """A loop of its own for `with app:`."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name=f"zerowait handlers {name}", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+    def stop(self) -> None:
+        self.run(self.loop.shutdown_asyncgens())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(5.0)
+        self.loop.close()
+
+
+def enter(app: App[Any]) -> Client:
+    from zerowait.opening import refuse_blocking
+
+    refuse_blocking("async with")
+    thread = _LoopThread(app.name)
+    try:
+        client: Client = thread.run(aenter(app))
+    except BaseException:
+        thread.stop()
+        raise
+    vars(app)["_loop_thread"] = thread
+    return client
+
+
+def leave(app: App[Any]) -> None:
+    thread: _LoopThread | None = vars(app).pop("_loop_thread", None)
+    if thread is not None:
+        try:
+            thread.run(aleave(app))
+        finally:
+            thread.stop()
+
+
+def run(app: App[Any], on_started: Callable[[Started], None] | None = None) -> int:
+    """Serves until SIGTERM or SIGINT, then drains; gives the exit code: 0 after a whole drain. A second signal leaves at once."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_run(app, on_started))
+
+
+async def _run(app: App[Any], on_started: Callable[[Started], None] | None) -> int:
+    serving = _new(app)
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+    def signalled(number: int) -> None:
+        if told.is_set():
+            log.warning("%s: leaving at once; what runs here is given to others", signal.Signals(number).name)
+            os._exit(128 + number)
+        log.info("%s: finishing what runs, for at most %g s; once more to leave at once", signal.Signals(number).name, serving.settings.drain)
+        told.set()
+
+    is_main = threading.current_thread() is threading.main_thread()
+    for number in (signal.SIGTERM, signal.SIGINT) if is_main else ():
+        loop.add_signal_handler(number, signalled, number)
+    try:
+        started = await serving.start()
+        if on_started is not None:
+            on_started(started)
+        await told.wait()
+        await serving.stop()
+    finally:
+        _forget(app)
+        for number in (signal.SIGTERM, signal.SIGINT) if is_main else ():
+            loop.remove_signal_handler(number)
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+__all__ = ["Serving", "Started", "ZerowaitError", "aenter", "aleave", "client_of", "enter", "leave", "run", "serve"]

@@ -1,0 +1,302 @@
+"""`status`, `dead` and `outbox` against processes and outboxes that only answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.unit.cli.conftest import Zerowait
+from zerowait.cli.reach import Place, Reach
+from zerowait.errors import StoreError
+from zerowait.snapshot import (
+    Answer,
+    BoxStatus,
+    ChannelStatus,
+    LetterDetail,
+    PeerStatus,
+    Question,
+    ServedStatus,
+    Status,
+    moment,
+)
+
+NOW = datetime.now(UTC)
+
+
+def ledger(channel: str = "numbers", **counts: int) -> ChannelStatus:
+    return ChannelStatus(channel=channel, **counts, oldest_at=NOW - timedelta(minutes=5))
+
+
+def box(name: str = "counter", *channels: ChannelStatus) -> BoxStatus:
+    return BoxStatus(
+        id="00ff", name=name, path=f"/home/x/{name}.00ff.db", durable=True, channels=list(channels or [ledger()])
+    )
+
+
+def process(name: str = "printer", *boxes: BoxStatus) -> Status:
+    return Status(
+        name=name,
+        instance="0a0b",
+        pid=4711,
+        version="0.1.0",
+        started_at=NOW - timedelta(hours=3),
+        namespace="default",
+        state="running",
+        boxes=list(boxes),
+        peers=[PeerStatus(name="mail", instance="0c", pid=12, address="ipc:///x", state="up", serves=["mail.parse"])],
+        serves=[ServedStatus(channel="numbers", concurrency=32)],
+    )
+
+
+def letter(id: str, channel: str = "numbers", minutes: int = 1) -> LetterDetail:
+    return LetterDetail(
+        id=id,
+        channel=channel,
+        box="counter",
+        accepted_at=NOW - timedelta(hours=1),
+        died_at=NOW - timedelta(minutes=minutes),
+        attempts=10,
+        reason="division by zero",
+        rule="attempts=10",
+        worker="printer",
+        payload=msgspec.msgpack.encode({"n": 0, "raw": b"\xff"}),
+        type="ZeroDivisionError",
+        traceback='File "printer.py", line 7, in show',
+    )
+
+
+class Somebody:
+    """A process or an outbox: answers as the real ones do."""
+
+    def __init__(self, who: str, status: Status | BoxStatus | None = None, *letters: LetterDetail) -> None:
+        self.who, self.status = who, status
+        self.letters = {letter.id: letter for letter in letters}
+        self.asked: list[Question] = []
+
+    def ask(self, question: Question) -> Answer:
+        self.asked.append(question)
+        if self.status is None:
+            raise StoreError("no answer within 3 s")
+        return Answer(True, msgspec.to_builtins(self._value(question), builtin_types=(bytes,)))
+
+    def _value(self, question: Question) -> Any:
+        args = question.args
+        if question.verb == "status":
+            return self.status
+        if question.verb == "dead.list":
+            found = [each for each in self.letters.values() if args["channel"] in (None, each.channel)]
+            start = max([0, *(1 + at for at, each in enumerate(found) if each.id in args["after"])])
+            return found[start : start + args["limit"]]
+        if question.verb == "dead.show":
+            return self.letters.get(args["id"])
+        if question.verb in ("dead.retry", "dead.drop"):
+            return [id for id in args["ids"] if self.letters.pop(id, None) is not None]
+        return 3
+
+
+There = Callable[..., None]
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> There:
+    """Who is in the namespace: processes, and outboxes without one."""
+
+    def put(processes: list[Somebody] = [], files: list[Somebody] = []) -> None:  # noqa: B006
+        places = [Place(each.who, each.ask) for each in processes]
+        places += [Place(each.who, each.ask, living=False) for each in files]
+        monkeypatch.setattr(Reach, "places", lambda reach: places)
+
+    return put
+
+
+# ── status
+
+
+def test_nobody_there_is_said_and_nothing_is_made(zerowait: Zerowait, home: Path, namespace: str) -> None:
+    ran = zerowait("status")
+    assert (ran.code, ran.out) == (0, "")
+    assert namespace in ran.err
+    assert not list(home.iterdir())
+
+
+def test_status_shows_processes_ledgers_and_peers(zerowait: Zerowait, there: There) -> None:
+    there([Somebody("printer (pid 4711)", process("printer", box("printer", ledger(accepted=1_234, handled=1_230))))])
+    ran = zerowait("status")
+    assert ran.code == 0
+    assert "1,234" in ran.out
+    assert "printer (pid 4711)" in ran.out
+    assert "mail.parse" in ran.out
+    assert "5 min" in ran.out
+    assert ran.err == ""
+
+
+def test_messages_without_a_process_come_with_what_to_do(zerowait: Zerowait, there: There) -> None:
+    there([], [Somebody("counter", box("counter", ledger(accepted=3, waiting=3)))])
+    ran = zerowait("status")
+    assert ran.code == 0
+    assert "counter (no process)" in ran.out
+    assert "zerowait outbox deliver counter" in ran.err
+
+
+def test_a_silent_process_is_named_and_the_rest_is_shown(zerowait: Zerowait, there: There) -> None:
+    there([Somebody("printer (pid 4711)", process()), Somebody("stuck (pid 9)")])
+    ran = zerowait("status")
+    assert ran.code == 4
+    assert "stuck (pid 9): no answer within 3 s" in ran.err
+    assert "printer" in ran.out
+
+
+def test_only_silence_is_unavailable(zerowait: Zerowait, there: There) -> None:
+    there([Somebody("stuck (pid 9)")], [Somebody("counter.00ff.db")])
+    ran = zerowait("status")
+    assert ran.code == 3
+    assert "counter.00ff.db: no answer" in ran.err
+
+
+def test_status_as_json_is_one_object(zerowait: Zerowait, there: There, namespace: str) -> None:
+    there([Somebody("printer", process("printer", box()))], [Somebody("counter", box("counter", ledger(waiting=2)))])
+    told = json.loads(zerowait("status", "--json").out)
+    assert told["namespace"] == namespace
+    assert told["processes"][0]["boxes"][0]["channels"][0]["channel"] == "numbers"
+    assert told["outboxes_without_process"][0]["channels"][0]["waiting"] == 2
+    assert datetime.fromisoformat(told["processes"][0]["started_at"]) < datetime.now(UTC)
+
+
+def test_a_status_is_the_same_after_its_travel() -> None:
+    status = process("printer", box())
+    assert msgspec.convert(msgspec.msgpack.decode(msgspec.msgpack.encode(status)), Status) == status
+    assert msgspec.convert(status.as_dict(), Status) == status
+    assert moment(1_000_000) == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
+
+
+# ── dead
+
+
+def test_dead_letters_are_listed_from_everywhere_the_oldest_first(zerowait: Zerowait, there: There) -> None:
+    there(
+        [Somebody("a", process(), letter("a-1", minutes=1), letter("a-2", minutes=9))],
+        [Somebody("b", box(), letter("b-1", minutes=5))],
+    )
+    ran = zerowait("dead", "list")
+    assert ran.code == 0
+    assert [line.split()[0] for line in ran.out.splitlines()] == ["ID", "a-2", "b-1", "a-1"]
+    assert "division by zero" in ran.out
+
+
+def test_dead_letters_are_filtered_and_bounded(zerowait: Zerowait, there: There) -> None:
+    there([Somebody("a", process(), letter("a-1"), letter("a-2", "other"), letter("a-3"))])
+    lines = zerowait("dead", "list", "--channel", "numbers", "--limit", "1", "--json").out.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["a-1"]
+
+
+def test_no_dead_letters_is_no_failure(zerowait: Zerowait, there: There) -> None:
+    there([Somebody("a", process())])
+    ran = zerowait("dead", "list", "--channel", "numbers")
+    assert (ran.code, ran.out) == (0, "")
+    assert "No dead letters of numbers" in ran.err
+
+
+def test_a_dead_letter_is_shown_whole(zerowait: Zerowait, there: There) -> None:
+    there([Somebody("a", process())], [Somebody("b", box(), letter("b-1"))])
+    ran = zerowait("dead", "show", "b-1")
+    assert ran.code == 0
+    for part in ("ZeroDivisionError: division by zero", '"n": 0', "printer.py", "attempts  10"):
+        assert part in ran.out
+    told = json.loads(zerowait("dead", "show", "b-1", "--json").out)
+    assert told["payload"]["n"] == 0
+
+
+def test_a_letter_that_is_not_there_fails(zerowait: Zerowait, there: There) -> None:
+    there([Somebody("a", process())])
+    ran = zerowait("dead", "show", "x-1")
+    assert ran.code == 1
+    assert "no dead letter x-1" in ran.err
+
+
+def test_a_letter_that_nobody_could_be_asked_for_is_unavailable(zerowait: Zerowait, there: There) -> None:
+    there([Somebody("stuck (pid 9)")])
+    ran = zerowait("dead", "show", "x-1")
+    assert ran.code == 3
+    assert "stuck (pid 9)" in ran.err
+
+
+@pytest.mark.parametrize("verb", ["retry", "drop"])
+def test_bulk_obeys_the_filter_and_needs_a_yes(zerowait: Zerowait, there: There, verb: str) -> None:
+    place = Somebody("a", process(), letter("a-1"), letter("a-2", "other"), letter("a-3"))
+    there([place])
+    refused = zerowait("dead", verb, "--channel", "numbers")
+    assert refused.code == 2
+    assert "2 dead letters of numbers" in refused.err
+    assert set(place.letters) == {"a-1", "a-2", "a-3"}
+
+    done = zerowait("dead", verb, "--channel", "numbers", "--yes", "--json")
+    assert done.code == 0
+    assert [json.loads(line)["id"] for line in done.out.splitlines()] == ["a-1", "a-3"]
+    assert set(place.letters) == {"a-2"}
+
+
+def test_one_letter_is_retried_by_its_id_without_asking(zerowait: Zerowait, there: There) -> None:
+    place = Somebody("b", box(), letter("b-1"))
+    there([], [place])
+    ran = zerowait("dead", "retry", "b-1")
+    assert ran.code == 0
+    assert not place.letters
+
+
+def test_some_done_and_some_not_is_partial(zerowait: Zerowait, there: There) -> None:
+    there([Somebody("a", process(), letter("a-1"))])
+    ran = zerowait("dead", "retry", "a-1", "nonsense")
+    assert ran.code == 4
+    assert "nonsense" in ran.err
+    assert zerowait("dead", "retry", "nonsense").code == 1
+
+
+def test_which_letters_must_be_said_in_one_way(zerowait: Zerowait, there: There) -> None:
+    there([Somebody("a", process(), letter("a-1"))])
+    assert zerowait("dead", "retry").code == 2
+    assert zerowait("dead", "retry", "a-1", "--all").code == 2
+    assert zerowait("dead", "retry", "a-1", "--limit", "3").code == 2
+
+
+def test_many_letters_are_asked_for_in_bounded_questions(zerowait: Zerowait, there: There) -> None:
+    place = Somebody("a", process(), *[letter(f"a-{n}") for n in range(1_200)])
+    there([place])
+    assert zerowait("dead", "drop", "--all", "--yes").code == 0
+    assert [len(asked.args["ids"]) for asked in place.asked if asked.verb == "dead.drop"] == [500, 500, 200]
+
+
+# ── outbox
+
+
+def test_outboxes_are_listed_with_who_has_them_open(zerowait: Zerowait, there: There) -> None:
+    there(
+        [Somebody("a", process("printer", box("printer")))], [Somebody("b", box("counter", ledger(waiting=2, dead=1)))]
+    )
+    ran = zerowait("outbox", "list")
+    assert ran.code == 0
+    assert "pid 4711" in ran.out
+    assert "none" in ran.out
+    lines = [json.loads(line) for line in zerowait("outbox", "list", "--json").out.splitlines()]
+    assert [(line["name"], line["pid"], line["unsettled"]) for line in lines] == [
+        ("printer", 4711, 0),
+        ("counter", None, 2),
+    ]
+
+
+def test_an_outbox_that_does_not_exist_is_no_silent_success(zerowait: Zerowait) -> None:
+    ran = zerowait("outbox", "deliver", "nobody")
+    assert ran.code == 1
+    assert "no outbox called 'nobody'" in ran.err
+
+
+def test_an_outbox_taken_since_we_looked_is_passed_over(monkeypatch: pytest.MonkeyPatch, zerowait: Zerowait) -> None:
+    gone = Place("counter.00ff.db", lambda question: Answer(True), living=False)
+    monkeypatch.setattr(Reach, "places", lambda reach: [gone])
+    assert zerowait("status").code == 0
+    assert zerowait("dead", "list").code == 0

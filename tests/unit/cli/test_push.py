@@ -1,0 +1,199 @@
+"""`zerowait push` against a client that only writes down what it is given."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Self
+
+import pytest
+
+from tests.unit.cli.conftest import Zerowait
+from zerowait.errors import Dead, EncodeError, QueueFull, StoreError
+
+
+class Fates:
+    """What the next runs of the command meet: what becomes of each message, by number."""
+
+    def __init__(self) -> None:
+        self.pushed: list[tuple[str, Any, bool]] = []
+        self.refused: dict[int, Exception] = {}
+        self.ends: dict[int, Exception] = {}
+        self.stored = 0
+        self.name = ""
+        self.drain = -1.0
+        self.closed = 0
+
+
+class Done:
+    def __init__(self, value: Any = None, error: Exception | None = None) -> None:
+        self.value, self.error = value, error
+
+    def result(self, timeout: float | None = None) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+@pytest.fixture
+def fates(monkeypatch: pytest.MonkeyPatch) -> Fates:
+    fates = Fates()
+
+    class Client:
+        def __init__(self, name: str, *, settings: Any) -> None:
+            fates.name, fates.drain = name, settings.drain
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.close()
+
+        def push(self, channel: str, value: object, *, durable: bool) -> Any:
+            number = len(fates.pushed)
+            if (error := fates.refused.pop(number, None)) is not None:
+                raise error
+            fates.pushed.append((channel, value, durable))
+            end = fates.ends.get(number)
+            state = "handled" if end is None else "dead" if isinstance(end, Dead) else "stored"
+            return SimpleNamespace(
+                id=f"7f3a-{number}", channel=channel, state=state, result=lambda timeout: None, handled=Done(error=end)
+            )
+
+        def close(self) -> Done:
+            fates.closed += 1
+            return Done(fates.stored)
+
+    monkeypatch.setitem(sys.modules, "zerowait.client", SimpleNamespace(Client=Client))
+    return fates
+
+
+Stdin = Callable[[str], None]
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Stdin:
+    return lambda text: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+def full(*, room: Exception | None = None) -> QueueFull:
+    return QueueFull(limit_bytes=100, limit_messages=1, room=Done(error=room))  # type: ignore[arg-type]
+
+
+def test_a_message_is_json(zerowait: Zerowait, fates: Fates) -> None:
+    ran = zerowait("push", "mail.parse", '{"path": "a.eml", "n": [1, null]}')
+    assert ran.code == 0
+    assert fates.pushed == [("mail.parse", {"path": "a.eml", "n": [1, None]}, True)]
+    assert ran.out == ""
+    assert "1 message pushed to mail.parse" in ran.err
+    assert fates.closed
+
+
+def test_a_message_that_is_no_json_is_told_how_to_write_text(zerowait: Zerowait, fates: Fates) -> None:
+    ran = zerowait("push", "lines", "hello")
+    assert ran.code == 2
+    assert "'\"hello\"'" in ran.err
+    assert not fates.pushed
+
+
+def test_a_negative_number_is_a_message_and_a_mistyped_option_is_none(zerowait: Zerowait, fates: Fates) -> None:
+    assert zerowait("push", "numbers", "-1").code == 0
+    assert fates.pushed == [("numbers", -1, True)]
+    assert zerowait("push", "numbers", "1", "--cuont", "3").code == 2
+    assert zerowait("push", "numbers", "--cuont").code == 2
+    assert len(fates.pushed) == 1
+
+
+def test_each_line_of_stdin_is_a_message(zerowait: Zerowait, fates: Fates, stdin: Stdin) -> None:
+    stdin('1\n\n"two"\n{"n": 3}')
+    assert zerowait("push", "numbers").code == 0
+    assert [value for _, value, _ in fates.pushed] == [1, "two", {"n": 3}]
+
+
+def test_count_repeats_each_message(zerowait: Zerowait, fates: Fates, stdin: Stdin) -> None:
+    stdin("1\n2\n")
+    assert zerowait("push", "numbers", "-", "--count", "2").code == 0
+    assert [value for _, value, _ in fates.pushed] == [1, 1, 2, 2]
+
+
+def test_ids_are_one_json_object_a_line_with_their_line(zerowait: Zerowait, fates: Fates, stdin: Stdin) -> None:
+    stdin("1\n\n2\n")
+    lines = [json.loads(line) for line in zerowait("push", "numbers", "--json").out.splitlines()]
+    assert [(line["id"], line["line"], line["channel"]) for line in lines] == [
+        ("7f3a-0", 1, "numbers"),
+        ("7f3a-1", 3, "numbers"),
+    ]
+
+
+def test_a_bad_line_ends_it_and_says_what_was_accepted(zerowait: Zerowait, fates: Fates, stdin: Stdin) -> None:
+    stdin("1\n2\n{oops\n4\n")
+    ran = zerowait("push", "numbers")
+    assert ran.code == 4
+    assert "line 3: this is not JSON" in ran.err
+    assert "2 messages before it were accepted" in ran.err
+    assert len(fates.pushed) == 2
+    assert fates.closed
+
+
+def test_a_refused_first_line_is_a_plain_failure(zerowait: Zerowait, fates: Fates, stdin: Stdin) -> None:
+    stdin('"x"\n')
+    fates.refused[0] = EncodeError("expected an int", path="$")
+    ran = zerowait("push", "numbers")
+    assert ran.code == 1
+    assert "line 1: expected an int" in ran.err
+
+
+def test_a_full_outbox_is_waited_for(zerowait: Zerowait, fates: Fates, stdin: Stdin) -> None:
+    stdin("1\n2\n")
+    fates.refused[1] = full()
+    assert zerowait("push", "numbers").code == 0
+    assert len(fates.pushed) == 2
+
+
+def test_an_outbox_that_stays_full_is_said_with_the_line(zerowait: Zerowait, fates: Fates, stdin: Stdin) -> None:
+    stdin("1\n2\n")
+    fates.refused[1] = full(room=TimeoutError())
+    ran = zerowait("push", "numbers", "--timeout", "1")
+    assert ran.code == 4
+    assert "line 2: The outbox on disk is full" in ran.err
+
+
+def test_a_failing_store_is_unavailable(zerowait: Zerowait, fates: Fates) -> None:
+    fates.refused[0] = StoreError("the disk is full")
+    assert zerowait("push", "numbers", "1").code == 3
+
+
+def test_waiting_says_what_became_of_each(zerowait: Zerowait, fates: Fates, stdin: Stdin) -> None:
+    stdin("1\n2\n3\n")
+    fates.ends = {1: Dead(reason="division by zero", attempts=10), 2: TimeoutError()}
+    ran = zerowait("push", "numbers", "--wait", "--json")
+    assert ran.code == 4
+    assert "1 handled, 1 dead, 1 still waiting" in ran.err
+    assert "line 2:" in ran.err
+    states = [json.loads(line)["state"] for line in ran.out.splitlines()]
+    assert states == ["handled", "dead", "stored"]
+    assert fates.drain == 0, "who has waited need not wait again for leaving"
+
+
+def test_nothing_handled_is_a_failure(zerowait: Zerowait, fates: Fates) -> None:
+    fates.ends = {0: TimeoutError()}
+    assert zerowait("push", "numbers", "1", "--wait", "--timeout", "0.1").code == 1
+
+
+def test_what_stays_in_the_outbox_is_said_and_is_no_failure(zerowait: Zerowait, fates: Fates) -> None:
+    fates.stored = 1
+    ran = zerowait("push", "numbers", "1", "--name", "cron", "--drain", "0")
+    assert ran.code == 0
+    assert "1 message in the outbox waits for a worker" in ran.err
+    assert (fates.name, fates.drain) == ("cron", 0)
+
+
+def test_what_was_only_in_memory_and_not_taken_is_lost(zerowait: Zerowait, fates: Fates) -> None:
+    fates.ends = {0: TimeoutError(), 1: TimeoutError()}
+    ran = zerowait("push", "numbers", "1", "--count", "3", "--memory")
+    assert ran.code == 4
+    assert "lost" in ran.err
+    assert [durable for _, _, durable in fates.pushed] == [False] * 3
