@@ -1,0 +1,193 @@
+"""`python -m bench`: zerowait beside raw pyzmq, in one run. Figures of two processes on this machine over tcp loopback.
+
+--json: a JSON line for each row. --only NAME …: throughput push lone memory import. --count N: messages (1,000,000). --pairs N (5).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench import raw
+
+
+class Run:
+    def __init__(self, folder: str) -> None:
+        self.env = os.environ | {"ZEROWAIT_HOME": folder}
+
+    @contextmanager
+    def worker(self, kind: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+        command = [sys.executable, "-m", "bench.worker", kind]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env) as process:
+            assert process.stdout is not None and process.stdin is not None
+            endpoint = process.stdout.readline().strip()
+            try:
+                yield process, endpoint
+            finally:
+                process.stdin.close()
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+    def sender(self, what: str, **args: Any) -> dict[str, float]:
+        command = [sys.executable, "-m", "bench.sender", what, json.dumps(args)]
+        out = subprocess.run(command, capture_output=True, text=True, env=self.env, timeout=300)
+        if out.returncode:
+            raise SystemExit(f"{what} failed:\n{out.stderr}")
+        found: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
+        return found
+
+    def raw(self, count: int) -> float:
+        command = [sys.executable, "-m", "bench.raw", str(count)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env) as process:
+            assert process.stdout is not None
+            return count / raw.send(int(process.stdout.readline()), count, process)
+
+    def ours(self, kind: str, durable: bool, count: int) -> float:
+        with self.worker(kind) as (_, endpoint):
+            return count / self.sender("throughput", endpoint=endpoint, durable=durable, count=count)["seconds"]
+
+
+def ask(process: subprocess.Popen[str], word: str) -> str:
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(word + "\n")
+    process.stdin.flush()
+    return process.stdout.readline()
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def throughput(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
+    goals = {("async", False): 1.2, ("plain", False): None, ("async", True): 1.0, ("plain", True): None}
+    for (kind, durable), goal in goals.items():
+        theirs, ours = [], []
+        for _ in range(pairs):
+            theirs.append(run.raw(count))
+            ours.append(run.ours(kind, durable, count))
+        ratios = [b / a for a, b in zip(theirs, ours, strict=True)]
+        name = f"{'durable' if durable else 'memory'}, {kind} handler, messages/s"
+        yield {"name": name, "ours": spread(ours), "raw": spread(theirs), "ratio": spread(ratios), "at_least": goal}
+
+
+def push(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
+    for durable in (False, True):
+        theirs, ours = [], []
+        for _ in range(pairs):
+            theirs.append(raw.push_ns())
+            ours.append(run.sender("push_ns", durable=durable)["ns"])
+        ratios = [b / a for a, b in zip(theirs, ours, strict=True)]
+        name = f"one push(), {'durable' if durable else 'memory'}, ns"
+        yield {"name": name, "ours": spread(ours), "raw": spread(theirs), "ratio": spread(ratios), "at_most": 0.75}
+
+
+def lone(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
+    for durable in (False, True):
+        with run.worker("async") as (process, endpoint):
+            run.sender("lone", endpoint=endpoint, durable=durable)
+            times = sorted(int(each) / 1_000 for each in ask(process, "times").split()[200:])
+        name = f"one message alone, {'durable' if durable else 'memory'}, µs"
+        found = {"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100], "count": len(times)}
+        yield {"name": name, "ours": found, "at_most_p50": 1_000 if durable else 150}
+    yield {"name": "beside: two thread wake-ups, µs", "ours": {"p50": two_wake_ups()}}
+    yield {"name": "beside: one fdatasync of this disk, µs", "ours": {"p50": one_sync(run.env["ZEROWAIT_HOME"])}}
+
+
+def two_wake_ups() -> float:
+    there, back = threading.Semaphore(0), threading.Semaphore(0)
+
+    def echo() -> None:
+        while there.acquire():
+            back.release()
+
+    threading.Thread(target=echo, daemon=True).start()
+    times = []
+    for _ in range(300):
+        time.sleep(0.005)
+        began = time.perf_counter_ns()
+        there.release()
+        back.acquire()
+        times.append((time.perf_counter_ns() - began) / 1_000)
+    return statistics.median(times)
+
+
+def one_sync(folder: str) -> float:
+    times = []
+    with open(Path(folder) / "sync", "wb") as file:
+        sync = getattr(os, "fdatasync", os.fsync)
+        for _ in range(200):
+            file.write(b"x" * 4096)
+            file.flush()
+            began = time.perf_counter_ns()
+            sync(file.fileno())
+            times.append((time.perf_counter_ns() - began) / 1_000)
+    return statistics.median(times)
+
+
+def memory(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
+    with run.worker("stalled") as (process, endpoint):
+        sender = run.sender("memory", endpoint=endpoint, count=count)["kib"] / 1024
+        worker = int(ask(process, "memory")) / 1024
+    yield {"name": "most memory, sender of stalled worker, MiB", "ours": {"most": sender}, "at_most": 150}
+    yield {"name": "most memory, stalled worker, MiB", "ours": {"most": worker}, "at_most": 150}
+
+
+def importing(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
+    def once(code: str) -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return (time.perf_counter() - began) * 1_000
+
+    once("import zerowait")
+    bare = statistics.median(once("pass") for _ in range(10))
+    ours = statistics.median(once("import zerowait; zerowait.App, zerowait.Client, zerowait.PushChannel") for _ in range(10))
+    yield {"name": "import zerowait, ms", "ours": {"median": ours - bare}, "at_most": 100}
+
+
+PARTS = {"throughput": throughput, "push": push, "lone": lone, "memory": memory, "import": importing}
+
+
+def shown(row: dict[str, Any]) -> str:
+    def number(value: float) -> str:
+        return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+    text = f"{row['name']:<46}" + "  ".join(f"{k} {number(v)}" for k, v in row["ours"].items())
+    if "raw" in row:
+        ratio = row["ratio"]
+        text += f"  | raw {number(row['raw']['median'])}  | ratio {ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
+    for word, name in (("at_least", "at least"), ("at_most", "at most"), ("at_most_p50", "p50 at most")):
+        if row.get(word) is not None:
+            text += f"  [{name} {row[word]}]"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--pairs", type=int, default=5)
+    args = parser.parse_args()
+    if not args.json:
+        print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; medians, with minimum and maximum of {args.pairs} pairs")
+    for name in args.only:
+        with tempfile.TemporaryDirectory(prefix="zerowait-bench-") as folder:
+            for row in PARTS[name](Run(folder), args.count, args.pairs):
+                print(json.dumps(row) if args.json else shown(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
