@@ -1,0 +1,237 @@
+"""The command line as a user has it: real processes in a namespace of their own."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.programs import ZEROWAIT, Program, Start, finished, programs
+from tests.waiting import wait_until
+from zerowait import __version__
+
+PRINTER = """
+from zerowait import App, Reject
+
+app = App("printer")
+
+
+@app.pull("numbers")
+def show(number: int) -> None:
+    if number < 0:
+        raise Reject("no negative numbers")
+    print(f"shown {number}\\n", end="", flush=True)  # one write: threads share the stream
+"""
+
+Zerowait = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "printer.py").write_text(PRINTER, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    with programs(folder) as start:
+        yield start
+
+
+@pytest.fixture
+def zerowait(folder: Path) -> Zerowait:
+    def run(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return finished(*ZEROWAIT, *args, folder=folder, stdin=stdin)
+
+    return run
+
+
+@pytest.fixture
+def printer(start: Start) -> Program:
+    return running(start)
+
+
+def running(start: Start, *options: str) -> Program:
+    program = start(*ZEROWAIT, "run", "printer:app", *options)
+    program.until(lambda it: "stop" in it.err, that="the banner says how to stop")
+    return program
+
+
+def shown(program: Program) -> list[int]:
+    return [int(number) for number in re.findall(r"shown (-?\d+)", program.out)]
+
+
+def status(zerowait: Zerowait) -> dict[str, Any]:
+    ran = zerowait("status", "--json")
+    assert ran.returncode == 0, ran.stderr
+    told: dict[str, Any] = json.loads(ran.stdout)
+    return told
+
+
+def test_the_banner_says_what_runs_where_and_how_to_stop(printer: Program, namespace: str) -> None:
+    for part in ("printer:app", "printer.py", "numbers", namespace, str(printer.process.pid), "Ctrl-C", __version__):
+        assert part in printer.err
+    assert "ipc://" in printer.err
+    assert printer.out == ""
+
+
+def test_what_is_pushed_is_handled(printer: Program, zerowait: Zerowait) -> None:
+    ran = zerowait("push", "numbers", "42", "--wait")
+    assert ran.returncode == 0, ran.stderr
+    assert "1 handled" in ran.stderr
+    assert shown(printer) == [42]
+
+
+def test_lines_on_stdin_are_messages_with_ids(printer: Program, zerowait: Zerowait) -> None:
+    ran = zerowait("push", "numbers", "--json", "--wait", "--count", "2", stdin="1\n2\n3\n")
+    assert ran.returncode == 0, ran.stderr
+    told = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [line["line"] for line in told] == [1, 1, 2, 2, 3, 3]
+    assert len({line["id"] for line in told}) == 6
+    assert sorted(shown(printer)) == [1, 1, 2, 2, 3, 3]
+
+
+def test_memory_messages_are_handled_too(printer: Program, zerowait: Zerowait) -> None:
+    ran = zerowait("push", "numbers", "7", "--memory")
+    assert ran.returncode == 0, ran.stderr
+    assert shown(printer) == [7]
+
+
+def test_memory_messages_that_nobody_takes_are_said_to_be_lost(zerowait: Zerowait) -> None:
+    ran = zerowait("push", "numbers", "7", "--memory", "--drain", "0")
+    assert ran.returncode == 1
+    assert "lost" in ran.stderr
+
+
+def test_what_nobody_takes_stays_and_is_delivered_when_somebody_comes(start: Start, zerowait: Zerowait) -> None:
+    ran = zerowait("push", "numbers", stdin="1\n2\n3\n")
+    assert ran.returncode == 0, ran.stderr
+    assert "3 messages in the outbox" in ran.stderr
+
+    [box] = status(zerowait)["outboxes_without_process"]
+    assert box["name"] == "cli"
+    assert box["channels"][0]["waiting"] == 3
+    assert "zerowait outbox deliver cli" in zerowait("status").stderr
+
+    printer = running(start)
+    printer.until(lambda it: sorted(shown(it)) == [1, 2, 3], that="a process of another name delivers them")
+    wait_until(lambda: not status(zerowait)["outboxes_without_process"], within=10)
+
+
+def test_outbox_deliver_delivers_now(start: Start, zerowait: Zerowait) -> None:
+    assert zerowait("push", "numbers", "5", "--drain", "0", "--name", "cron").returncode == 0
+    listed = zerowait("outbox", "list")
+    assert "cron" in listed.stdout
+    assert "none" in listed.stdout
+
+    nobody = zerowait("outbox", "deliver", "cron", "--timeout", "0.2")
+    assert nobody.returncode == 3, nobody.stderr
+
+    printer = running(start)
+    ran = zerowait("outbox", "deliver", "cron")
+    assert ran.returncode in (0, 1), ran.stderr  # 1: the printer was quicker and the outbox is gone
+    printer.until(lambda it: shown(it) == [5])
+
+
+def test_status_tells_of_the_living(printer: Program, zerowait: Zerowait, namespace: str) -> None:
+    told = status(zerowait)
+    assert told["namespace"] == namespace
+    [process] = told["processes"]
+    assert (process["name"], process["pid"]) == ("printer", printer.process.pid)
+    assert process["serves"][0]["channel"] == "numbers"
+    assert "printer" in zerowait("status").stdout
+
+
+def test_namespaces_never_meet(printer: Program, zerowait: Zerowait) -> None:
+    ran = zerowait("push", "numbers", "1", "--namespace", "elsewhere", "--drain", "0.3")
+    assert "in the outbox" in ran.stderr
+    assert json.loads(zerowait("status", "--json", "--namespace", "elsewhere").stdout)["processes"] == []
+    assert shown(printer) == []
+
+
+def test_a_dead_letter_is_listed_shown_and_dropped(printer: Program, zerowait: Zerowait) -> None:
+    ran = zerowait("push", "numbers", "-1", "--wait")
+    assert ran.returncode == 1
+    assert "no negative numbers" in ran.stderr
+
+    [letter] = [json.loads(line) for line in zerowait("dead", "list", "--json").stdout.splitlines()]
+    assert letter["channel"] == "numbers"
+    assert letter["reason"] == "no negative numbers"
+    shown = zerowait("dead", "show", letter["id"])
+    assert shown.returncode == 0
+    assert "no negative numbers" in shown.stdout
+    assert "-1" in shown.stdout
+
+    assert zerowait("dead", "drop", "--all").returncode == 2, "nobody to ask, and no --yes"
+    assert zerowait("dead", "drop", "--all", "--yes").returncode == 0
+    assert zerowait("dead", "list").stdout == ""
+
+
+def test_a_dead_letter_is_handled_once_the_cause_is_mended(start: Start, zerowait: Zerowait, folder: Path) -> None:
+    before = running(start)
+    assert zerowait("push", "numbers", "-1", "--wait").returncode == 1
+    before.signal(signal.SIGTERM)
+    before.ended()
+
+    (folder / "printer.py").write_text(PRINTER.replace("number < 0", "False"), encoding="utf-8")
+    after = running(start)
+    assert zerowait("dead", "retry", "--channel", "numbers", "--yes").returncode == 0
+    after.until(lambda it: shown(it) == [-1])
+
+
+def test_sigterm_ends_it_and_leaves_nothing(printer: Program, zerowait: Zerowait) -> None:
+    printer.signal(signal.SIGTERM)
+    assert printer.ended() in (0, 143)
+    told = status(zerowait)
+    assert told["processes"] == []
+    assert told["no_answer"] == {}
+
+
+def test_ctrl_c_ends_it_without_a_traceback(printer: Program) -> None:
+    printer.signal(signal.SIGINT)
+    assert printer.ended() in (0, 130)
+    assert "Traceback" not in printer.err
+
+
+def test_a_process_killed_is_not_there_any_more(printer: Program, zerowait: Zerowait) -> None:
+    printer.signal(signal.SIGKILL)
+    printer.ended()
+    assert status(zerowait)["processes"] == []
+
+
+def test_an_app_that_cannot_be_found_is_misuse(zerowait: Zerowait) -> None:
+    ran = zerowait("run", "printr:app")
+    assert ran.returncode == 2
+    assert "Did you mean printer?" in ran.stderr
+
+
+def test_a_mistaken_option_is_misuse_before_anything_is_imported(zerowait: Zerowait, folder: Path) -> None:
+    (folder / "printer.py").write_text("print('imported')", encoding="utf-8")
+    ran = zerowait("run", "printer:app", "--listen", "nonsense")
+    assert ran.returncode == 2
+    assert "--listen" in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_the_log_can_be_json(start: Start) -> None:
+    program = running(start, "--log-format", "json", "--log-level", "debug")
+    program.signal(signal.SIGTERM)
+    program.ended()
+    lines = [line for line in program.err.splitlines() if line.startswith("{")]
+    assert lines
+    assert all({"at", "level", "logger", "message"} <= json.loads(line).keys() for line in lines)
+
+
+def test_version_tells_of_all_that_it_stands_on(zerowait: Zerowait) -> None:
+    told = json.loads(zerowait("version", "--json").stdout)
+    assert told["zerowait"] == __version__
+    assert told["libzmq"].count(".") == 2
+    assert "curve" in told["libzmq_capabilities"]
+    assert told["sqlite"].startswith("3.")
+    assert "libzmq" in zerowait("version").stdout
