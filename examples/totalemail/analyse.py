@@ -51,12 +51,16 @@ def _tell(ending: Ending, run: Run) -> bool:
         _say(f"Nothing is thrown away. Logs are in {run.folder}; dead letters: {place} zerowait dead list")
     if not intake.mails:
         _say("No mails were found there.")
-    parts = [f"{intake.mails:,} mails", f"{ending.counts.reports:,} reports"]
+    parts = [_count(intake.mails, "mail"), _count(ending.counts.reports, "report")]
     for count, word in ((intake.n_refused, "refused"), (ending.n_dead, "dead"), (ending.lost, "missing")):
         if count:
             parts.append(f"{count:,} {word}")
     _say(f"{', '.join(parts)}, {ending.seconds:.1f} s")
     return bool(intake.mails) and not (intake.n_refused or ending.dead or ending.lost)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _say(sentence: str) -> None:

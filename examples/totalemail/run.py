@@ -20,7 +20,7 @@ from examples.totalemail.display import Display
 from examples.totalemail.services import STORE_VARIABLE
 from examples.totalemail.store import Counts, Shelf
 
-STALLED = 1.5  # seconds without news after which it is asked whether anything is still on its way
+STALLED = 2.5  # seconds without news after which it is asked whether anything is still on its way
 ASK_AGAIN = 1.0
 
 

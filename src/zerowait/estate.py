@@ -102,6 +102,10 @@ class Estate:
     def intakes(self) -> list[Intake]:
         return [intake for intake in (self._memory_intake, self._disk_intake) if intake is not None]
 
+    def unopened(self) -> list[Intake]:
+        """Those whose outbox is not open yet."""
+        return [intake for intake in self.intakes() if not intake.box]
+
     # -- opening -------------------------------------------------------------------------------------------------------
 
     def settle_in(self, done: Callable[[ZerowaitError | None], None]) -> None:
@@ -174,6 +178,12 @@ class Estate:
             self._disk = box = over.result()
             self._by_id[box.id] = box
         self._opened.node.call(lambda: self._opened.node.own(box))
+        self._want_what_waits(box)
+
+    def _want_what_waits(self, box: Outbox) -> None:
+        for channel, row in box.ledger.rows().items():
+            if row.waiting_and_in_flight:
+                self._opened.node.want(channel)
 
     def fail(self, error: ZerowaitError) -> None:
         """Nothing can be opened: whoever pushed is told, and whoever pushes from now on."""
@@ -211,6 +221,8 @@ class Estate:
         return keeper.submit(self._by_id[box], changes, drawn)
 
     def _offer(self, box: Outbox, segments: list[Segment], done: int) -> None:
+        while box.notices:
+            self._opened.telling.outbox(box.notices.popleft())
         self._opened.node.offered(box.id, segments, done)
 
     def reopen(self, box: int, floor_epoch: int) -> None:
@@ -317,7 +329,8 @@ class Estate:
             raise
         for channel in waiting:
             self._opened.node.want(channel)
-        served = any(self._opened.node.workers(channel) for channel in waiting)
+        node = self._opened.node
+        served = any(node.workers(channel) or channel in node.core.worker.services for channel in waiting)
         if waiting and not always and not served:
             lock.release()
             return
@@ -332,6 +345,7 @@ class Estate:
         with self._lock:
             self._adopted[box.id] = self._by_id[box.id] = box
         self._opened.node.call(lambda: self._opened.node.own(box)).result(5.0)
+        self._want_what_waits(box)
         count = sum(row.waiting_and_in_flight for row in box.ledger.rows().values())
         log.info("took over the outbox %s, whose owner is gone: %d messages to deliver", path.name, count)
         return box

@@ -12,10 +12,11 @@ import msgspec
 
 from zerowait.errors import ZerowaitError
 from zerowait.outbox.answering import box_status, letters_answer
-from zerowait.snapshot import Answer, PeerStatus, Question, ServedStatus, Status
+from zerowait.snapshot import Answer, BoxStatus, ChannelStatus, PeerStatus, Question, ServedStatus, Status
 
 if TYPE_CHECKING:
     from zerowait.opening import Opened
+    from zerowait.outbox.intake import Intake
 
 log = logging.getLogger("zerowait")
 
@@ -37,7 +38,8 @@ def status_of(opened: Opened, oldest: dict[int, int | None] | None = None) -> St
         namespace=opened.settings.namespace,
         state="starting" if core is None else "draining" if core.worker.draining else "running",
         boxes=[
-            box_status(box, node.in_flight(box.id), (oldest or {}).get(box.id)) for box in opened.estate.boxes()
+            *(box_status(box, node.in_flight(box.id), (oldest or {}).get(box.id)) for box in opened.estate.boxes()),
+            *(_unopened(opened, intake) for intake in opened.estate.unopened()),
         ],
         peers=[
             PeerStatus(
@@ -62,6 +64,13 @@ def status_of(opened: Opened, oldest: dict[int, int | None] | None = None) -> St
             for service in serves
         ],
     )
+
+
+def _unopened(opened: Opened, intake: Intake) -> BoxStatus:
+    """What is accepted while its outbox is still being opened: it waits."""
+    counts = intake.counts()
+    channels = [ChannelStatus(channel=c, accepted=n, waiting=n) for c, n in sorted(counts.items())]
+    return BoxStatus(id="", name=opened.name, path=None, durable=intake.durable, channels=channels)
 
 
 def answer(opened: Opened, body: bytes, reply: Callable[[bytes], None]) -> None:

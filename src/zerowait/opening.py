@@ -70,6 +70,7 @@ class Opened:
             reopen=lambda box, floor: self.estate.reopen(box, floor),
             answer=self._answer,
             notice=self.telling.say,
+            buried=self.telling.dead_lettered,
             wall_us=self.wall_us,
             plainly=self.plain,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
+from collections import deque
 from collections.abc import Iterable
 
 from zerowait.engines.brokerless.protocol.owner.custody import ONE_MORE
@@ -82,11 +83,13 @@ class Store:
         self.settled: dict[Name, Verdict] = {}
         self._due: list[tuple[int, int, int]] = []
         self._offered: set[Name] = set()
+        self._unread: deque[Name] = deque()
 
     def open(self, now_ms: int) -> int:
         self.epoch = max(self.epoch + 1, now_ms)
         self.next = 1
         self._offered = set()
+        self._unread = deque(sorted(name for name, row in self.rows.items() if not row.due))
         self._due = [(row.due, epoch, number) for (epoch, number), row in self.rows.items() if row.due]
         heapq.heapify(self._due)
         return self.epoch
@@ -135,6 +138,21 @@ class Store:
         self._offered.discard(name)
         heapq.heappush(self._due, (change.due, *name))
 
+    @property
+    def read(self) -> set[Name]:
+        """What this opening has offered, and not taken back to wait for a time."""
+        return self._offered
+
+    @staticmethod
+    def named_by(change: Change) -> range:
+        match change:
+            case Settle():
+                return range(change.first, change.first + change.count)
+            case Again() | Bury():
+                return range(change.number, change.number + 1)
+            case _:
+                return range(0)
+
     def due_at(self) -> int | None:
         return self._due[0][0] if self._due else None
 
@@ -153,8 +171,12 @@ class Store:
 
     def unread(self, most: int) -> list[Segment]:
         """The next so many that no dispatch has seen since the opening, in order."""
-        names = sorted(name for name, row in self.rows.items() if name not in self._offered and not row.due)
-        return [self._offer(*name, self.rows[name]) for name in names[:most]]
+        found: list[Segment] = []
+        while self._unread and len(found) < most:
+            name = self._unread.popleft()
+            if name in self.rows:
+                found.append(self._offer(*name, self.rows[name]))
+        return found
 
     def waiting_or_in_flight(self) -> int:
         return len(self.rows)

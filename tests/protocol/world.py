@@ -1,8 +1,8 @@
-"""Whole processes, as far as they are pure, on one virtual clock: cores, an outbox that is a dictionary, handlers that take time.
+"""Whole processes, as far as they are pure, on one virtual clock: cores, an outbox that is a dictionary, handlers
+that take time.
 
-The network is made of connections that lose nothing and keep their order until they break, as TCP's do. A partition holds frames
-up; what was on its way when a connection breaks is lost.
-"""
+The network is made of connections that lose nothing and keep their order until they break, as TCP's do. A partition
+holds frames up; what was on its way when a connection breaks is lost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import count
 
 from tests.protocol.store import START_US, Store, segment
@@ -30,7 +31,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Withdrawn,
 )
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
-from zerowait.message import Numbers, Outcome, Segment, Service, Verdict
+from zerowait.message import Numbers, Outcome, Segment, Service
 
 __all__ = ["Numbers", "Process", "Store", "World", "segment"]
 
@@ -42,7 +43,7 @@ BOOT = "the boot of this machine"
 class Run:
     """A handler at work."""
 
-    __slots__ = ("channel", "ended_at", "name", "outcome", "process", "started_at")
+    __slots__ = ("channel", "ended_at", "name", "outcome", "process", "reached", "started_at")
 
     def __init__(self, process: Process, channel: str, name: Name, started_at: float) -> None:
         self.process = process
@@ -51,6 +52,7 @@ class Run:
         self.started_at = started_at
         self.ended_at: float | None = None
         self.outcome: Outcome | None = None
+        self.reached = False  # it ended while its process lived
 
 
 class Process:
@@ -90,7 +92,7 @@ class Process:
         self.frames: Counter[str] = Counter()  # sent, by kind
         self.most_held = 0
         self._later: deque[Callable[[], None]] = deque()  # what came while it was paused
-        self._commits: deque[tuple[Ticket, float]] = deque()
+        self.commits: deque[tuple[Ticket, float]] = deque()
         for store in boxes:
             self._open(store)
         if self.services:
@@ -165,7 +167,7 @@ class Process:
             for effect in self.core.effects.take():
                 self._do(effect)
             for ticket in self.core.effects.take_tickets():
-                self._commits.append((ticket, self.world.now + self.commit_s))
+                self.commits.append((ticket, self.world.now + self.commit_s))
                 if self.commit_s:
                     self.world.call(self.world.now + self.commit_s, lambda: self.when_awake(self._commit))
             if not self.commit_s:
@@ -175,8 +177,8 @@ class Process:
         self.most_held = max(self.most_held, held)
 
     def _commit(self) -> None:
-        while self._commits and self._commits[0][1] <= self.world.now:
-            ticket, _ = self._commits.popleft()
+        while self.commits and self.commits[0][1] <= self.world.now:
+            ticket, _ = self.commits.popleft()
             self.stores[ticket.box].apply(ticket.changes)
             self.core.owner.committed(ticket.box, ticket.number)
             self.world.touch(self)
@@ -241,6 +243,7 @@ class Process:
         finished: list[tuple[Taken, int, int, Outcome | None]] = []
         for index, run in enumerate(runs, taken.start):
             run.ended_at = self.world.now
+            run.reached = True
             if run.outcome is None and finished and finished[-1][3] is None:
                 finished[-1] = (taken, finished[-1][1], index + 1, None)
             else:
@@ -426,18 +429,19 @@ class World:
         """What a says does not reach b, and if both, nor the other way round."""
         self._partitions.update([(a, b), (b, a)] if both else [(a, b)])
 
+    def is_partitioned(self, a: Process, b: Process) -> bool:
+        return (a, b) in self._partitions or (b, a) in self._partitions
+
     def heal(self) -> None:
         """What was held up arrives, on connections that are still there."""
         self._partitions.clear()
         while self._held_up:
-            sender, conn, receiver, theirs, data = self._held_up.popleft()
+            _, _, receiver, theirs, data = self._held_up.popleft()
             if (receiver, theirs) in self.wires:
-                self.call(self.now + self.latency_s, lambda r=receiver, t=theirs, d=data: self._arrives(r, t, d))  # type: ignore[misc]
-                if (sender, conn) not in self.wires:
-                    self.call(self.now + self.latency_s, lambda r=receiver, t=theirs: self._closed(r, t))  # type: ignore[misc]
+                self.call(self.now + self.latency_s, partial(self._arrives, receiver, theirs, data))
         for (process, conn), end in list(self.wires.items()):
             if end not in self.wires:
-                self.call(self.now + self.latency_s, lambda p=process, c=conn: self._closed(p, c))  # type: ignore[misc]
+                self.call(self.now + self.latency_s, partial(self._closed, process, conn))
 
     # -- what is looked at -------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ class Notice(Struct, frozen=True):
     count: int = 0
 
 
-class Fresh(Struct):
+class Fresh(Struct, eq=False):
     """Messages on their way to the disk: a piece of a sheaf, and the row it becomes."""
 
     sheaf: Sheaf
@@ -36,7 +36,8 @@ class Attempt(Struct):
     tally: Tally
     ids: dict[str, int]
     fresh: list[Fresh]
-    changes: int
+    changes: int  # so many of the outbox's changes, and of the rows that it sets aside
+    spoilt: int
     dropped: Dropped
     expiry_at: int | None
     turn: int

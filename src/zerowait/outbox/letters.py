@@ -12,6 +12,7 @@ from zerowait.outbox.database import Database, integers
 from zerowait.outbox.ledger import Tally
 from zerowait.outbox.outbox import Outbox
 from zerowait.outbox.row import unpack_headers
+from zerowait.outbox.settlement import Dropped
 from zerowait.outbox.sheaf import MESSAGE_COST
 from zerowait.pending import base36
 
@@ -80,7 +81,7 @@ class Letters:
         """Give them back to their channels as if they had never been tried; gives those that were here."""
         letters = self._named(ids)
 
-        def change(database: Database, tally: Tally) -> None:
+        def change(database: Database, tally: Tally) -> Dropped:
             for channel in {letter.channel for letter in letters}:
                 seqs = [letter.seq for letter in letters if letter.channel == channel]
                 database.run(
@@ -88,6 +89,7 @@ class Letters:
                     (self._box.later(channel), integers(seqs)),
                 )
                 tally.of(channel).dead -= len(seqs)
+            return Dropped()
 
         if letters:
             self._box.amend(change)
@@ -101,7 +103,8 @@ class Letters:
         """Drop them for good; the ledger counts them as dropped. Gives those that were here."""
         letters = self._named(ids)
 
-        def change(database: Database, tally: Tally) -> None:
+        def change(database: Database, tally: Tally) -> Dropped:
+            dropped = Dropped()
             database.run("DELETE FROM body WHERE id IN carray(?)", (integers([each.body for each in letters]),))
             database.run("DELETE FROM message WHERE seq IN carray(?)", (integers([each.seq for each in letters]),))
             for letter in letters:
@@ -109,11 +112,12 @@ class Letters:
                 row.dead -= 1
                 row.dropped += 1
                 row.nbytes -= letter.size_bytes + MESSAGE_COST
+                dropped.messages += 1
+                dropped.nbytes += letter.size_bytes + MESSAGE_COST
+            return dropped
 
         if letters:
             self._box.amend(change)
-            nbytes = sum(letter.size_bytes + MESSAGE_COST for letter in letters)
-            self._box.intake.settled(len(letters), nbytes)
         return [letter.id for letter in letters]
 
     def _named(self, ids: Sequence[str]) -> list[Letter]:

@@ -10,6 +10,7 @@ that is later), and from then on a clock that no one sets. What comes in and goe
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import deque
@@ -39,9 +40,10 @@ from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.ledger import Ledger, Tally
 from zerowait.outbox.reading import Found, segment_of
 from zerowait.outbox.row import Row, checksum, pack_headers, unpack_gone, unsigned
-from zerowait.outbox.settlement import BODY, BODY_VALUES, MESSAGE, MESSAGE_VALUES, Own, Settlement
+from zerowait.outbox.settlement import BODY, BODY_VALUES, MESSAGE, MESSAGE_VALUES, Dropped, Own, Settlement
 from zerowait.outbox.sheaf import Piece, Sheaf
 
+TRY_AGAIN: Final = 1.0  # seconds until a failing file is tried again
 HELD_AGAIN: Final = 0.001  # seconds until a sheaf that a push had in hand is looked for again
 
 
@@ -229,6 +231,10 @@ class Outbox:
         except BaseException:
             database.roll_back()
             raise
+        self._settle_on(database, attempt)
+
+    def _settle_on(self, database: Database, attempt: Attempt) -> None:
+        # From here until it is applied, an error leaves open whether it is on disk: `_reopen` finds out.
         self._attempt = attempt
         database.commit()
         self._aging.expiry_at = attempt.expiry_at
@@ -236,10 +242,7 @@ class Outbox:
 
     def _write(self, database: Database, now: int, shift: int) -> Attempt:
         tally = Tally()
-        settlement = Settlement(
-            database, self.ledger.channels, self._ahead.out, tally, self._new_seq, self._ahead.later, now, shift,
-            checked=self.durable,
-        )  # fmt: skip
+        settlement = self._settlement(database, tally, now, shift)
         database.begin()
         for change in self._changes:
             settlement.apply(change)
@@ -252,13 +255,25 @@ class Outbox:
             self._insert(database, ids, tally)
         settlement.write(database, lambda channel: self._id_of(channel, ids, database))
         dropped = self._aging.bound_letters(database, self.ledger, tally, now)
+        turn = self._account(database, tally, ids, now)
+        changes, spoilt = len(self._changes), len(self._spoilt)
+        return Attempt(settlement, tally, ids, list(self._fresh), changes, spoilt, dropped, expiry_at, turn)
+
+    def _settlement(self, database: Database, tally: Tally, now: int, shift: int) -> Settlement:
+        return Settlement(
+            database, self.ledger.channels, self._ahead.out, tally, self._new_seq, self._ahead.later, now, shift,
+            checked=self.durable,
+        )  # fmt: skip
+
+    def _account(self, database: Database, tally: Tally, ids: dict[str, int], now: int) -> int:
+        """The ledger, and the number of this transaction, by which it is known again."""
         for channel in tally.rows:
             self._id_of(channel, ids, database)
         self.ledger.write(tally, ids, database)
         turn = self.turns + 1
         if self.durable:
             database.run("UPDATE box SET turn = ?, wall = ?", (turn, now))
-        return Attempt(settlement, tally, ids, list(self._fresh), len(self._changes), dropped, expiry_at, turn)
+        return turn
 
     def _insert(self, database: Database, ids: dict[str, int], tally: Tally) -> None:
         bodies: list[tuple[object, ...]] = []
@@ -310,8 +325,8 @@ class Outbox:
                 sheaf.moved(event.first, event.count, event.state, event.note, event.failures)
                 if event.count == 1 and event.state == "stored":
                     self._sheaves[event.row.epoch, event.first] = sheaf  # its own segment begins with itself
-        self._changes.clear()
-        self._spoilt.clear()
+        del self._changes[: attempt.changes]
+        del self._spoilt[: attempt.spoilt]
         dropped = attempt.dropped
         if dropped.messages:
             kept = f"at most {self.intake.limits.letters:,} are kept, for {self.intake.limits.letter_days:g} days"
@@ -339,6 +354,8 @@ class Outbox:
         now = self._clock.now()
         if self.intake.held:
             return HELD_AGAIN
+        if self.intake.broken is not None:
+            return TRY_AGAIN
         if self._spoilt or self._fresh or self._ahead.wants(now):
             return 0.0
         times = [self._aging.next_look(self.ledger, now)]
@@ -355,14 +372,12 @@ class Outbox:
             self._break(described)
             return described
         described = explain(error, self.path, database.errno())
-        passing = is_passing(error) or self.path is None
+        passing = self.path is None or (is_passing(error) and self._attempt is None)
         try:
             database.roll_back()
         except DatabaseError:
             passing = False
-        if passing:
-            self._attempt = None
-        else:
+        if not passing:
             # After a failed write nothing that the connection remembers can be trusted, and a commit may be on disk.
             self._database = None
             try:
@@ -377,7 +392,9 @@ class Outbox:
         if self.intake.broken is None:
             self.notices.append(Notice("failed", error.message))
         self.intake.broken = error
-        if self._database is None:
+        if error.errno == errno.ENOSPC:
+            self._broken_since = None  # what is in memory stays there; there will be room again
+        elif self._database is None:
             if self._broken_since is None:
                 self._broken_since = now
             elif now - self._broken_since > self.intake.limits.store_grace:
@@ -426,9 +443,7 @@ class Outbox:
         if arrived:
             assert attempt is not None
             self._fresh = [each for each in self._fresh if each not in attempt.fresh]
-            late = self._changes[attempt.changes :]
             self._apply(attempt)
-            self._changes = late
             for each in attempt.fresh:
                 self._ahead.missed(each.row, due=each.due is not None)
                 if each.row.expires is not None:
@@ -507,25 +522,30 @@ class Outbox:
         )
         return at
 
-    def amend(self, change: Callable[[Database, Tally], None]) -> None:
-        """A transaction of its own, for who looks after dead letters. Raises StoreError; then nothing has changed."""
+    def amend(self, change: Callable[[Database, Tally], Dropped]) -> None:
+        """A transaction of its own, for who looks after dead letters. Raises StoreError; then nothing has changed.
+
+        change: makes and counts the changes, and says what is gone from the outbox.
+        """
         try:
             database = self._database or self._reopen()
-            tally = Tally()
+            self._attempt = None
+            now, tally, ids = self._clock.now(), Tally(), dict[str, int]()
+            settlement = self._settlement(database, tally, now, 0)
             database.begin()
             try:
-                change(database, tally)
-                ids = {channel: self.ledger.id_of(channel, database) for channel in tally.rows}
-                self.ledger.write(tally, ids, database)
+                dropped = change(database, tally)
+                turn = self._account(database, tally, ids, now)
             except DatabaseError:
                 raise
             except BaseException:
                 database.roll_back()
                 raise
-            database.commit()
+            settlement.messages, settlement.nbytes = dropped.messages, dropped.nbytes
+            attempt = Attempt(settlement, tally, ids, [], 0, 0, Dropped(), self._aging.expiry_at, turn)
+            self._settle_on(database, attempt)
         except DatabaseError as error:
             raise self._failed(error) from error
-        self.ledger.committed(tally, ids, _nothing)
 
     def read(self, sql: str, bindings: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Rows of a question about the file. Raises StoreError."""

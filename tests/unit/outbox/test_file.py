@@ -288,6 +288,33 @@ def test_after_a_failing_disk_everything_is_there_once(
     assert bench.box.noted == {7}
 
 
+@pytest.mark.parametrize("done", [False, True])
+def test_looking_after_dead_letters_on_a_failing_disk_leaves_the_ledger_exact(
+    faults: Faults, on_disk: Maker, time: Time, done: bool
+) -> None:
+    bench = on_disk()
+    bench.push(*range(4))
+    (segment,) = bench.turn()
+    bench.turn(*(Bury("mail", segment.epoch, segment.first + i, 1, b"\x80", segment.seq) for i in range(4)))
+    first, second, *_ = (letter.id for letter in Letters(bench.box).page())
+    for act, id in ((Letters(bench.box).retry, first), (Letters(bench.box).drop, second)):
+        faults.failing, faults.what, faults.done_all_the_same = apsw.IOError, {"sync"}, done
+        with pytest.raises(StoreError):
+            act([id])
+        faults.failing = None
+        time.pass_(1)
+        bench.turns()
+        # it is done or it is not, and the books agree with the file
+        assert act([id]) == ([] if done else [id])
+    time.pass_(1)
+    bench.turns()
+    row = bench.row()
+    assert (row.dead, row.dropped, row.waiting_and_in_flight, bench.room()[0]) == (2, 1, 1, 3)
+    before, room = bench.box.ledger.rows(), bench.room()
+    bench.reopen()
+    assert (bench.box.ledger.rows(), bench.room()) == (before, room)
+
+
 def test_a_file_that_stays_closed_is_told_to_who_waits_and_what_was_stored_is_safe(
     faults: Faults, on_disk: Maker, time: Time
 ) -> None:

@@ -21,12 +21,12 @@ def ask(endpoint: str, question: Question, timeout: float) -> Answer:
     except ZerowaitError as error:
         return Answer(False, error=str(error))
     finally:
-        wire.close(0.0)
+        wire.close()
 
 
 def _ask(wire: Wire, endpoint: str, question: Question, deadline: float) -> Answer:
     conn = wire.dial(endpoint)
-    hello = frames.Hello(random.SystemRandom().getrandbits(64) or 1, "asking", limits=frames.Limits())
+    hello = frames.Hello(random.SystemRandom().getrandbits(64) or 1, "asking", features=("asking",))
     greeted = False
     parts: dict[int, bytearray] = {}
     while time.monotonic() < deadline:
@@ -56,6 +56,7 @@ def _ask(wire: Wire, endpoint: str, question: Question, deadline: float) -> Answ
                     if isinstance(frame, frames.Goodbye):
                         return Answer(False, error=frame.words or "it is leaving")
                     if isinstance(frame, frames.Control) and frame.answers:
+                        wire.send(conn, frames.encode(frames.Goodbye()))
                         return msgspec.msgpack.decode(frame.body, type=Answer)
                 case _:
                     pass

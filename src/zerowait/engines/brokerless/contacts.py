@@ -114,7 +114,7 @@ class Contacts:
 
     def unanswered(self) -> bool:
         """Whether an address is known that has neither answered nor failed yet."""
-        return any(not contact.trouble and not contact.conn for contact in self._contacts.values())
+        return any(not contact.trouble and not contact.met for contact in self._contacts.values())
 
     def troubles(self) -> Mapping[str, str]:
         return {contact.endpoint: contact.trouble for contact in self._contacts.values() if contact.trouble}

@@ -29,16 +29,18 @@ from zerowait.engines.brokerless.protocol.effects import (
     Asked, Close, Dispatched, Effect, Prove, Ready, Reopen, Returned, Say, Send, Withdrawn,
 )  # fmt: skip
 from zerowait.engines.brokerless.protocol.frames import FRAME_BYTES
+from zerowait.engines.brokerless.protocol.link import LinkPhase
 from zerowait.engines.brokerless.resolve import Resolver
 from zerowait.engines.brokerless.wire import Heard, Lost, Opened, PlainHeard, Wire, raise_descriptor_limit
 from zerowait.engines.engine import Handlers
 from zerowait.errors import ZerowaitError
-from zerowait.message import Change, Segment
+from zerowait.message import Bury, Change, Segment
 from zerowait.settings import Settings
 
 log = logging.getLogger("zerowait.node")
 T = TypeVar("T")
 
+ASKING = "asking"  # the feature by which a command line says that it only looks in
 LOOK_S = 0.1  # how often the directory is looked at while something is pushed or served
 OWNER_END, WORKER_END = -1, -2  # the two ends of the link of a process to itself
 
@@ -107,6 +109,7 @@ class Node:
         reopen: Callable[[int, int], None],
         answer: Callable[[bytes, Callable[[bytes], None]], None],
         notice: Callable[[Say, str], None],
+        buried: Callable[[int, Bury], None],
         wall_us: Callable[[float], int],
         plainly: Plainly,
     ) -> None:
@@ -121,6 +124,7 @@ class Node:
         self._reopen = reopen
         self._answer = answer
         self._notice = notice
+        self._buried = buried
         self._wall_us = wall_us
         self._plainly = plainly
         self._thread: threading.Thread | None = None
@@ -142,6 +146,7 @@ class Node:
         self._look_at = 0.0
         self._since_us = wall_us(clock())
         self._withdrawals: dict[tuple[int, int, int], list[Callable[[bool | None], None]]] = {}
+        self._askers: set[int] = set()
         self._peers_changed: list[Callable[[], None]] = []
 
     # -- any thread ------------------------------------------------------------------------------------------------
@@ -365,6 +370,9 @@ class Node:
             for effect in core.effects.take():
                 self._do(effect, now)
             for ticket in core.effects.take_tickets():
+                for change in ticket.changes:
+                    if isinstance(change, Bury):
+                        self._buried(ticket.box, change)
                 drawn = self._take_drawn(ticket.box)
                 if self._memory is not None and ticket.box == self._memory.id:
                     core.owner.offer(ticket.box, self._memory.turn(ticket.changes, drawn))
@@ -439,6 +447,12 @@ class Node:
         name = f"{peer.hello.name} (pid {peer.hello.pid})" if peer is not None else f"{said.instance:016x}"
         if said.topic == "met" and peer is not None and peer.link is not None:
             self._contacts.met(peer.link.conn, said.instance)
+            if ASKING in peer.hello.features:
+                self._askers.add(said.instance)
+        if said.instance in self._askers:  # a command line that looks in is no news
+            if said.topic in ("left", "dead", "gone"):
+                self._askers.discard(said.instance)
+            return
         if said.topic in ("state", "lost", "dead", "left", "gone"):
             for call in self._peers_changed:
                 call()
@@ -539,13 +553,15 @@ class Node:
         return not any(owner.workers(channel) for channel in waiting)
 
     def may_answer(self) -> bool:
-        return self._contacts.unanswered()
+        """Whether somebody who is known has not said yet whether he takes what waits."""
+        half_way = any(link.phase in (LinkPhase.DIALLED, LinkPhase.GREETED) for link in self.core.links.values())
+        return half_way or self._contacts.unanswered()
 
     def peers(self) -> list[PeerView]:
         now = clock()
         views = []
         for peer in self.core.peers:
-            if peer.instance == self.instance:
+            if peer.instance == self.instance or peer.instance in self._askers:
                 continue
             link = peer.link
             conn = link.conn if link is not None else 0

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from msgspec import msgpack
+
 from zerowait import notices
 from zerowait.engines.brokerless.protocol.effects import Say
-from zerowait.pending import Callbacks
+from zerowait.message import Bury
+from zerowait.outbox.attempt import Notice as OutboxNotice
+from zerowait.pending import Callbacks, base36
 
 log = logging.getLogger("zerowait.peers")
 
@@ -21,6 +26,7 @@ class Telling:
         self._callbacks = callbacks
         self._listeners: list[tuple[type[Any], Callable[[Any], object]]] = []
         self._refused: dict[str, int] = {}
+        self._broken_at = time.monotonic()
 
     def listen(self, kind: type[Any], fn: Callable[[Any], object]) -> Callable[[], None]:
         entry = (kind, fn)
@@ -68,6 +74,33 @@ class Telling:
             case _:
                 log.debug("%s: %s %s", peer, said.topic, said.words)
 
+    def outbox(self, notice: OutboxNotice) -> None:
+        """From an outbox: it failed, it is back, something in it was damaged or dropped."""
+        match notice.kind:
+            case "failed":
+                log.error("%s", notice.text)
+                self._broken_at = time.monotonic()
+                self.notice(notices.StoreBroken(path="", reason=notice.text))
+            case "reopened":
+                log.warning("%s", notice.text)
+                self.notice(notices.StoreMended(path="", seconds=time.monotonic() - self._broken_at))
+            case _:
+                log.warning("%s", notice.text)
+
+    def dead_lettered(self, box: int, change: Bury) -> None:
+        if any(issubclass(notices.DeadLettered, kind) for kind, _ in self._listeners):
+            said = _said(change.note)
+            self.notice(
+                notices.DeadLettered(
+                    channel=change.channel,
+                    id=f"{box:016x}-{base36(change.epoch)}-{change.number}",
+                    reason=str(said.get("reason", "")),
+                    rule=str(said.get("rule", "")),
+                    attempts=change.failures,
+                    worker=str(said.get("worker", "")),
+                )
+            )
+
     def _refuse(self, said: Say, peer: str) -> None:
         count = self._refused[said.words] = self._refused.get(said.words, 0) + 1
         if count & (count - 1) == 0:  # 1, 2, 4, 8 …: a stranger who tries for ever does not fill the log
@@ -96,6 +129,14 @@ class Telling:
             )  # fmt: skip
         if lost:
             log.warning("%s ends with %s that lay only in memory: they are lost", self._name, _in_words(lost))
+
+
+def _said(note: bytes) -> dict[str, Any]:
+    try:
+        said = msgpack.decode(note) if note else {}
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _in_words(counts: dict[str, int]) -> str:

@@ -1,9 +1,8 @@
 """A process's protocol: everything that is decided about links, our messages and others' messages.
 
-Pure: frames and the time go in; frames, commits, notices and the time of the next wake-up come out (`effects`). No sockets, threads,
-clocks or randomness, so that one seed can replay a whole cluster's bad day. Call `flush` after each round of inputs: what several
-frames lead to leaves together.
-"""
+Pure: frames and the time go in; frames, commits, notices and the time of the next wake-up come out (`effects`). No
+sockets, threads, clocks or randomness, so that one seed can replay a whole cluster's bad day. Call `flush` after each
+round of inputs: what several frames lead to leaves together."""
 
 from __future__ import annotations
 
@@ -55,7 +54,9 @@ class Core:
         self.worker = Worker(self.effects, config, lock)
         self.sessions = Sessions(me, config, self.effects, self.peers, self.owner, self.worker)
         self.still_ms = 0  # how long the handlers' loop has not turned, as the shell saw it last
-        self.obituaries: list[Obituary] = []  # the last eight: at a clean exit the next process of this name is given them
+        self.obituaries: list[
+            Obituary
+        ] = []  # the last eight: at a clean exit the next process of this name is given them
         self._due: float | None = None  # when `wake` was to be called
         self._calm_until = 0.0  # before that no timer of a peer or link can fire
         self._tick_at = 0.0
@@ -161,7 +162,8 @@ class Core:
             case frames.Control(answers=False):
                 self.effects.add(Asked(link.conn, frame.serial, frame.body))
             case _:
-                pass  # of a pattern that this version does not serve: it was never announced, nobody waits for an answer
+                # of a pattern that this version does not serve: it was never announced, nobody waits for an answer
+                pass
 
     def _fragment(self, link: Link, frame: Fragment, now: float) -> None:
         whole = link.whole(frame, self.config.message_bytes + FRAGMENT_SLACK_BYTES)

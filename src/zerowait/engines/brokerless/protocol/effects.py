@@ -1,9 +1,8 @@
 """What the pure part wants done, in the order in which it must be done.
 
-Durability is an order here: a frame that may only leave once something is on disk is handed to `commit` with the changes that it
-waits for, and belongs to one connection. It leaves when the shell reports that commit, and not at all if the connection is
-another by then (rules §1.5).
-"""
+Durability is an order here: a frame that may only leave once something is on disk is handed to `commit` with the
+changes that it waits for, and belongs to one connection. It leaves when the shell reports that commit, and not at all
+if the connection is another by then (rules §1.5)."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ from zerowait.message import Change, Segment
 
 
 class Send(Struct, gc=False):
-    """Frames of a connection leave in the order in which they are given, with one exception: a BATCH that is larger than
-    a frame goes in fragments, and whatever is not `behind` passes between them."""
+    """Frames of a connection leave in the order in which they are given, with one exception: a BATCH that is larger
+    than a frame goes in fragments, and whatever is not `behind` passes between them."""
 
     conn: int
     data: bytes
@@ -32,8 +31,8 @@ class Close(Struct, gc=False):
 
 
 class Met(Struct, gc=False):
-    """Who is at the other end of this connection. Of two connections with one process only one stays: the address of the
-    other need not be dialled again while there is any."""
+    """Who is at the other end of this connection. Of two connections with one process only one stays: the address of
+    the other need not be dialled again while there is any."""
 
     conn: int
     instance: int
@@ -69,8 +68,8 @@ class Returned(Struct, gc=False):
 
 
 class Withdrawn(Struct, gc=False):
-    """What became of `Owner.withdraw`, once that is durable. taken_back: True: it never ran and is dropped; False: it has
-    been started, or has ended; None: it was not in memory, so its row says (dropped, or settled before)."""
+    """What became of `Owner.withdraw`, once that is durable. taken_back: True: it never ran and is dropped; False: it
+    has been started, or has ended; None: it was not in memory, so its row says (dropped, or settled before)."""
 
     box: int
     epoch: int
@@ -118,11 +117,12 @@ class Ticket(Struct):
 
     box: int
     number: int
-    changes: list[Change] = field(default_factory=list)
-    then: list[tuple[int, Frame]] = field(default_factory=list)
-    confirm: dict[int, list[Part]] = field(default_factory=dict)
-    phantoms: list[tuple[int, int, int]] = field(default_factory=list)  # (epoch, first, count): see `Custody.lasting`
-    withdrawn: list[Withdrawn] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list[Change])
+    then: list[tuple[int, Frame]] = field(default_factory=list[tuple[int, Frame]])
+    confirm: dict[int, list[Part]] = field(default_factory=dict[int, list[Part]])
+    # (epoch, first, count): see `Custody.lasting`
+    phantoms: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+    withdrawn: list[Withdrawn] = field(default_factory=list[Withdrawn])
 
 
 class Effects:
@@ -142,7 +142,7 @@ class Effects:
 
     def send(self, conn: int, frame: Frame) -> None:
         if conn in self.live:
-            behind = frame.__class__ is Drop and not frame.answers
+            behind = isinstance(frame, Drop) and not frame.answers
             self._effects.append(Send(conn, encode(frame), frame.__class__ is Batch, behind))
 
     def close(self, conn: int, words: str = "") -> None:
@@ -179,8 +179,8 @@ class Effects:
             self._delayed[ticket.box, on] = self._delayed.get((ticket.box, on), 0) + len(then)
 
     def follow(self, box: int, frame: Frame, on: int) -> None:
-        """Send this frame after all of this outbox that waits for a commit before it may go to that connection: a second
-        batch may not overtake the note that the first one waits for, nor a DROP the batch that it is about."""
+        """Send this frame after all of this outbox that waits for a commit before it may go to that connection: a
+        second batch may not overtake the note that the first one waits for, nor a DROP the batch that it is about."""
         if (box, on) in self._delayed:
             self._delay(self._latest(box), [frame], on)
         else:
@@ -233,6 +233,11 @@ class Effects:
         left = self._delayed[box, conn] = self._delayed[box, conn] - 1
         if not left:
             del self._delayed[box, conn]
+
+    def undecided(self, box: int) -> list[Change]:
+        """Changes that are not durable yet, in their order."""
+        tickets = [*self._waiting.get(box, ()), *([self._open[box]] if box in self._open else ())]
+        return [change for ticket in tickets for change in ticket.changes]
 
     def disown(self, box: int) -> list[tuple[int, Batch]]:
         """This opening of the outbox is over: what waited for its commits never leaves. Gives the batches among it."""

@@ -1,16 +1,15 @@
 """Everything that two processes say to each other, and how it is written.
 
-A frame is one ZeroMQ frame of at most 256 KiB: a msgpack array whose element 0 is the tag. Arrays may grow at the end, and a
-reader ignores what it does not know. HELLO, the first frame of a connection, is preceded by six bytes in the open, so that a
-stranger is recognised and a later version may change everything else:
+A frame is one ZeroMQ frame of at most 256 KiB: a msgpack array whose element 0 is the tag. Arrays may grow at the
+end, and a reader ignores what it does not know. HELLO, the first frame of a connection, is preceded by six bytes in
+the open, so that a stranger is recognised and a later version may change everything else:
 
     5A 57 54 00   magic, "ZWT" and a zero
     01            the lowest protocol version that the speaker understands
     01            the highest
 
-Numbers: outbox and instance ids are 64 random bits; epochs, message numbers, fences and dispatch numbers are unsigned 64. What
-limits a message travels as milliseconds that are left, times of day as int64 microseconds UTC.
-"""
+Numbers: outbox and instance ids are 64 random bits; epochs, message numbers, fences and dispatch numbers are unsigned
+64. What limits a message travels as milliseconds that are left, times of day as int64 microseconds UTC."""
 
 from __future__ import annotations
 
@@ -223,7 +222,7 @@ class Event(Struct, array_like=True, tag=16):
     topic: str
     subscriptions: dict[int, int]  # subscription → its count of events that matched
     sent_at: int
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict[str, str])
     body: bytes = b""
 
 
@@ -295,10 +294,9 @@ def decode_first(data: bytes | memoryview) -> Hello | Goodbye:
         raise ProtocolError(NOT_OURS, "the first frame is no zerowait HELLO: is another program using this address?")
     lowest, highest = data[4], data[5]
     if lowest > VERSIONS[1] or highest < VERSIONS[0]:
-        raise ProtocolError(
-            NO_COMMON_VERSION,
-            f"it speaks protocol {lowest} to {highest}, this process {VERSIONS[0]} to {VERSIONS[1]}: upgrade the older one",
-        )
+        ours = f"{VERSIONS[0]} to {VERSIONS[1]}"
+        words = f"it speaks protocol {lowest} to {highest}, this process {ours}: upgrade the older one"
+        raise ProtocolError(NO_COMMON_VERSION, words)
     try:
         frame = _decoder.decode(data[6:])
     except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError) as error:

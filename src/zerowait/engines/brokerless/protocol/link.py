@@ -1,6 +1,7 @@
 """A connection: what phase it is in, what its other end told, and when it may be trusted.
 
-    dialled ──HELLO──▶ greeted ──STATE──▶ ready      each of our outboxes resumes on it by itself: HELD, answered by DROP
+    dialled ──HELLO──▶ greeted ──STATE──▶ ready      each of our outboxes resumes on it by itself: HELD, answered by
+    DROP
                  any of them ──▶ lost
 
 A link is thin: what crosses links (a late `handled`, the shared window, taking back) is in owner/ and worker/.
@@ -83,7 +84,8 @@ class Link:
         return self.hello.limits.message_bytes if self.hello is not None else 0
 
     def dialled_serial(self) -> int:
-        """The number of the HELLO that its dialler said: of two connections from one dialler the higher is the later."""
+        """The number of the HELLO that its dialler said: of two connections from one dialler the higher is the
+        later."""
         assert self.hello is not None, "asked before its HELLO"
         return self.serial if self.ours else self.hello.serial
 
@@ -101,7 +103,8 @@ class Link:
         return credit
 
     def whole(self, part: Fragment, limit_bytes: int) -> bytearray | None:
-        """Puts a FRAGMENT in its place; gives the frame when that was the last. Bounded by what one message may have."""
+        """Puts a FRAGMENT in its place; gives the frame when that was the last. Bounded by what one message may
+        have."""
         if part.total > limit_bytes or part.offset + len(part.data) > part.total or not len(part.data):
             words = f"a FRAGMENT of {part.total} bytes, where {limit_bytes} are allowed, or one that says nothing"
             raise ProtocolError(UNEXPECTED, words)

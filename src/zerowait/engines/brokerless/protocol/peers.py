@@ -1,13 +1,14 @@
-"""Who is there: one record for each process that this one has met, from its first HELLO until it is known to be dead or forgotten.
+"""Who is there: one record for each process that this one has met, from its first HELLO until it is known to be dead
+or forgotten.
 
     up ──silent for 3 s, or the connection closed──▶ silent ──resume_grace without a new session──▶ gone ──▶ (forgotten)
      ▲                                                  │
      └──────────────a new session resumes───────────────┤
-                                                        └──proof──▶ dead: redelivered at once, and refused if it turns up again
+                                                        └──proof──▶ dead: redelivered at once, and refused if it turns
+                                                        up again
 
-`stuck` is no state of its own: the transport lives, PONG shows a loop that does not turn. Such a peer gets no new work, and what it
-runs is never given to another while it lives (rules §4.3).
-"""
+`stuck` is no state of its own: the transport lives, PONG shows a loop that does not turn. Such a peer gets no new
+work, and what it runs is never given to another while it lives (rules §4.3)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,6 @@ from enum import Enum
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.frames import Hello, Owned
 from zerowait.engines.brokerless.protocol.link import Link
-
 
 REMEMBERED = 4_096  # instances of which it is known that they are dead, or how old a HELLO of theirs may be
 
@@ -109,7 +109,7 @@ class Peers:
 
     def proofs_wanted(self, now: float) -> list[Peer]:
         """Whom to prove dead now: each 50 ms within the first 0.3 s, then each second."""
-        wanted = []
+        wanted: list[Peer] = []
         for peer in self._peers.values():
             if peer.prove_at is not None and peer.prove_at <= now:
                 peer.prove_at = now + (0.05 if now - peer.lost_at < self._config.proof_within else 1.0)
@@ -131,8 +131,8 @@ class Peers:
         return peer.heard_at + self._config.silence
 
     def paused(self, seconds: float, now: float) -> None:
-        """This process itself stood still for so long. What reached the machine meanwhile may still be on its way through
-        the sockets, so nobody is called silent or gone for time in which we did not listen (rules §3.5)."""
+        """This process itself stood still for so long. What reached the machine meanwhile may still be on its way
+        through the sockets, so nobody is called silent or gone for time in which we did not listen (rules §3.5)."""
         for peer in self._peers.values():
             peer.heard_at = min(now, peer.heard_at + seconds)
             peer.lost_at = min(now, peer.lost_at + seconds)

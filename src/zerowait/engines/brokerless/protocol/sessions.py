@@ -1,10 +1,9 @@
 """Connections: HELLO, which of two between the same processes stays, and how one ends.
 
-Who dials says HELLO first; who is dialled says its own only to a HELLO that it accepts, and STATE after it. So when a STATE has come,
-both ends have accepted this connection, and only then may it take the place of another. Both ends choose by the same rule
-(§1.4) among connections that both have accepted, whatever the order in which frames of different connections arrive: exactly one
-stays.
-"""
+Who dials says HELLO first; who is dialled says its own only to a HELLO that it accepts, and STATE after it. So when a
+STATE has come, both ends have accepted this connection, and only then may it take the place of another. Both ends
+choose by the same rule (§1.4) among connections that both have accepted, whatever the order in which frames of
+different connections arrive: exactly one stays."""
 
 from __future__ import annotations
 
@@ -79,7 +78,8 @@ class Sessions:
             raise ProtocolError(frames.STALE, "a newer connection of the same process is here already")
 
     def begin(self, link: Link, now: float) -> bool:
-        """Their first STATE: the session begins on this link, unless another one between the same two processes stays."""
+        """Their first STATE: the session begins on this link, unless another one between the same two processes
+        stays."""
         assert link.hello is not None
         peer = self._peers.get(link.instance) if link.side == "both" else None
         known = peer.link if peer is not None else None

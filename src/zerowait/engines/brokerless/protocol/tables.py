@@ -1,4 +1,5 @@
-"""The states and what happens in each of them, as data: the protocol, its test and the diagrams in the documentation read these."""
+"""The states and what happens in each of them, as data: the protocol, its test and the diagrams in the documentation
+read these."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ _BEFORE_STATE = {frames.State, frames.Ping, frames.Pong, frames.Goodbye, frames.
 _LATER_PATTERNS = {frames.Chunk, frames.Subscribe, frames.Event, frames.Schema}
 
 # (phase, frame) → what happens. HELLO is read by `frames.decode_hello` alone; anything else first is a stranger.
-LINK: dict[tuple[LinkPhase, type[Frame]], str] = {}
-_frame: type[Frame]
+LINK: dict[tuple[LinkPhase, type], str] = {}
+_frame: type
 for _frame in frames.FRAMES:
     LINK[LinkPhase.DIALLED, _frame] = ACCEPT if _frame is frames.Hello else VIOLATION
     LINK[LinkPhase.GREETED, _frame] = ACCEPT if _frame in _BEFORE_STATE else VIOLATION

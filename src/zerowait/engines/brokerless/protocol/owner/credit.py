@@ -11,8 +11,8 @@ def units(count: int, body_bytes: int) -> int:
 
 
 class Credit:
-    """Absolute totals since the session began (rules §7): nothing is carried over, so what a broken connection swallowed
-    cannot be missing, and the same CREDIT heard twice changes nothing. The last batch may overdraw."""
+    """Absolute totals since the session began (rules §7): nothing is carried over, so what a broken connection
+    swallowed cannot be missing, and the same CREDIT heard twice changes nothing. The last batch may overdraw."""
 
     __slots__ = ("limit", "quiet_since", "sent", "sent_when_told", "serial", "told")
 

@@ -1,15 +1,16 @@
 """Custody of an outbox: which of its messages are in flight, at whom, and under which dispatch number.
 
-A message lives in its sender's outbox until it is settled (rules §2). This is the part of the outbox's state that only exists
-while the process lives: the rows themselves are on disk, and what the disk must be told leaves here as changes.
+A message lives in its sender's outbox until it is settled (rules §2). This is the part of the outbox's state that
+only exists while the process lives: the rows themselves are on disk, and what the disk must be told leaves here as
+changes.
 
     waiting ──take──▶ in flight (holder, dispatch) ──settle──▶ gone from here; the change makes it last
        ▲                    │
        └────give_back───────┘   the holder is gone, did not name it in HELD, or handed it back
 
-`handled` counts from anybody, every other verdict only under the message's last dispatch number (rules §2.3). What a message
-is, once it is no longer here, only its row knows; so a change may name one whose row was never read (`seq` 0, no channel).
-"""
+`handled` counts from anybody, every other verdict only under the message's last dispatch number (rules §2.3). What a
+message is, once it is no longer here, only its row knows; so a change may name one whose row was never read (`seq` 0,
+no channel)."""
 
 from __future__ import annotations
 
@@ -122,6 +123,9 @@ class Custody:
         past, self._past = self._past, []
         return past
 
+    def past(self) -> list[Slice]:
+        return list(self._past)
+
     def unpast(self, epoch: int, first: int, count: int) -> list[Slice]:
         """These do not wait for the past any more: settled, adopted or withdrawn meanwhile. Gives those that did."""
         kept: list[Slice] = []
@@ -130,8 +134,7 @@ class Custody:
             mine = Numbers([(first, count)]).overlap(piece.first, piece.count) if piece.segment.epoch == epoch else []
             taken.extend(Slice(self.box, piece.segment, at, many) for at, many in mine)
             kept.extend(
-                Slice(self.box, piece.segment, at, many)
-                for at, many in Numbers(mine).missing(piece.first, piece.count)
+                Slice(self.box, piece.segment, at, many) for at, many in Numbers(mine).missing(piece.first, piece.count)
             )
         self._past = kept
         return taken
@@ -155,7 +158,8 @@ class Custody:
     # -- in flight -------------------------------------------------------------------------------------------------
 
     def take(self, holder: int, piece: Slice) -> tuple[int, list[Change]]:
-        """It goes to this worker: its dispatch number, and the note that must be durable before it leaves (or nothing)."""
+        """It goes to this worker: its dispatch number, and the note that must be durable before it leaves (or
+        nothing)."""
         self._n += 1
         segment = piece.segment
         self.flights.add((holder, segment.epoch, self.epoch, self._n), piece.first, piece.count, [segment])
@@ -192,11 +196,9 @@ class Custody:
         return [piece for piece in pieces if piece.segment.epoch >= self.epoch]
 
     def adopt(self, holder: int, part: Part, queued: Iterable[Slice]) -> None:
-        """A worker runs what this opening has not sent: it goes on there, under the number by which the worker knows it.
-        `queued`: what dispatch had of it, which is no longer waiting."""
-        flight = self.flights.add(
-            (holder, part.epoch, part.fence, part.n), part.first, part.count, [], adopted=True
-        )
+        """A worker runs what this opening has not sent: it goes on there, under the number by which the worker knows
+        it. `queued`: what dispatch had of it, which is no longer waiting."""
+        flight = self.flights.add((holder, part.epoch, part.fence, part.n), part.first, part.count, [], adopted=True)
         for piece in [*queued, *self.unpast(part.epoch, part.first, part.count)]:
             self.flights.attach(flight, piece.segment, piece.count)
 
@@ -216,7 +218,8 @@ class Custody:
     # -- outcomes --------------------------------------------------------------------------------------------------
 
     def settle(self, holder: int, verdict: Verdict, part: Part, notes: Notes, now_us: int) -> Settled:
-        """An outcome: what it changes. What changes nothing (said before, or under an old number) is confirmed all the same."""
+        """An outcome: what it changes. What changes nothing (said before, or under an old number) is confirmed all
+        the same."""
         result = Settled([], [], [], [], [])
         flight = self.flights.get((holder, part.epoch, part.fence, part.n))
         ours = flight.left.overlap(part.first, part.count) if flight is not None else []
@@ -242,7 +245,9 @@ class Custody:
     def _answer(self, result: Settled, epoch: int, first: int, count: int) -> None:
         """It was started, or has ended: it was not taken back."""
         if self.withdrawing:
-            for number in [number for of, number in self.withdrawing if of == epoch and first <= number < first + count]:
+            for number in [
+                number for of, number in self.withdrawing if of == epoch and first <= number < first + count
+            ]:
                 self.withdrawing.discard((epoch, number))
                 result.answered.append((epoch, number, False))
 
@@ -290,7 +295,8 @@ class Custody:
                 self._counted.pop((epoch, number), None)
 
     def _handled_late(self, ours: list[tuple[int, int]], part: Part, result: Settled) -> None:
-        """Handled by somebody who was thought gone: settled already, in flight elsewhere, or waiting (perhaps on disk)."""
+        """Handled by somebody who was thought gone: settled already, in flight elsewhere, or waiting (perhaps on
+        disk)."""
         for first, count in Numbers(ours).missing(part.first, part.count):
             found = Numbers()
             for other, at, many in list(self.flights.over(part.epoch, first, count)):

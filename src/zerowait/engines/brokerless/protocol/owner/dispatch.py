@@ -1,9 +1,8 @@
 """What waits in this process's memory to be sent, by channel, and who gets which part of it.
 
-Messages come from the outboxes' read-ahead (`fresh`) or back from a worker (`returned`; these go first). Several workers of a
-channel share what waits in proportion to the credit that each has left, so a lone message goes to the link with most, and a
-backlog goes to all of them at once.
-"""
+Messages come from the outboxes' read-ahead (`fresh`) or back from a worker (`returned`; these go first). Several
+workers of a channel share what waits in proportion to the credit that each has left, so a lone message goes to the
+link with most, and a backlog goes to all of them at once."""
 
 from __future__ import annotations
 
@@ -90,12 +89,12 @@ class Queue:
                 return piece
         for box in [box for box in self.turns if box in taker.boxes]:
             pieces = self.turns.pop(box)
-            piece = self._cut(pieces, most_units, taker.message_bytes)
+            found = self._cut(pieces, most_units, taker.message_bytes)
             if pieces:
                 self.turns[box] = pieces  # at the end: the other outboxes have their turn first
-            if piece is not None:
-                self.counts[piece.box] -= piece.count
-                return piece
+            if found is not None:
+                self.counts[box] -= found.count
+                return found
         return None
 
     def _cut(self, pieces: deque[Slice], most_units: int, message_bytes: int) -> Slice | None:
@@ -183,6 +182,14 @@ class Dispatch:
         queue = self._queues.get(channel)
         return queue.aside if queue is not None else []
 
+    def pieces(self, box: int) -> list[Slice]:
+        """All of this outbox that waits here."""
+        return [
+            piece
+            for queue in self._queues.values()
+            for piece in (*queue.turns.get(box, ()), *(each for each in queue.aside if each.box == box))
+        ]
+
     def ready(self, pieces: Iterable[Slice], *, back: bool = False) -> None:
         """These wait from now on; what comes back goes first, in its order."""
         for piece in reversed(list(pieces)) if back else pieces:
@@ -193,7 +200,8 @@ class Dispatch:
             queue.put(piece, back=back)
 
     def remove(self, box: int, epoch: int, first: int, count: int) -> list[Slice]:
-        """These do not wait any more: settled, adopted by who runs them, or withdrawn. Gives the parts that did wait."""
+        """These do not wait any more: settled, adopted by who runs them, or withdrawn. Gives the parts that did
+        wait."""
         return [
             piece
             for queue in self._queues.values()
@@ -234,7 +242,8 @@ class Dispatch:
 
 
 def body_of(piece: Slice) -> tuple[bytes | bytearray | memoryview, memoryview, int]:
-    """Body and ends of a slice as they travel, and what to subtract from the ends. A whole segment is not copied here."""
+    """Body and ends of a slice as they travel, and what to subtract from the ends. A whole segment is not copied
+    here."""
     segment = piece.segment
     if piece.count == segment.count:
         return segment.body, memoryview(segment.ends), 0

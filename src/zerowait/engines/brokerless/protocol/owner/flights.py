@@ -1,9 +1,9 @@
 """What is in flight: which messages of an outbox are at whom, under which dispatch number.
 
-Three questions are asked of it, each without looking at what it is not about: what went out under this number (an OUTCOME), what does
-that worker have (a HELD), and who has these numbers (a late `handled`, an adoption). The last goes by blocks of numbers: a thousand
-lone messages are a thousand flights, and a worker that comes back with as many outcomes must not cost their product.
-"""
+Three questions are asked of it, each without looking at what it is not about: what went out under this number (an
+OUTCOME), what does that worker have (a HELD), and who has these numbers (a late `handled`, an adoption). The last
+goes by blocks of numbers: a thousand lone messages are a thousand flights, and a worker that comes back with as many
+outcomes must not cost their product."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Slice(Struct, gc=False):
 
 
 class Flight(Struct):
-    """Messages sent under one dispatch number: of one segment. What a restarted owner adopts from a worker may lie in several,
-    and in none while it has not been read from disk; only what has been read counts as in flight."""
+    """Messages sent under one dispatch number: of one segment. What a restarted owner adopts from a worker may lie in
+    several, and in none while it has not been read from disk; only what has been read counts as in flight."""
 
     holder: int
     epoch: int

@@ -12,11 +12,12 @@ from zerowait.engines.brokerless.protocol.link import Link, LinkPhase
 from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.owner.custody import Custody, Ranges, Settled
 from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch, Taker, body_of
+from zerowait.engines.brokerless.protocol.owner.expiry import Expiry
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
 from zerowait.engines.brokerless.protocol.owner.reconcile import reconcile
 from zerowait.engines.brokerless.protocol.owner.wants import Wants
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.message import BODY_START, Change, Segment, Verdict
+from zerowait.message import BODY_START, Change, Segment, Settle, Verdict
 
 DAY_MS = 86_400_000  # an epoch is the time of its opening, or a little more: one so far ahead is no fence but an error
 
@@ -29,6 +30,7 @@ class Owner:
         self._wall_us = wall_us
         self.custody: dict[int, Custody] = {}
         self.dispatch = Dispatch()
+        self._expiry = Expiry(wall_us)
         self._wants = Wants(effects, config, self.dispatch)
         self._links: dict[int, Link] = {}
         self._serving: dict[str, dict[int, Link]] = {}  # channel → connection → link
@@ -54,10 +56,10 @@ class Owner:
         if custody is None:
             return
         self.dispatch.disown(box)
-        for link in self._links.values():
-            link.resumed.discard(box)
+        for each in self._links.values():
+            each.resumed.discard(box)
         for conn, batch in self._effects.disown(box):
-            link = self._links.get(conn)  # type: ignore[assignment]
+            link = self._links.get(conn)
             if link is not None:
                 link.credit(batch.channel).refund(_cost_of(batch))
                 self._wants.tell(link, batch.channel)
@@ -71,15 +73,21 @@ class Owner:
             return
         for segment in segments:
             self.dispatch.ready(custody.offer(segment))
+            self._expiry.watch(box, segment, segment.first, segment.count)
             self._dirty.add(segment.channel)
+
+    def pieces(self, box: int) -> list[Slice]:
+        """All of this outbox that waits in memory."""
+        custody = self.custody.get(box)
+        return [*self.dispatch.pieces(box), *custody.past()] if custody is not None else []
 
     def in_flight(self, box: int) -> dict[str, int]:
         custody = self.custody.get(box)
         return dict(custody.in_flight) if custody is not None else {}
 
     def withdraw(self, box: int, epoch: int, number: int) -> None:
-        """Takes a message back if it has not begun (rules §2.9). What became of it is told by the effect Withdrawn: at once
-        where it waits (once that is durable), after its worker's answer where it is in flight."""
+        """Takes a message back if it has not begun (rules §2.9). What became of it is told by the effect Withdrawn:
+        at once where it waits (once that is durable), after its worker's answer where it is in flight."""
         custody = self.custody.get(box)
         if custody is None:
             self._effects.add(Withdrawn(box, epoch, number, None))
@@ -100,7 +108,8 @@ class Owner:
         ticket.withdrawn.append(Withdrawn(custody.box, epoch, number, taken_back))
 
     def _drop_at(self, holder: int, box: int, ranges: tuple[tuple[int, int, int], ...]) -> None:
-        """To whoever has these: not yours any more. A worker that is not there now is asked when it says what it holds."""
+        """To whoever has these: not yours any more. A worker that is not there now is asked when it says what it
+        holds."""
         peer = self._peers.get(holder)
         link = peer.link if peer is not None else None
         if link is not None and box in link.resumed:
@@ -208,7 +217,8 @@ class Owner:
         self._dirty.update(link.served)
 
     def _withdrawn(self, custody: Custody, held: Held) -> Ranges:
-        """What is queued there and has been asked back meanwhile: it is answered `unstarted`, as if DROP had come at once."""
+        """What is queued there and has been asked back meanwhile: it is answered `unstarted`, as if DROP had come at
+        once."""
         return [
             (epoch, number, 1)
             for epoch, number in custody.withdrawing
@@ -245,6 +255,7 @@ class Owner:
         for piece in pieces:
             self._dirty.add(piece.segment.channel)
             self._effects.add(Returned(piece.box, piece.segment.epoch, piece.segment.first, piece.first, piece.count))
+            self._expiry.watch(piece.box, piece.segment, piece.first, piece.count)
         if custody.withdrawing:
             pieces = [left for piece in pieces for left in self._without_withdrawn(custody, piece)]
         self.dispatch.ready(custody.wait_for_the_past(pieces), back=True)
@@ -253,7 +264,8 @@ class Owner:
         """What came back unstarted and was asked for is dropped here, before it can go to another."""
         epoch, numbers = piece.segment.epoch, range(piece.first, piece.first + piece.count)
         mine = sorted(number for of, number in custody.withdrawing if of == epoch and number in numbers)
-        start, left = piece.first, []
+        start = piece.first
+        left: list[Slice] = []
         for number in [*mine, numbers.stop]:
             if number > start:
                 left.append(Slice(piece.box, piece.segment, start, number - start))
@@ -345,16 +357,24 @@ class Owner:
 
     def tick(self, now: float) -> None:
         self._wants.tick(now, lambda conn: conn in self._links)
+        for box, epoch, first, count in self._expiry.over(now):
+            for piece in self.dispatch.remove(box, epoch, first, count) if box in self.custody else ():
+                segment = piece.segment
+                gone = Settle(segment.channel, epoch, piece.first, piece.count, Verdict.EXPIRED, segment.seq)
+                self._effects.commit(box, [gone])
 
     def wake(self) -> float | None:
         times = [at for custody in self.custody.values() if (at := custody.wake()) is not None]
         if (quiet := self._wants.wake()) is not None:
             times.append(quiet)
+        if (over := self._expiry.wake()) is not None:
+            times.append(over)
         return min(times, default=None)
 
     def fenced(self, link: Link, box: int, fence: int, words: str, now: float) -> None:
-        """A worker has seen a later opening of this outbox (rules §1.2). Who still holds the file opens it again above that
-        epoch; a fence more than a day ahead is nobody's opening and is never followed: that worker gets nothing of it."""
+        """A worker has seen a later opening of this outbox (rules §1.2). Who still holds the file opens it again
+        above that epoch; a fence more than a day ahead is nobody's opening and is never followed: that worker gets
+        nothing of it."""
         custody = self.custody.get(box)
         if custody is None or fence <= custody.epoch:
             return  # said to an earlier opening

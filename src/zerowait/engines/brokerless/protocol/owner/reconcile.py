@@ -1,8 +1,7 @@
 """A worker comes back and says what it holds: what goes on, what is adopted, what waits again, what it must drop.
 
-The table is in `zerowait.engines.brokerless.protocol.tables`; the reasons are in rules §3.2. Running is adopted but queued is
-dropped because of keys: m1 waits for a retry elsewhere, m2, queued here, would run first.
-"""
+The table is in `zerowait.engines.brokerless.protocol.tables`; the reasons are in rules §3.2. Running is adopted but
+queued is dropped because of keys: m1 waits for a retry elsewhere, m2, queued here, would run first."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """WANT: what the links are told of what waits for them.
 
-A link is told once that something waits which its credit does not reach, and once that nothing does any more; in between its worker
-renews the credit before it runs out, and no frame is needed. That nothing waits is told at once to a link that nothing has gone to
-since it was asked (another worker was quicker, and what it has set aside for us others may use), else after a quiet tick: a
-stream pauses for moments all the time.
-"""
+A link is told once that something waits which its credit does not reach, and once that nothing does any more; in
+between its worker renews the credit before it runs out, and no frame is needed. That nothing waits is told at once to
+a link that nothing has gone to since it was asked (another worker was quicker, and what it has set aside for us
+others may use), else after a quiet tick: a stream pauses for moments all the time."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """What lies at this worker: queued messages and those that run, by name.
 
-The desk is where a message's start is decided. A runner takes messages by one atomic pop that includes the test of permission; DROP and
-hand-back remove from the same queue under the same lock, so "not started" is never a guess (rules §3.4). The lock comes from
-outside: in tests there is none, and the time is passed in.
-"""
+The desk is where a message's start is decided. A runner takes messages by one atomic pop that includes the test of
+permission; DROP and hand-back remove from the same queue under the same lock, so "not started" is never a guess
+(rules §3.4). The lock comes from outside: in tests there is none, and the time is passed in."""
 
 from __future__ import annotations
 
@@ -42,7 +41,8 @@ class Desk:
     # -- any thread ------------------------------------------------------------------------------------------------
 
     def start(self, channel: str, most: int, now: float) -> Taken | None:
-        """Takes at most `most` messages to be run at once, from the outboxes in turn. None: nothing that may be started."""
+        """Takes at most `most` messages to be run at once, from the outboxes in turn. None: nothing that may be
+        started."""
         with self._lock:
             state = self._channels.get(channel)
             if state is None or not state.queued:
@@ -228,10 +228,10 @@ class Desk:
                 if channel is not None and name != channel:
                     continue
                 for of in [of for of in state.turns if box is None or of == box]:
-                    for parcel in state.turns.pop(of):
-                        left.append(
-                            self._back(name, state, parcel, parcel.first + parcel.at, parcel.stop - parcel.at)
-                        )
+                    left.extend(
+                        self._back(name, state, parcel, parcel.first + parcel.at, parcel.stop - parcel.at)
+                        for parcel in state.turns.pop(of)
+                    )
         return left
 
     def _back(self, channel: str, state: _Channel, parcel: Parcel, first: int, count: int) -> Back:

@@ -1,8 +1,7 @@
 """What this process knows of messages that it has run, until their owner confirms that it is durably settled.
 
-OUTCOME → the owner commits → CONFIRM → forgotten. A message that arrives again meanwhile is answered from here, not run. So the
-memory for duplicates is exact: there is no window of time or count to tune (rules §2.2).
-"""
+OUTCOME → the owner commits → CONFIRM → forgotten. A message that arrives again meanwhile is answered from here, not
+run. So the memory for duplicates is exact: there is no window of time or count to tune (rules §2.2)."""
 
 from __future__ import annotations
 
@@ -69,7 +68,8 @@ class Memory:
         numbers.add(part.first, part.count)
 
     def sort(self, box: int, epoch: int, ranges: Iterable[tuple[int, int]], here: Numbers | None) -> Sorted:
-        """What of a batch is known, held, or to be run. In the ordinary case, numbers above all seen, this looks at nothing."""
+        """What of a batch is known, held, or to be run. In the ordinary case, numbers above all seen, this looks at
+        nothing."""
         result = Sorted([], [], [])
         name = (box, epoch)
         for first, count in ranges:

@@ -1,5 +1,5 @@
-"""Whose the messages are that lie here: for each outbox the link to its owner, the highest opening seen of it, and until when what is
-queued of it may be started."""
+"""Whose the messages are that lie here: for each outbox the link to its owner, the highest opening seen of it, and
+until when what is queued of it may be started."""
 
 from __future__ import annotations
 

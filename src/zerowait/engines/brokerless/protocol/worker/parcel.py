@@ -9,8 +9,8 @@ from zerowait.message import Delivery
 
 
 class Permit:
-    """Whether queued messages of an outbox may be started. They may while its owner cannot have taken them back: it has answered
-    a PING sent less than the grace ago, and our HELD of this session."""
+    """Whether queued messages of an outbox may be started. They may while its owner cannot have taken them back: it
+    has answered a PING sent less than the grace ago, and our HELD of this session."""
 
     __slots__ = ("resuming", "until")
 

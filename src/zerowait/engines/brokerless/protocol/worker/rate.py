@@ -1,4 +1,5 @@
-"""How fast a channel works here: an average over about a tenth of a second, in which only time counts that it worked in."""
+"""How fast a channel works here: an average over about a tenth of a second, in which only time counts that it worked
+in."""
 
 from __future__ import annotations
 

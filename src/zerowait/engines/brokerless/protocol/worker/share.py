@@ -1,9 +1,8 @@
 """One link's part of a channel's window, and what the owner at its other end may still go by.
 
-Limits are absolute totals since the session began. Lowering one is asking for something back: it counts as given back only when the
-owner's WANT has named that CREDIT by its running number. Until then the highest of what was promised may still be used, and
-what the owner says it has sent is on its way even if a commit still holds it up.
-"""
+Limits are absolute totals since the session began. Lowering one is asking for something back: it counts as given back
+only when the owner's WANT has named that CREDIT by its running number. Until then the highest of what was promised
+may still be used, and what the owner says it has sent is on its way even if a commit still holds it up."""
 
 from __future__ import annotations
 

@@ -1,17 +1,16 @@
 """How much of a channel this worker lets its owners send: one window for all links together.
 
-The window is what runs at once, and a tenth of a second's work beyond it: large enough that a fast handler never waits for the next
-batch, small enough that a slow one hoards nothing that another worker could do (the table in rules §7 is its test). It is shared
-evenly by the links that want something, those who hold least first; links that want nothing keep a standing credit of one while
-there is room, so that a first message needs no round trip.
+The window is what runs at once, and a tenth of a second's work beyond it: large enough that a fast handler never
+waits for the next batch, small enough that a slow one hoards nothing that another worker could do (the table in rules
+§7 is its test). It is shared evenly by the links that want something, those who hold least first; links that want
+nothing keep a standing credit of one while there is room, so that a first message needs no round trip.
 
     window = held here (queued or running, from whatever session) + what links may still send + room
 
-Every link has an allowance: one that wants something its even part, one that does not a credit of one, as long as those together
-are at most half of what the window holds beyond the runners. Who has less than its allowance finds room, or what others have beyond
-theirs is asked back; what others hold beyond theirs is work, and ends. So nobody waits for ever, and nothing goes back and
-forth: within the allowances nothing is asked back.
-"""
+Every link has an allowance: one that wants something its even part, one that does not a credit of one, as long as
+those together are at most half of what the window holds beyond the runners. Who has less than its allowance finds
+room, or what others have beyond theirs is asked back; what others hold beyond theirs is work, and ends. So nobody
+waits for ever, and nothing goes back and forth: within the allowances nothing is asked back."""
 
 from __future__ import annotations
 
@@ -136,8 +135,8 @@ class Window:
         """Who is told a new limit now."""
         if self.closed or self.paused or self._recall:
             self._recall = False
-            said = [self._lower(conn, share, 0) for conn, share in self._shares.items()]
-            lowered = [credit for credit in said if credit is not None]
+            asked = [self._lower(conn, share, 0) for conn, share in self._shares.items()]
+            lowered = [credit for credit in asked if credit is not None]
             if self.closed or self.paused or lowered:
                 return lowered
         said = self._feed() if self._hungry else []
@@ -173,8 +172,8 @@ class Window:
         return min(len(self._bare) + len(self._spare), max(0, beyond // 2)) if self._hungry else len(self._shares)
 
     def _ask_back(self, part: int, standing: int) -> list[tuple[int, Credit]]:
-        """Somebody has less than its allowance, and there is no room: what others have beyond theirs is asked for. It is
-        given on once they have confirmed."""
+        """Somebody has less than its allowance, and there is no room: what others have beyond theirs is asked for. It
+        is given on once they have confirmed."""
         said: list[tuple[int, Credit] | None] = []
         excess = sum(share.allowed() for share in self._spare.values()) - standing
         for keep in (1, 0):
@@ -214,6 +213,13 @@ class Window:
             return None
         self._book(conn, share)
         return conn, credit
+
+    def check(self) -> None:
+        """What is kept in sums must be what the shares add up to."""
+        assert self._committed == sum(share.committed() for share in self._shares.values()), "credit is booked wrongly"
+        assert abs(self._held - self._elsewhere - sum(share.held for share in self._shares.values())) < 1e-3
+        groups = [*self._hungry, *self._spare, *self._bare]
+        assert sorted(groups) == sorted(self._shares), "a link is in two groups, or in none"
 
     def is_given_back(self) -> bool:
         """Closed, and every owner has confirmed that nothing more will come."""

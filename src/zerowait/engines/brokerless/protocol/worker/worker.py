@@ -70,7 +70,8 @@ class Worker:
         self._dirty.update(self.windows)
 
     def announced(self, link: Link, before: Iterable[Owned], now: float) -> None:
-        """Its STATE names its outboxes: what we know and hold of each new one is said, and none of it starts before the answer."""
+        """Its STATE names its outboxes: what we know and hold of each new one is said, and none of it starts before
+        the answer."""
         known = {owned.box: owned.epoch for owned in before}
         for owned in before:
             if owned.box not in link.boxes:
@@ -105,9 +106,9 @@ class Worker:
         self._handed_back = {(box, part) for box, part in self._handed_back if self.owners.link(box) is not None}
 
     def owner_gone(self, boxes: Iterable[Owned], now: float, *, final: bool = False) -> None:
-        """An owner is dead, has left or has not come back within its grace: what is queued of it goes, so that it does not
-        fill the window. The outcomes of a durable outbox stay for days, for whoever opens it next; those of one in memory go
-        with it (rules §2.6), and all of them if it said itself that it has none left."""
+        """An owner is dead, has left or has not come back within its grace: what is queued of it goes, so that it
+        does not fill the window. The outcomes of a durable outbox stay for days, for whoever opens it next; those of
+        one in memory go with it (rules §2.6), and all of them if it said itself that it has none left."""
         for owned in boxes:
             if self.owners.link(owned.box) is not None:
                 continue  # somebody else has opened it
@@ -169,9 +170,7 @@ class Worker:
         if window is not None and taken < count:
             window.released(link.conn, cost * (count - taken) / count)
 
-    def _admit(
-        self, link: Link, batch: Batch, count: int, cost: float, window: Window | None, now: float
-    ) -> int:
+    def _admit(self, link: Link, batch: Batch, count: int, cost: float, window: Window | None, now: float) -> int:
         """How many of its messages are queued here from now on."""
         sorted_ = self.memory.sort(batch.box, batch.epoch, batch.ranges, self.desk.here(batch.box, batch.epoch))
         for outcome in self.memory.again(batch.box, batch.epoch, sorted_.known):
@@ -187,7 +186,7 @@ class Worker:
             return 0
         delivery = self._delivery(link, batch, count, now)
         permit = self.owners.permit(batch.box)
-        parcels = []
+        parcels: list[Parcel] = []
         for first, many in sorted_.fresh:
             at = _index(batch.ranges, first)
             parcels.append(Parcel(delivery, at, at + many, batch.fence, batch.n, permit, link.conn, cost))
@@ -261,9 +260,7 @@ class Worker:
         for box, parts in said.items():
             self._tell(box, Verdict.HANDLED, parts)
 
-    def _tell(
-        self, box: int, verdict: Verdict, parts: Sequence[Part], after_ms: int = 0, note: bytes = b""
-    ) -> None:
+    def _tell(self, box: int, verdict: Verdict, parts: Sequence[Part], after_ms: int = 0, note: bytes = b"") -> None:
         link = self.owners.link(box)
         if link is None:
             return  # remembered, and said when its owner is back
@@ -284,7 +281,8 @@ class Worker:
     # -- time ------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float, *, stands: bool) -> None:
-        """`stands`: the handlers' loop has not turned for long. What it has not begun goes back meanwhile (rules §4.3)."""
+        """`stands`: the handlers' loop has not turned for long. What it has not begun goes back meanwhile (rules
+        §4.3)."""
         for owned in self.owners.over(now):
             self.owner_gone([owned], now)
         for box in self.owners.kept_long_enough(now):

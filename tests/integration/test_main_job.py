@@ -1,0 +1,384 @@
+"""The main job, in real processes: push and never wait, and every message is accounted for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.services import WORK, Work
+from tests.waiting import wait_until
+from zerowait import App, Client, Dead, PushChannel, QueueFull, Retry, Settings
+from zerowait.errors import Cancelled, Closed, EncodeError, Expired, TooLarge, UsageError
+
+ROOT = Path(__file__).parents[2]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "witness"
+    path.touch()
+    monkeypatch.setenv("WITNESS", str(path))
+    return path
+
+
+@pytest.fixture
+def serve(witness: Path) -> Iterator[Start]:
+    """Starts `zerowait run tests.integration.services:NAME` and gives it once it serves."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(name: str, **env: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "zerowait", "run", f"tests.integration.services:{name}"]
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | env, stderr=subprocess.PIPE, text=True)
+        running.append(process)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "Ctrl-C" in line:
+                break
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        return process
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def lines(witness: Path, word: str) -> list[list[str]]:
+    return [line.split() for line in witness.read_text().splitlines() if line.startswith(word + " ")]
+
+
+def unsettled(zw: Client) -> int:
+    return sum(box.unsettled for box in zw.status().boxes)
+
+
+def assert_exact(zw: Client) -> None:
+    """The ledger of each channel, against itself and against what it may be."""
+    for box in zw.status().boxes:
+        for row in box.channels:
+            settled = row.handled + row.dead + row.expired + row.dropped
+            assert row.accepted == settled + row.waiting + row.in_flight, row
+            assert min(row.waiting, row.in_flight) >= 0, row
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_push_is_handled_by_a_worker_that_was_there(durable: bool, serve: Start, witness: Path) -> None:
+    serve("echo")
+    with Client("sender") as zw:
+        receipts = [zw.push(WORK, Work(n), durable=durable) for n in range(100)]
+        for receipt in receipts:
+            receipt.handled.result(10)
+        assert {receipt.state for receipt in receipts} == {"handled"}
+        assert_exact(zw)
+    assert sorted(int(number) for _, number, *_ in lines(witness, "end")) == list(range(100))
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_push_waits_for_a_worker_that_comes_later(durable: bool, serve: Start) -> None:
+    with Client("sender") as zw:
+        receipt = zw.push(WORK, Work(1), durable=durable)
+        receipt.result(5)
+        assert receipt.state == "stored" and zw.status().boxes
+        serve("echo")
+        receipt.handled.result(10)
+
+
+def test_what_a_killed_worker_held_is_given_to_another_at_once(serve: Start, witness: Path) -> None:
+    first = serve("echo")
+    with Client("sender") as zw:
+        receipts = [zw.push(WORK, Work(n, 0.3)) for n in range(40)]
+        wait_until(lambda: len(lines(witness, "begin")) >= 8, within=10)
+        serve("echo")
+        first.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        held = {number for _, number, pid, _ in lines(witness, "begin") if pid == str(first.pid)} - {
+            number for _, number, _, _ in lines(witness, "end")
+        }
+        wait_until(
+            lambda: held & {n for _, n, pid, _ in lines(witness, "begin") if pid != str(first.pid)}, within=5
+        )
+        assert time.monotonic() - killed < 3, "a proof of death does not wait for the grace"
+        for receipt in receipts:
+            receipt.handled.result(20)
+        assert_exact(zw)
+    runs = Counter(number for _, number, *_ in lines(witness, "begin"))
+    assert len(runs) == 40
+    assert {number for number, times in runs.items() if times > 1} <= held, "only what ran there ran again"
+
+
+def test_what_a_killed_sender_had_stored_is_delivered_by_the_next_of_its_name(serve: Start, witness: Path) -> None:
+    program = (
+        "import os, signal\nfrom tests.integration.services import WORK, Work\nfrom zerowait import Client\n"
+        "zw = Client('sender')\n"
+        "for n in range(50): last = zw.push(WORK, Work(n))\n"
+        "last.result(10)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    died = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
+    assert died.returncode == -signal.SIGKILL
+    serve("echo")
+    with Client("sender") as zw:
+        zw.push(WORK, Work(50)).handled.result(10)
+        wait_until(lambda: len(lines(witness, "end")) == 51, within=10)
+        wait_until(lambda: unsettled(zw) == 0, within=10)
+        assert_exact(zw)
+    assert sorted(int(number) for _, number, *_ in lines(witness, "end")) == list(range(51))
+
+
+def test_a_script_that_is_gone_is_delivered_for_by_another_process_of_the_machine(serve: Start, witness: Path) -> None:
+    with Client("script") as zw:
+        zw.push(WORK, Work(1)).result(5)
+    serve("echo")
+    with Client("somebody"):
+        wait_until(lambda: lines(witness, "end"), within=15)
+
+
+def test_a_sender_may_listen_and_workers_dial_in(serve: Start, home: Path, witness: Path) -> None:
+    settings = Settings(home=home, namespace="sender-side", listen="tcp://127.0.0.1:0")
+    with Client("sender", settings=settings) as zw:
+        assert zw._opened is not None
+        endpoint = zw._opened.node.endpoints[-1]
+        serve("echo", ZEROWAIT_NAMESPACE="worker-side", ZEROWAIT_ADDRESSES=f"work={endpoint}")
+        zw.push(WORK, Work(1)).handled.result(10)
+
+
+def test_a_worker_may_listen_over_ipv6(serve: Start, home: Path, witness: Path) -> None:
+    import socket
+
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
+            port = probe.getsockname()[1]
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    serve("echo", ZEROWAIT_NAMESPACE="worker-side", ZEROWAIT_LISTEN=f"tcp://[::1]:{port}")
+    settings = Settings(home=home, namespace="sender-side", addresses={"work": f"tcp://[::1]:{port}"})
+    with Client("sender", settings=settings) as zw:
+        zw.push(WORK, Work(1)).handled.result(10)
+
+
+def test_a_message_larger_than_a_frame_travels_whole() -> None:
+    blobs = PushChannel[bytes]("blobs")
+    app, got = App("taker"), list[bytes]()
+
+    @app.pull(blobs)
+    def take(blob: bytes) -> None:
+        got.append(blob)
+
+    sent = [os.urandom(size) for size in (0, 1, 250_000, 300_000, 5_000_000)]
+    with app, Client("sender") as zw:
+        receipts = [zw.push(blobs, blob) for blob in sent]
+        for receipt in receipts:
+            receipt.handled.result(20)
+        with pytest.raises(TooLarge, match="nothing was taken"):
+            zw.push(blobs, bytes(17 << 20))
+    assert sorted(got) == sorted(sent)
+
+
+def test_a_full_outbox_takes_nothing_and_tells_when_there_is_room(home: Path, namespace: str) -> None:
+    settings = Settings(home=home, namespace=namespace, outbox_messages=100)
+    with Client("sender", settings=settings) as zw:
+        for n in range(100):
+            zw.push("later", n)
+        with pytest.raises(QueueFull) as full:
+            zw.push("later", 100)
+        assert full.value.limit_messages == 100 and not full.value.room.done()
+        assert sum(row.accepted for box in zw.status().boxes for row in box.channels) == 100
+        app, got = App("late"), list[int]()
+
+        @app.pull("later")
+        def take(number: int) -> None:
+            got.append(number)
+
+        with app:
+            full.value.room.result(10)
+            zw.push("later", 100).handled.result(10)
+        assert sorted(got) == list(range(101))
+
+
+def test_a_failing_handler_is_retried_and_then_its_message_is_a_dead_letter(serve: Start, witness: Path) -> None:
+    serve("failing")
+    with Client("sender") as zw:
+        good, odd, unlucky = (zw.push("failing", n) for n in (2, 1, 13))
+        good.handled.result(10)
+        with pytest.raises(Dead) as dead:
+            odd.handled.result(10)
+        assert dead.value.attempts == 2 and "1 is odd" in dead.value.reason and "services.py" in dead.value.traceback
+        with pytest.raises(Dead, match="unlucky"):
+            unlucky.handled.result(10)
+        assert_exact(zw)
+    assert Counter(number for _, number in lines(witness, "tried")) == {"2": 1, "1": 2, "13": 1}
+
+
+def test_what_does_not_fit_the_handler_is_a_dead_letter_and_the_rest_is_handled(serve: Start) -> None:
+    serve("failing")
+    with Client("sender") as zw:
+        receipts = [zw.push("failing", value) for value in (2, "three", 4)]
+        receipts[0].handled.result(10)
+        receipts[2].handled.result(10)
+        with pytest.raises(Dead, match="int"):
+            receipts[1].handled.result(10)
+
+
+def test_sigterm_finishes_what_runs_and_hands_back_the_rest(serve: Start, witness: Path) -> None:
+    worker = serve("echo")
+    with Client("sender") as zw:
+        receipts = [zw.push(WORK, Work(n, 0.5)) for n in range(30)]
+        wait_until(lambda: len(lines(witness, "begin")) >= 8, within=10)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
+        begun = {number for _, number, *_ in lines(witness, "begin")}
+        assert begun == {number for _, number, *_ in lines(witness, "end")}, "what had begun has ended"
+        serve("echo")
+        for receipt in receipts:
+            receipt.handled.result(20)
+        assert_exact(zw)
+    runs = Counter(number for _, number, *_ in lines(witness, "begin"))
+    assert set(runs.values()) == {1}, "a drain doubles nothing"
+    assert {attempt for *_, attempt in lines(witness, "begin")} == {"1"}, "what was handed back counts as no attempt"
+
+
+def test_a_stopped_worker_that_comes_back_in_time_runs_nothing_twice(serve: Start, witness: Path) -> None:
+    worker = serve("echo")
+    with Client("sender") as zw:
+        receipts = [zw.push(WORK, Work(n, 0.2)) for n in range(40)]
+        wait_until(lambda: len(lines(witness, "begin")) >= 8, within=10)
+        worker.send_signal(signal.SIGSTOP)
+        wait_until(
+            lambda: any(peer.state != "up" for peer in zw.status().peers), within=8, that="the silence is noticed"
+        )
+        worker.send_signal(signal.SIGCONT)
+        for receipt in receipts:
+            receipt.handled.result(20)
+        assert_exact(zw)
+    assert set(Counter(number for _, number, *_ in lines(witness, "begin")).values()) == {1}
+
+
+def test_two_workers_share_a_channel(serve: Start, witness: Path) -> None:
+    for _ in range(2):
+        serve("echo")
+    with Client("sender") as zw:
+        zw.workers(WORK).at_least(2).result(10)
+        for receipt in [zw.push(WORK, Work(n, 0.02)) for n in range(200)]:
+            receipt.handled.result(20)
+    shares = Counter(pid for _, _, pid, _ in lines(witness, "end"))
+    assert len(shares) == 2 and min(shares.values()) >= 60
+
+
+def test_a_delayed_push_waits_for_its_time_and_one_too_late_expires() -> None:
+    app, got = App("taker"), list[tuple[str, float]]()
+
+    @app.pull("timed")
+    def take(word: str) -> None:
+        got.append((word, time.monotonic()))
+
+    with Client("sender") as zw:
+        began = time.monotonic()
+        late = zw.push("timed", "late", ttl=0.2)
+        with pytest.raises(Expired):
+            late.handled.result(10)
+        with app:
+            zw.push("timed", "delayed", delay=0.5).handled.result(10)
+        assert_exact(zw)
+    assert [word for word, _ in got] == ["delayed"] and got[0][1] - began >= 0.5
+
+
+def test_a_push_can_be_withdrawn_while_nobody_has_it() -> None:
+    with Client("sender") as zw:
+        receipt = zw.push("nobody", 1)
+        assert receipt.withdraw().result(5) is True
+        assert receipt.state == "withdrawn"
+        with pytest.raises(Cancelled):
+            receipt.handled.result(1)
+        assert_exact(zw)
+        assert unsettled(zw) == 0
+
+
+def test_the_callers_mistakes_are_raised_at_the_call_and_nothing_is_taken() -> None:
+    with Client("sender") as zw:
+        with pytest.raises(EncodeError, match="Work"):
+            zw.push(WORK, "no work")  # type: ignore[call-overload]
+        with pytest.raises(EncodeError) as wrong:
+            zw.push("things", {"list": [1, object()]})
+        assert wrong.value.path == "$['list'][1]"
+        with pytest.raises(UsageError, match="time zone"):
+            import datetime
+
+            zw.push("things", 1, at=datetime.datetime(2030, 1, 1))
+        with pytest.raises(UsageError):
+            zw.push("things", 1, colour="red")  # type: ignore[call-overload]
+        assert not [row for box in zw.status().boxes for row in box.channels if row.accepted]
+    with pytest.raises(Closed):
+        zw.push("things", 1)
+
+
+def test_a_forked_child_opens_its_own_and_leaves_its_parents_alone(serve: Start, witness: Path) -> None:
+    serve("echo")
+    with Client("sender") as zw:
+        zw.push(WORK, Work(1)).handled.result(10)
+        child = os.fork()
+        if child == 0:
+            try:
+                zw.push(WORK, Work(2)).handled.result(10)
+                zw.close().result(5)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        zw.push(WORK, Work(3)).handled.result(10)
+    assert sorted(number for _, number, *_ in lines(witness, "end")) == ["1", "2", "3"]
+
+
+def test_push_all_holds_back_while_the_outbox_is_full(home: Path, namespace: str, serve: Start) -> None:
+    serve("echo")
+    settings = Settings(home=home, namespace=namespace, outbox_messages=50)
+    with Client("sender", settings=settings) as zw:
+        assert zw.push_all(WORK, (Work(n) for n in range(1_000))).result(30) == 1_000
+        wait_until(lambda: unsettled(zw) == 0, within=10)
+        assert_exact(zw)
+
+
+@pytest.mark.asyncio
+async def test_one_client_serves_a_loop_as_well(serve: Start) -> None:
+    serve("echo")
+    async with Client("sender") as zw:
+        receipt = await zw.push(WORK, Work(1))
+        assert receipt.state in ("stored", "sent", "handled") and receipt.id
+        await receipt.handled
+        with pytest.raises(UsageError, match="await"):
+            zw.push(WORK, Work(2)).handled.result(1)
+        assert await zw.push_all(WORK, [Work(3), Work(4)]) == 2
+
+
+def test_nobody_waits_for_a_client_that_ends_with_everybody_absent() -> None:
+    zw = Client("sender")
+    for n in range(10_000):
+        last = zw.push("nobody", n)
+    last.result(20)
+    began = time.monotonic()
+    assert zw.close().result(10) == 10_000
+    assert time.monotonic() - began < 2
+
+
+def test_a_retry_policy_of_one_attempt_means_none() -> None:
+    app, tries = App("once"), list[int]()
+
+    @app.pull("once", retry=Retry(attempts=1))
+    def fail(number: int) -> None:
+        tries.append(number)
+        raise RuntimeError("no")
+
+    with app as zw:
+        with pytest.raises(Dead):
+            zw.push("once", 1).handled.result(10)
+    assert tries == [1]
