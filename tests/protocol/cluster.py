@@ -263,8 +263,6 @@ class Cluster:
     def _is_explained(self, name: Name, before: Run, after: Run) -> bool:
         if before.outcome is not None and before.outcome.verdict in (Verdict.RETRY, Verdict.UNSTARTED):
             return True
-        if before.outcome is not None and before.outcome.verdict is Verdict.DEAD and before.reached:
-            return False
         if not before.process.alive:
             return True  # it was killed, or left before all was confirmed
         pair = (name[0], before.process)

@@ -41,7 +41,7 @@ log = logging.getLogger("zerowait.node")
 T = TypeVar("T")
 
 ASKING = "asking"  # the feature by which a command line says that it only looks in
-LOOK_S = 0.1  # how often the directory is looked at while something is pushed or served
+LOOK_S = 0.1  # how often the directory is looked at while a channel that is pushed to has no worker; else seldomer
 OWNER_END, WORKER_END = -1, -2  # the two ends of the link of a process to itself
 
 
@@ -465,7 +465,8 @@ class Node:
             return
         assert self.directory is not None and self._wire is not None
         served = self.core.worker.services
-        self._look_at = now + (LOOK_S if self._wanted or served else 1.0)
+        is_lonely = any(not self.core.owner.workers(channel) for channel in self._wanted)
+        self._look_at = now + (LOOK_S if is_lonely else 5 * LOOK_S if self._wanted else 10 * LOOK_S)
         if self._handlers is not None:
             self._handlers.watch(time.monotonic())
         entries = self.directory.look()

@@ -234,7 +234,7 @@ class Core:
         for link in self.sessions.of(instance):
             self.sessions.end(link, frames.BURIED, "proved dead", now)
         peer = self.peers.bury(instance)
-        self.owner.gone(instance)
+        self.owner.gone(instance, is_dead=True)
         if peer is not None:
             self.worker.owner_gone(peer.boxes, now)
         self.effects.add(Say("dead", "", instance))

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from zerowait.engines.brokerless.protocol.frames import Part
-from zerowait.engines.brokerless.protocol.owner.flights import Flight, Flights, Slice
+from zerowait.engines.brokerless.protocol.owner.flights import Flight, Flights, Name, Slice
 from zerowait.message import Again, Bury, Change, Forget, Note, Numbers, Segment, Settle, Verdict
 
 Notes = Mapping[tuple[int, int], tuple[int, bytes]]  # (epoch, number) → (milliseconds until due, note)
@@ -65,6 +65,8 @@ class Custody:
         # Settled while not in memory (a late `handled` for what waits on disk): kept out of what is read until that is
         # durable.
         self._phantoms: dict[int, Numbers] = {}
+        # What was given back because its holder is gone, under the dispatch by which it may still tell how it ended.
+        self._ghosts: dict[Name, Flight] = {}
         # For messages that fail again (rules §3.2): a run that began before one that was counted fails for free.
         self._counted: dict[tuple[int, int], Counted] = {}
 
@@ -102,8 +104,10 @@ class Custody:
         return slices
 
     def resumed(self, holder: int) -> list[Slice]:
-        """This noted worker has said what it holds, is proved dead or long gone: perhaps the past may go out now."""
+        """This worker has said what it holds, is proved dead or long gone: perhaps the past may go out now."""
         self._awaited.discard(holder)
+        if self._ghosts:
+            self._exorcise(holder)
         return self._release()
 
     def tick(self, now: float) -> tuple[list[Slice], list[Change]]:
@@ -164,6 +168,8 @@ class Custody:
         segment = piece.segment
         self.flights.add((holder, segment.epoch, self.epoch, self._n), piece.first, piece.count, [segment])
         self.flights.count(segment.channel, piece.count)
+        if self._ghosts:
+            self._lay(segment.epoch, piece.first, piece.count)
         if self.durable and holder not in self._noted:
             self._noted.add(holder)
             return self._n, [Note(holder)]
@@ -187,6 +193,30 @@ class Custody:
             if segment is not None:
                 again.append(Slice(self.box, segment, at, many))
         return again
+
+    def give_up(self, holder: int, *, is_dead: bool) -> list[Slice]:
+        """All that is in flight there waits again. Who is only gone may come back: until another has it, the dispatch by which
+        it knows a message is the message's last."""
+        again: list[Slice] = []
+        for flight in self.flights.of(holder):
+            if not is_dead:
+                self._ghosts[flight.name] = Flight(*flight.name, flight.left.copy(), list(flight.segments), True)
+            for first, count in list(flight.left):
+                again.extend(self.give_back(flight, first, count))
+        if is_dead:
+            self._exorcise(holder)
+        return again
+
+    def _lay(self, epoch: int, first: int, count: int) -> None:
+        """These have a later dispatch now."""
+        for name in [name for name in self._ghosts if name[1] == epoch]:
+            self._ghosts[name].left.remove(first, count)
+            if not self._ghosts[name].left:
+                del self._ghosts[name]
+
+    def _exorcise(self, holder: int) -> None:
+        for name in [name for name in self._ghosts if name[0] == holder]:
+            del self._ghosts[name]
 
     def wait_for_the_past(self, pieces: list[Slice]) -> list[Slice]:
         """What of this may go out now: what is of an earlier epoch waits for those who may still hold such."""
@@ -240,7 +270,40 @@ class Custody:
                 for segment, at, many in flight.pieces(first, count):
                     self._failed(result, verdict, part, segment, at, many, notes, now_us)
                     self.flights.leave(flight, segment, at, many)
+        if verdict in (Verdict.RETRY, Verdict.DEAD, Verdict.EXPIRED) and sum(n for _, n in ours) < part.count:
+            for first, count in Numbers(ours).missing(part.first, part.count):
+                self._failed_while_it_waits(holder, result, verdict, part, first, count, notes, now_us)
         return result
+
+    def _failed_while_it_waits(
+        self,
+        holder: int,
+        result: Settled,
+        verdict: Verdict,
+        part: Part,
+        first: int,
+        count: int,
+        notes: Notes,
+        now_us: int,
+    ) -> None:
+        """It waits, and this is about its last dispatch: of the opening before this one, as far as its noted workers have not
+        all been heard, or to a worker that was thought gone. It is applied, or it would run again uncounted."""
+        ghost = self._ghosts.get((holder, part.epoch, part.fence, part.n))
+        if ghost is not None:
+            waiting = ghost.left.overlap(first, count)
+        elif part.fence < self.epoch and holder in self._awaited:
+            ghost = Flight(holder, part.epoch, part.fence, part.n, Numbers(), [], True)
+            flying = Numbers((at, many) for _, at, many in self.flights.over(part.epoch, first, count))
+            waiting = flying.missing(first, count)
+        else:
+            return
+        for at, many in waiting:
+            ghost.segments.extend(piece.segment for piece in self.unpast(part.epoch, at, many))
+            for segment, start, n in ghost.pieces(at, many):
+                self._failed(result, verdict, part, segment, start, n, notes, now_us)
+            self.absent(part.epoch, at, many)
+            result.unqueue.append((part.epoch, at, many))
+            self._lay(part.epoch, at, many)
 
     def _answer(self, result: Settled, epoch: int, first: int, count: int) -> None:
         """It was started, or has ended: it was not taken back."""

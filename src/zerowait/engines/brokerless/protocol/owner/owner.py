@@ -231,14 +231,10 @@ class Owner:
                 custody.withdrawing.discard((epoch, number))
                 self._effects.add(Withdrawn(custody.box, epoch, number, False))
 
-    def gone(self, instance: int) -> None:
+    def gone(self, instance: int, *, is_dead: bool = False) -> None:
         """It did not come back within its grace, is proved dead or has left: what it held waits again."""
         for custody in self.custody.values():
-            again: list[Slice] = []
-            for flight in custody.flights_of(instance):
-                for first, count in list(flight.left):
-                    again.extend(custody.give_back(flight, first, count))
-            self._wait_again(custody, again)
+            self._wait_again(custody, custody.give_up(instance, is_dead=is_dead))
             self._past(custody, instance)
 
     def _past(self, custody: Custody, instance: int) -> None:
