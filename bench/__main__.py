@@ -29,7 +29,9 @@ class Run:
     @contextmanager
     def worker(self, kind: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         command = [sys.executable, "-m", "bench.worker", kind]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env
+        ) as process:
             assert process.stdout is not None and process.stdin is not None
             endpoint = process.stdout.readline().strip()
             try:
@@ -51,7 +53,9 @@ class Run:
 
     def raw(self, count: int) -> float:
         command = [sys.executable, "-m", "bench.raw", str(count)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env
+        ) as process:
             assert process.stdout is not None
             return count / raw.send(int(process.stdout.readline()), count, process)
 
@@ -153,7 +157,9 @@ def importing(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
 
     once("import zerowait")
     bare = statistics.median(once("pass") for _ in range(10))
-    ours = statistics.median(once("import zerowait; zerowait.App, zerowait.Client, zerowait.PushChannel") for _ in range(10))
+    ours = statistics.median(
+        once("import zerowait; zerowait.App, zerowait.Client, zerowait.PushChannel") for _ in range(10)
+    )
     yield {"name": "import zerowait, ms", "ours": {"median": ours - bare}, "at_most": 100}
 
 
@@ -182,7 +188,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     args = parser.parse_args()
     if not args.json:
-        print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; medians, with minimum and maximum of {args.pairs} pairs")
+        print(
+            f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; medians, with minimum and maximum of {args.pairs} pairs"
+        )
     for name in args.only:
         with tempfile.TemporaryDirectory(prefix="zerowait-bench-") as folder:
             for row in PARTS[name](Run(folder), args.count, args.pairs):

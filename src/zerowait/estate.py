@@ -231,7 +231,9 @@ class Estate:
         if found is None or keeper is None or not found.durable:
             return
         future = keeper.ask(lambda: found.raise_epoch(floor_epoch))
-        future.add_done_callback(lambda over: over.exception() or self._opened.node.call(lambda: self._opened.node.reopened(found)))
+        future.add_done_callback(
+            lambda over: over.exception() or self._opened.node.call(lambda: self._opened.node.reopened(found))
+        )
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

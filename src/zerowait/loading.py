@@ -89,7 +89,9 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
     def _failed(self, error: BaseException, count: int) -> None:
         if hasattr(error, "add_note"):
             error.add_note(f"push_all had pushed {count} messages before this; they stay pushed.")
-        self.promise.fail(error if isinstance(error, Exception) else UsageError(f"push_all was interrupted after {count}."))
+        self.promise.fail(
+            error if isinstance(error, Exception) else UsageError(f"push_all was interrupted after {count}.")
+        )
 
     def _shown(self, values: Iterable[Any]) -> Iterable[Any]:
         if not self.progress:

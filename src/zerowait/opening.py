@@ -20,15 +20,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from zerowait.engines.brokerless.node import Node, clock
 from zerowait.engines.brokerless.plainly import PlainPorts
 from zerowait.engines.brokerless.telling import Telling
-from zerowait.errors import Closed, StoreError, UsageError, ZerowaitError
-from zerowait.message import Change
-from zerowait.outbox.entrance import Entrance, Ready
+from zerowait.errors import UsageError, ZerowaitError
 from zerowait.estate import Estate
+from zerowait.outbox.entrance import Entrance, Ready
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.lane import Lane
 from zerowait.pending import Callbacks, Promise, Receipt, running_loop
@@ -292,4 +289,3 @@ def refuse_blocking(instead: str) -> None:
     """A plain `with` on a thread whose event loop runs would block it."""
     if running_loop() is not None and not hasattr(__builtins__, "__IPYTHON__"):
         raise UsageError(f"`with` would block the event loop that runs on this thread: write `{instead}`.")
-

@@ -344,7 +344,9 @@ class Receipt(Pending["Receipt"]):
     def handled(self) -> Pending[None]:
         """Done when a worker has handled it. Raises Dead, Expired, or Cancelled (after `withdraw`), whichever became of it."""
         if self._sheaf.lane.intake.is_plain:
-            raise UsageError(f"{self.channel} goes to a bare ZeroMQ socket, which acknowledges nothing: nobody can know that.")
+            raise UsageError(
+                f"{self.channel} goes to a bare ZeroMQ socket, which acknowledges nothing: nobody can know that."
+            )
         return Handled(self._sheaf, self._index)
 
     def withdraw(self) -> Pending[bool]:

@@ -1,7 +1,7 @@
 """Running an app: its handlers on a loop, its client beside them, from the first message to the last acknowledgement.
 
-    start:  client opens → resources → runners → the channels are announced
-    stop:   channels withdrawn, what has not begun goes back → what runs ends, at most `drain` → outcomes confirmed → goodbye
+start:  client opens → resources → runners → the channels are announced
+stop:   channels withdrawn, what has not begun goes back → what runs ends, at most `drain` → outcomes confirmed → goodbye
 """
 
 from __future__ import annotations
@@ -267,7 +267,11 @@ async def _run(app: App[Any], on_started: Callable[[Started], None] | None) -> i
         if told.is_set():
             log.warning("%s: leaving at once; what runs here is given to others", signal.Signals(number).name)
             os._exit(128 + number)
-        log.info("%s: finishing what runs, for at most %g s; once more to leave at once", signal.Signals(number).name, serving.settings.drain)
+        log.info(
+            "%s: finishing what runs, for at most %g s; once more to leave at once",
+            signal.Signals(number).name,
+            serving.settings.drain,
+        )
         told.set()
 
     is_main = threading.current_thread() is threading.main_thread()

@@ -106,9 +106,7 @@ def test_what_a_killed_worker_held_is_given_to_another_at_once(serve: Start, wit
         held = {number for _, number, pid, _ in lines(witness, "begin") if pid == str(first.pid)} - {
             number for _, number, _, _ in lines(witness, "end")
         }
-        wait_until(
-            lambda: held & {n for _, n, pid, _ in lines(witness, "begin") if pid != str(first.pid)}, within=5
-        )
+        wait_until(lambda: held & {n for _, n, pid, _ in lines(witness, "begin") if pid != str(first.pid)}, within=5)
         assert time.monotonic() - killed < 3, "a proof of death does not wait for the grace"
         for receipt in receipts:
             receipt.handled.result(20)
@@ -378,7 +376,6 @@ def test_a_retry_policy_of_one_attempt_means_none() -> None:
         tries.append(number)
         raise RuntimeError("no")
 
-    with app as zw:
-        with pytest.raises(Dead):
-            zw.push("once", 1).handled.result(10)
+    with app as zw, pytest.raises(Dead):
+        zw.push("once", 1).handled.result(10)
     assert tries == [1]

@@ -31,7 +31,9 @@ class Contact(Struct):
 
 
 class Contacts:
-    def __init__(self, me: int, book: AddressBook, resolve: Callable[[str], list[str]], jitter: Callable[[], float]) -> None:
+    def __init__(
+        self, me: int, book: AddressBook, resolve: Callable[[str], list[str]], jitter: Callable[[], float]
+    ) -> None:
         self._me = me
         self._book = book
         self._resolve = resolve
@@ -52,7 +54,9 @@ class Contacts:
     def entry(self, instance: int) -> Entry | None:
         return self._local.get(instance)
 
-    def due(self, wanted: Iterable[str], served: Iterable[str], linked: Callable[[int], bool], now: float) -> list[Contact]:
+    def due(
+        self, wanted: Iterable[str], served: Iterable[str], linked: Callable[[int], bool], now: float
+    ) -> list[Contact]:
         """Those to be dialled at this moment. wanted: channels that this process pushes to; served: those that it handles, whose
         senders may be the ones that listen. linked: whether there is a link with that instance already."""
         keep: dict[str, Contact] = {}

@@ -26,7 +26,17 @@ from zerowait.engines.brokerless.outlets import Outlets
 from zerowait.engines.brokerless.protocol.config import Config, Identity
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.effects import (
-    Asked, Close, Dispatched, Effect, Prove, Ready, Reopen, Returned, Say, Send, Withdrawn,
+    Asked,
+    Close,
+    Dispatched,
+    Effect,
+    Prove,
+    Ready,
+    Reopen,
+    Returned,
+    Say,
+    Send,
+    Withdrawn,
 )  # fmt: skip
 from zerowait.engines.brokerless.protocol.frames import FRAME_BYTES
 from zerowait.engines.brokerless.protocol.link import LinkPhase
@@ -153,7 +163,9 @@ class Node:
 
     def start(self, started: Callable[[ZerowaitError | None], None]) -> None:
         """Starts the thread; `started` is called on it when it listens, or with what went wrong."""
-        self._thread = threading.Thread(target=self._run, args=(started,), name=f"zerowait network {self.name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(started,), name=f"zerowait network {self.name}", daemon=True
+        )
         self._thread.start()
 
     def wake(self) -> None:
@@ -325,7 +337,12 @@ class Node:
 
     def _has_work(self) -> bool:
         return bool(
-            self._calls or self._offers or self._loop or self._memory_pushed or self._outlets.has_fragments() or self.counter
+            self._calls
+            or self._offers
+            or self._loop
+            or self._memory_pushed
+            or self._outlets.has_fragments()
+            or self.counter
         )
 
     def _rest(self, now: float) -> float:
@@ -347,6 +364,7 @@ class Node:
             self._calls.popleft()()
         while self._offers:
             box, segments, done = self._offers.popleft()
+            self._notice_reopening(box)
             core.owner.offer(box, segments)
             tickets = self._tickets.get(box)
             while tickets and tickets[0][0] <= done:
@@ -358,6 +376,12 @@ class Node:
         if memory is not None and (self._memory_pushed or memory.next_due() == 0.0):
             self._memory_pushed = False
             core.owner.offer(memory.id, memory.turn((), self._take_drawn(memory.id)))
+
+    def _notice_reopening(self, box: int) -> None:
+        """An outbox that failed and came back has a new epoch: every worker says anew what it holds of it."""
+        mine, custody = self._boxes.get(box), self.core.owner.custody.get(box)
+        if mine is not None and custody is not None and mine.epoch != custody.epoch:
+            self.reopened(mine)
 
     def _take_drawn(self, box: int) -> dict[str, int]:
         return self._drawn.pop(box, {})

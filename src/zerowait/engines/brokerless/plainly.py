@@ -31,7 +31,9 @@ class _Out(Struct):
     plain: Plain
     intake: Intake
     socket: int = -1
-    waiting: deque[tuple[Sheaf, Piece, int]] = field(default_factory=deque)  # and how many messages of the piece are sent
+    waiting: deque[tuple[Sheaf, Piece, int]] = field(
+        default_factory=deque
+    )  # and how many messages of the piece are sent
 
 
 class _In(Struct):
@@ -59,7 +61,9 @@ class PlainPorts:
     def push_to(self, channel: str, plain: Plain, intake: Intake) -> None:
         self._outs.setdefault(channel, _Out(channel, plain, intake))
 
-    def pull_from(self, channel: str, plain: Plain, decode: Callable[[bytes], bytes], accept: Callable[[bytes], None]) -> None:
+    def pull_from(
+        self, channel: str, plain: Plain, decode: Callable[[bytes], bytes], accept: Callable[[bytes], None]
+    ) -> None:
         """accept: takes a payload into our outbox; raises NotAccepted while that is full."""
         self._ins.setdefault(channel, _In(channel, plain, decode, accept))
 

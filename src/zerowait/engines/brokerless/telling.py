@@ -51,7 +51,9 @@ class Telling:
                 log.debug("connected to %s", peer)
                 self.notice(notices.PeerUp(name=name, instance=instance))
             case "lost":
-                log.info("the connection to %s is lost (%s); what it holds is kept for it", peer, said.words or "closed")
+                log.info(
+                    "the connection to %s is lost (%s); what it holds is kept for it", peer, said.words or "closed"
+                )
             case "dead":
                 log.warning("%s has died; what it had begun is given to others at once", peer)
                 self.notice(notices.PeerGone(name=name, instance=instance, how="died"))
@@ -70,7 +72,10 @@ class Telling:
             case "refused" | "refused by":
                 self._refuse(said, peer)
             case "fenced":
-                log.error("%s; this process sends nothing of it any more, and what its receipts await is not known", said.words)
+                log.error(
+                    "%s; this process sends nothing of it any more, and what its receipts await is not known",
+                    said.words,
+                )
             case _:
                 log.debug("%s: %s %s", peer, said.topic, said.words)
 
@@ -111,7 +116,11 @@ class Telling:
         names = served.split(", ") if served else []
         near = get_close_matches(channel, names, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        known = f"Served are: {', '.join(near + [n for n in names if n not in near][:10])}." if names else "Nobody is there at all."
+        known = (
+            f"Served are: {', '.join(near + [n for n in names if n not in near][:10])}."
+            if names
+            else "Nobody is there at all."
+        )
         log.warning("nobody serves channel %s: its messages wait here, safe. %s%s", channel, known, hint)
 
     def left(self, left: dict[tuple[str, bool], int], folder: Path | None, plain: dict[str, int]) -> None:

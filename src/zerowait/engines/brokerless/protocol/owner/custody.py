@@ -104,10 +104,14 @@ class Custody:
         return slices
 
     def resumed(self, holder: int) -> list[Slice]:
-        """This worker has said what it holds, is proved dead or long gone: perhaps the past may go out now."""
-        self._awaited.discard(holder)
+        """This worker has said how everything ended and what it holds: perhaps the past may go out now."""
         if self._ghosts:
             self._exorcise(holder)
+        return self.released(holder)
+
+    def released(self, holder: int) -> list[Slice]:
+        """This worker is not waited for any more."""
+        self._awaited.discard(holder)
         return self._release()
 
     def tick(self, now: float) -> tuple[list[Slice], list[Change]]:

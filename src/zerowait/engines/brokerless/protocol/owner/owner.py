@@ -239,7 +239,7 @@ class Owner:
 
     def _past(self, custody: Custody, instance: int) -> None:
         """Nothing of the past is owed to this worker any more."""
-        self._go(custody.resumed(instance), custody.box, custody.forget(instance))
+        self._go(custody.released(instance), custody.box, custody.forget(instance))
 
     def _go(self, pieces: list[Slice], box: int, changes: list[Change]) -> None:
         if changes:
