@@ -37,7 +37,7 @@ test: $(VENV)/dev.ready
 check: $(VENV)/dev.ready
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "zerowait: not formatted; run: make fix" >&2; exit 1; }
-	@$(BIN)/mypy --strict src
+	@$(BIN)/mypy --strict
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 fix: $(VENV)/dev.ready

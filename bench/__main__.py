@@ -1,6 +1,7 @@
 """`python -m bench`: zerowait beside raw pyzmq, in one run. Figures of two processes on this machine over tcp loopback.
 
---json: a JSON line for each row. --only NAME …: throughput push lone memory import. --count N: messages (1,000,000). --pairs N (5).
+--json: a JSON line for each row. --only NAME …: throughput push lone memory import. --count N: messages (1,000,000).
+--pairs N (5).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ class Run:
         self.env = os.environ | {"ZEROWAIT_HOME": folder}
 
     @contextmanager
-    def worker(self, kind: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    def worker(self, kind: str) -> Generator[tuple[subprocess.Popen[str], str]]:
         command = [sys.executable, "-m", "bench.worker", kind]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env
         ) as process:
-            assert process.stdout is not None and process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdin is not None
             endpoint = process.stdout.readline().strip()
             try:
                 yield process, endpoint
@@ -65,7 +67,8 @@ class Run:
 
 
 def ask(process: subprocess.Popen[str], word: str) -> str:
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.write(word + "\n")
     process.stdin.flush()
     return process.stdout.readline()
@@ -78,7 +81,8 @@ def spread(values: list[float]) -> dict[str, float]:
 def throughput(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
     goals = {("async", False): 1.2, ("plain", False): None, ("async", True): 1.0, ("plain", True): None}
     for (kind, durable), goal in goals.items():
-        theirs, ours = [], []
+        theirs: list[float] = []
+        ours: list[float] = []
         for _ in range(pairs):
             theirs.append(run.raw(count))
             ours.append(run.ours(kind, durable, count))
@@ -89,7 +93,8 @@ def throughput(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
 
 def push(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
     for durable in (False, True):
-        theirs, ours = [], []
+        theirs: list[float] = []
+        ours: list[float] = []
         for _ in range(pairs):
             theirs.append(raw.push_ns())
             ours.append(run.sender("push_ns", durable=durable)["ns"])
@@ -118,7 +123,7 @@ def two_wake_ups() -> float:
             back.release()
 
     threading.Thread(target=echo, daemon=True).start()
-    times = []
+    times: list[float] = []
     for _ in range(300):
         time.sleep(0.005)
         began = time.perf_counter_ns()
@@ -129,7 +134,7 @@ def two_wake_ups() -> float:
 
 
 def one_sync(folder: str) -> float:
-    times = []
+    times: list[float] = []
     with open(Path(folder) / "sync", "wb") as file:
         sync = getattr(os, "fdatasync", os.fsync)
         for _ in range(200):
@@ -173,7 +178,8 @@ def shown(row: dict[str, Any]) -> str:
     text = f"{row['name']:<46}" + "  ".join(f"{k} {number(v)}" for k, v in row["ours"].items())
     if "raw" in row:
         ratio = row["ratio"]
-        text += f"  | raw {number(row['raw']['median'])}  | ratio {ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
+        text += f"  | raw {number(row['raw']['median'])}"
+        text += f"  | ratio {ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
     for word, name in (("at_least", "at least"), ("at_most", "at most"), ("at_most_p50", "p50 at most")):
         if row.get(word) is not None:
             text += f"  [{name} {row[word]}]"
@@ -188,9 +194,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     args = parser.parse_args()
     if not args.json:
-        print(
-            f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; medians, with minimum and maximum of {args.pairs} pairs"
-        )
+        machine = f"{os.cpu_count()} cores, Python {sys.version.split()[0]}"
+        print(f"{machine}; medians, with minimum and maximum of {args.pairs} pairs")
     for name in args.only:
         with tempfile.TemporaryDirectory(prefix="zerowait-bench-") as folder:
             for row in PARTS[name](Run(folder), args.count, args.pairs):

@@ -57,7 +57,7 @@ def push_ns(blocks: int = 200) -> float:
     pull.rcvhwm = push.sndhwm = 0
     push.connect(f"tcp://127.0.0.1:{pull.bind_to_random_port('tcp://127.0.0.1')}")
     encode, push_send, message = msgspec.msgpack.Encoder().encode, push.send, order()
-    times = []
+    times: list[float] = []
     for _ in range(blocks):
         began = time.perf_counter_ns()
         for _ in range(1_000):

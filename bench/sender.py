@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from bench.messages import DURABLE, LONE_DURABLE, LONE_MEMORY, MEMORY, Timed, order
+from bench.messages import DURABLE, LONE_DURABLE, LONE_MEMORY, MEMORY, Timed, most_memory_kib, order
 from zerowait import Client, QueueFull, Settings
 
 
@@ -46,7 +46,8 @@ def push_ns(durable: bool, blocks: int = 200) -> dict[str, float]:
     """One push(), network and store threads alive, no worker: the median of blocks of 1,000."""
     channel = DURABLE if durable else MEMORY
     with client("", outbox_messages=2_000_000, memory_messages=2_000_000, memory_bytes=1 << 30) as zw:
-        message, push, times = order(), zw.push, []
+        message, push = order(), zw.push
+        times: list[float] = []
         push(channel, message)
         for _ in range(blocks):
             began = time.perf_counter_ns()
@@ -79,7 +80,7 @@ def memory(endpoint: str, count: int) -> dict[str, float]:
             zw.push(DURABLE, message)
         zw.push(DURABLE, message).result(120)
         time.sleep(1.0)
-        most = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+        most = most_memory_kib()
         zw.close(0)
     return {"kib": float(most)}
 

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 
-from bench.messages import DURABLE, LONE_DURABLE, LONE_MEMORY, MEMORY, Order, Timed
+from bench.messages import DURABLE, LONE_DURABLE, LONE_MEMORY, MEMORY, Order, Timed, most_memory_kib
 from zerowait import App, Settings
 
 took_ns: list[int] = []
@@ -56,7 +56,7 @@ async def main(kind: str) -> None:
                 print(" ".join(map(str, took_ns)), flush=True)
                 took_ns.clear()
             elif line == "memory":
-                print(next(x.split()[1] for x in open("/proc/self/status") if x.startswith("VmHWM")), flush=True)
+                print(most_memory_kib(), flush=True)
 
 
 if __name__ == "__main__":

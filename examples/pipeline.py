@@ -29,5 +29,5 @@ if __name__ == "__main__":
     with app as zw:
         zw.push(PARSE, RawMail("a.eml", b"three\nshort\nlines"))
         zw.push(PARSE, RawMail("empty.eml", b""))
-        while zw.status().unsettled:
+        while any(box.unsettled for box in zw.status().boxes):
             pass

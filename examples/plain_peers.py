@@ -1,6 +1,7 @@
 """Programs that know nothing of zerowait, in any language: bare PUSH and PULL sockets on a channel.
 
-`feed` connects to a `zmq.PUSH` that binds tcp://*:5559 and sends strings; what it gets is forwarded to a bare `zmq.PULL` at 5560.
+`feed` connects to a `zmq.PUSH` that binds tcp://*:5559 and sends strings; what it gets is forwarded to a bare
+`zmq.PULL` at 5560.
 """
 
 from zerowait import App, Plain, PushChannel

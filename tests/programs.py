@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ Start = Callable[..., Program]
 
 
 @contextmanager
-def programs(folder: Path) -> Iterator[Start]:
+def programs(folder: Path) -> Generator[Start]:
     """Gives a function that starts programs in the folder. Those that still run at the end are killed."""
     started: list[Program] = []
 

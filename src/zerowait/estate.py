@@ -1,7 +1,8 @@
-"""All outboxes of a process: its own on disk, its own in memory, and those that it has taken over from processes that are no more.
+"""All outboxes of a process: its own on disk, its own in memory, and those that it has taken over from processes that
+are no more.
 
-Intakes are there from the first verb on, before any file is open, so that a push never waits; what they hold goes into the outbox once
-that is open, and is failed if it cannot be.
+Intakes are there from the first verb on, before any file is open, so that a push never waits; what they hold goes into
+the outbox once that is open, and is failed if it cannot be.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from zerowait.outbox.sheaf import Sheaf
 from zerowait.pending import Promise
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from zerowait.handlers.registry import HandlerSpec
     from zerowait.opening import Opened
     from zerowait.settings import Settings
@@ -78,7 +81,10 @@ class Estate:
         intake = Intake(limits, durable=durable, wake=wake, room=lambda: self._room(intake), now_us=opened.now_us)
         intake.callbacks = opened.callbacks
         intake.pid = opened.pid
-        intake.is_awaited = self._is_awaited if durable else self._is_network_busy
+        if (
+            not durable
+        ):  # with a store thread between them, giving way to the network costs more than it brings (measured)
+            intake.is_awaited = self._is_network_busy
         intake.withdraw = self._withdraw
         return intake
 
@@ -89,10 +95,6 @@ class Estate:
 
     def _is_network_busy(self) -> bool:
         return self._opened.node.is_busy
-
-    def _is_awaited(self) -> bool:
-        keeper = self._keeper
-        return self._opened.node.is_busy or (keeper is not None and keeper.is_busy)
 
     def _wake_keeper(self) -> None:
         keeper = self._keeper
@@ -109,7 +111,8 @@ class Estate:
     # -- opening -------------------------------------------------------------------------------------------------------
 
     def settle_in(self, done: Callable[[ZerowaitError | None], None]) -> None:
-        """On the network thread, once it listens: opens what has been asked for, and takes over what namesakes have left."""
+        """On the network thread, once it listens: opens what has been asked for, and takes over what namesakes have
+        left."""
         with self._lock:
             self._ready = True
             future = self._open_what_is_asked()
@@ -124,7 +127,7 @@ class Estate:
         else:
             future.add_done_callback(lambda over: done(_error_of(over.exception())))
 
-    def _open_what_is_asked(self) -> Any:
+    def _open_what_is_asked(self) -> Future[Outbox] | None:
         if self._memory_intake is not None and self._memory is None:
             self._opened.node.call(self._open_memory)
         if self._disk_intake is not None and not self._disk_asked:
@@ -139,7 +142,7 @@ class Estate:
             opened.node.own(box)
             opened.node.memory_pushed()
 
-    def _ask_for_disk(self) -> Any:
+    def _ask_for_disk(self) -> Future[Outbox]:
         self._disk_asked = True
         if self._disk_intake is None:
             self.intake(True)
@@ -152,7 +155,8 @@ class Estate:
     def _open_own(self) -> Outbox:
         """On the store thread: a file of this name that nobody has open, or a new one."""
         directory, opened = self._opened.node.directory, self._opened
-        assert directory is not None and self._disk_intake is not None
+        assert directory is not None
+        assert self._disk_intake is not None
         for file in directory.outboxes(opened.name):
             lock = None if file.owned else directory.lock_outbox(file.path)
             if lock is not None:
@@ -169,7 +173,7 @@ class Estate:
             raise
         return box
 
-    def _own_is_open(self, over: Any) -> None:
+    def _own_is_open(self, over: Future[Outbox]) -> None:
         error = over.exception()
         if error is not None:
             self.fail(_error_of(error) or ZerowaitError(str(error)))
@@ -292,8 +296,8 @@ class Estate:
         threading.Thread(target=self._adopt, name=f"zerowait adopter {self._opened.name}", daemon=True).start()
 
     def _adopt(self) -> None:
-        """Takes over what namesakes have left at once; what others have left if this process is the namespace's adopter and there are
-        workers for it (rules §11.1)."""
+        """Takes over what namesakes have left at once; what others have left if this process is the namespace's adopter
+        and there are workers for it (rules §11.1)."""
         while not self._closed:
             try:
                 self._adopt_once()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, Callable, Generator, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
+from typing import TYPE_CHECKING, Any, cast
 
 from zerowait.errors import QueueFull, UsageError
 from zerowait.pending import Callbacks, Pending, Promise, Receipt
@@ -16,12 +16,13 @@ TURN_S = 0.002  # how long a loop is kept before others have their turn
 
 
 class Loading(Pending[int], gc=True, weakref=True, dict=True):
-    """The loader runs on the thread or in the loop of whoever waits, so its errors are raised there and it needs no thread."""
+    """The loader runs on the thread or in the loop of whoever waits, so its errors are raised there and it needs no
+    thread."""
 
     callbacks: Callbacks
     client: Any
     to: Any
-    values: Any
+    values: AsyncIterable[Any] | Iterable[Any]
     options: dict[str, Any]
     progress: bool
     promise: Any = None
@@ -53,20 +54,21 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
         return True
 
     def result(self, timeout: float | None = None) -> int:
-        """Pushes what is left to push, on this thread, and waits until all of it is safe. timeout: seconds for the waiting at its end and
-        at a full outbox."""
+        """Pushes what is left to push, on this thread, and waits until all of it is safe. timeout: seconds for the
+        waiting at its end and at a full outbox."""
         if not self.done():
             self._refuse_on_a_loop()
             if isinstance(self.values, AsyncIterable) and not isinstance(self.values, Iterable):
                 raise UsageError("These values come from an async iterable: write `await zw.push_all(…)`.")
             if self._begin():
                 self._load(timeout)
-        return Pending.result(self, timeout)
+        return super().result(timeout)
 
     def _load(self, timeout: float | None) -> None:
         count, last = 0, None
         try:
-            for value in self._shown(self.values):
+            # What only async code can iterate was refused by `result`.
+            for value in self._shown(cast("Iterable[Any]", self.values)):
                 while True:
                     try:
                         last = self._push(value)
@@ -105,7 +107,7 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
     def __await__(self) -> Generator[Any, None, int]:
         if not self.done() and self._begin():
             yield from self._aload().__await__()
-        return (yield from Pending.__await__(self))
+        return (yield from super().__await__())
 
     async def _aload(self) -> None:
         import asyncio
@@ -136,7 +138,8 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
             import logging
 
             logging.getLogger("zerowait").warning(
-                "push_all(%s) was never waited for, so nothing was pushed: write `.result()` or `await`, or use push() for each",
+                "push_all(%s) was never waited for, so nothing was pushed: write `.result()` or `await`, or use push() "
+                "for each",
                 self.to if isinstance(self.to, str) else getattr(self.to, "name", self.to),
             )
 
@@ -144,7 +147,7 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
         return f"<push_all {self.to!r}: {'done' if self.done() else 'loading' if self.begun else 'not begun'}>"
 
 
-async def _each(values: Any) -> Any:
+async def _each(values: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
     if isinstance(values, AsyncIterable):
         async for value in values:
             yield value

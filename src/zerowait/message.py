@@ -89,7 +89,8 @@ class Numbers:
         high = bisect_left(self._starts, stop)
         if low >= high or count <= 0:
             return
-        starts, stops = [], []
+        starts: list[int] = []
+        stops: list[int] = []
         if self._starts[low] < start:
             starts.append(self._starts[low])
             stops.append(start)
@@ -102,7 +103,7 @@ class Numbers:
     def overlap(self, first: int, count: int) -> list[tuple[int, int]]:
         """The parts of first … first + count that are in the set."""
         stop = first + count
-        found = []
+        found: list[tuple[int, int]] = []
         for at in range(bisect_right(self._stops, first), len(self._starts)):
             if self._starts[at] >= stop:
                 break
@@ -112,7 +113,8 @@ class Numbers:
 
     def missing(self, first: int, count: int) -> list[tuple[int, int]]:
         """The parts of first … first + count that are not in the set."""
-        found, at, stop = [], first, first + count
+        found: list[tuple[int, int]] = []
+        at, stop = first, first + count
         for start, n in self.overlap(first, count):
             if start > at:
                 found.append((at, start - at))

@@ -1,4 +1,5 @@
-"""Looking in: the status of this process, and the questions of the command line. Reads; what it changes, it is told to."""
+"""Looking in: the status of this process, and the questions of the command line. Reads; what it changes, it is told
+to."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ log = logging.getLogger("zerowait")
 
 
 def status_of(opened: Opened, oldest: dict[int, int | None] | None = None) -> Status:
-    """oldest: outbox → when its oldest unsettled message was accepted, where that was asked for (it costs a look into the file)."""
+    """oldest: outbox → when its oldest unsettled message was accepted, where that was asked for (it costs a look into
+    the file)."""
     from zerowait import __version__
 
     node = opened.node

@@ -1,7 +1,9 @@
 """Where the rooms come together: what one client or app has open in a process, begun and ended in a visible order.
 
-    open:   intakes (pushes are taken from here on) → network thread: directory, sockets, protocol → store thread: outbox file
-    close:  intakes refuse → what is in flight ends, at most `drain` → store thread: a last turn, files → network thread: goodbye
+    open:   intakes (pushes are taken from here on) → network thread: directory, sockets, protocol
+            → store thread: outbox file
+    close:  intakes refuse → what is in flight ends, at most `drain` → store thread: a last turn, files
+            → network thread: goodbye
 
 Nothing here decides about messages.
 """
@@ -115,7 +117,7 @@ class Opened:
             self.node.wake()
         return intake
 
-    # -- what a client asks ----------------------------------------------------------------------------------------------
+    # -- what a client asks --------------------------------------------------------------------------------------------
 
     def is_ours(self) -> bool:
         """Whether this is the process that opened it, and not a child of it."""
@@ -166,7 +168,7 @@ class Opened:
 
         answer(self, body, reply)
 
-    # -- opening -----------------------------------------------------------------------------------------------------------
+    # -- opening -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         self.node.start(self._has_started)
@@ -192,7 +194,7 @@ class Opened:
     def started(self) -> Promise[None]:
         return self._started
 
-    # -- closing -----------------------------------------------------------------------------------------------------------
+    # -- closing -------------------------------------------------------------------------------------------------------
 
     def close(self, drain: float | None = None) -> Promise[int]:
         with self._lock:
@@ -230,7 +232,8 @@ class Opened:
             return
 
     def _wait_for_workers(self, began: float, until: float) -> None:
-        """While something is in flight or workers take more; a second for addresses that have not answered (rules §11.2)."""
+        """While something is in flight or workers take more; a second for addresses that have not answered (rules
+        §11.2)."""
         pause = 0.002
         while time.monotonic() < until and self._error is None:
             stored = self.estate.is_stored()
@@ -258,8 +261,8 @@ def open_client(
 
 
 def _forked(client: weakref.ref[Client], lanes: dict[Any, Lane]) -> None:
-    """In a child: the short way ends, so that its first verb opens its own. The parent's things stay referenced and untouched: were
-    they collected here, closing them would close the parent's."""
+    """In a child: the short way ends, so that its first verb opens its own. The parent's things stay referenced and
+    untouched: were they collected here, closing them would close the parent's."""
     lanes.clear()
     mine = client()
     opened = mine._opened if mine is not None else None
@@ -276,7 +279,7 @@ def _at_exit(opened: weakref.ref[Opened]) -> None:
         try:
             mine.close(None).result(mine.settings.drain + 5.0)
         except (TimeoutError, ZerowaitError) as error:
-            print(f"zerowait: closing {mine.name} at exit: {error}", file=sys.stderr)
+            sys.stderr.write(f"zerowait: closing {mine.name} at exit: {error}\n")
 
 
 def nothing_to_close(name: str) -> Promise[int]:

@@ -1,7 +1,7 @@
 """What verbs return: objects that one may ask, wait for on a thread, or await in a loop. Nothing here waits by itself.
 
-A `Pending` belongs to no loop and no thread. What it knows it asks of something else (a receipt asks the sheaf its message lies in),
-so a push that nobody asks about pays for one small record and nothing more.
+A `Pending` belongs to no loop and no thread. What it knows it asks of something else (a receipt asks the sheaf its
+message lies in), so a push that nobody asks about pays for one small record and nothing more.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Pending(Struct, Generic[T_co], gc=False, eq=False):
     def result(self, timeout: float | None = None) -> T_co:
         """Waits until it is done and gives it, or raises what became of it.
 
-        timeout: seconds, None for no end. TimeoutError ends the waiting and nothing else. UsageError on a thread whose event loop runs
-        (there: `await`), unless it is done already.
+        timeout: seconds, None for no end. TimeoutError ends the waiting and nothing else. UsageError on a thread whose
+        event loop runs (there: `await`), unless it is done already.
         """
         if not self.done():
             self._refuse_on_a_loop()
@@ -283,10 +283,11 @@ State = Literal["accepted", "stored", "sent", "handled", "dead", "expired", "wit
 
 
 class Receipt(Pending["Receipt"]):
-    """What `push` returns. Done when the message is *safe* (on disk; in memory if that was asked), never waiting for a worker.
+    """What `push` returns. Done when the message is *safe* (on disk; in memory if that was asked), never waiting for a
+    worker.
 
-    It gives itself, so that `receipt = zw.push(…)` and `receipt = await zw.push(…)` both work. Awaiting it raises OutcomeUnknown if the
-    outbox file failed meanwhile and did not come back.
+    It gives itself, so that `receipt = zw.push(…)` and `receipt = await zw.push(…)` both work. Awaiting it raises
+    OutcomeUnknown if the outbox file failed meanwhile and did not come back.
     """
 
     _sheaf: Any
@@ -342,7 +343,8 @@ class Receipt(Pending["Receipt"]):
 
     @property
     def handled(self) -> Pending[None]:
-        """Done when a worker has handled it. Raises Dead, Expired, or Cancelled (after `withdraw`), whichever became of it."""
+        """Done when a worker has handled it. Raises Dead, Expired, or Cancelled (after `withdraw`), whichever became of
+        it."""
         if self._sheaf.lane.intake.is_plain:
             raise UsageError(
                 f"{self.channel} goes to a bare ZeroMQ socket, which acknowledges nothing: nobody can know that."
@@ -380,7 +382,7 @@ class Handled(Pending[None]):
         receipt = Receipt(self._sheaf, self._index)
         if state == "dead":
             note = self._sheaf.note(self._index)
-            said = msgpack.decode(note.text) if note is not None and note.text else {}
+            said: dict[str, Any] = msgpack.decode(note.text) if note is not None and note.text else {}
             raise Dead(
                 reason=str(said.get("reason", "it is a dead letter")),
                 attempts=note.failures if note is not None else 0,

@@ -1,7 +1,8 @@
 """Running an app: its handlers on a loop, its client beside them, from the first message to the last acknowledgement.
 
 start:  client opens → resources → runners → the channels are announced
-stop:   channels withdrawn, what has not begun goes back → what runs ends, at most `drain` → outcomes confirmed → goodbye
+stop:   channels withdrawn, what has not begun goes back → what runs ends, at most `drain` → outcomes confirmed
+        → goodbye
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ class Serving:
         )  # fmt: skip
 
     async def stop(self) -> None:
-        """Drains: afterwards nothing of this app runs, and what was settled is known to its senders as far as they could be reached."""
+        """Drains: afterwards nothing of this app runs, and what was settled is known to its senders as far as they
+        could be reached."""
         opened, stage = self._opened, self._stage
         if opened is None or stage is None:
             return
@@ -145,7 +147,9 @@ class Serving:
         await stage.drain(self.settings.drain)
         # What has ended is said at once; its senders' confirmations take a commit of theirs.
         patience = max(until, time.monotonic() + 0.5)
-        while time.monotonic() < patience and not await asyncio.wrap_future(node.call(node.is_drained)):
+        while time.monotonic() < patience:
+            if await asyncio.wrap_future(node.call(node.is_drained)):
+                break
             await asyncio.sleep(0.005)
         await stage.close()
         await self.client.close(max(0.0, until - time.monotonic()))
@@ -154,10 +158,11 @@ class Serving:
 
 def client_of(app: App[Any]) -> Client:
     """The app's own client; made at first use."""
-    client: Client | None = vars(app).get("_client")
-    if client is None:
-        client = vars(app).setdefault("_client", Client(app.name, settings=app._settings))
-    return client
+    there: Client | None = vars(app).get("_client")
+    if there is not None:
+        return there
+    made: Client = vars(app).setdefault("_client", Client(app.name, settings=app._settings))
+    return made
 
 
 def _settings_of(app: App[Any]) -> Settings:
@@ -254,7 +259,8 @@ def leave(app: App[Any]) -> None:
 
 
 def run(app: App[Any], on_started: Callable[[Started], None] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT, then drains; gives the exit code: 0 after a whole drain. A second signal leaves at once."""
+    """Serves until SIGTERM or SIGINT, then drains; gives the exit code: 0 after a whole drain. A second signal leaves
+    at once."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run(app, on_started))
 
@@ -295,7 +301,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         import uvloop  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    loops: Any = uvloop  # an extra, which need not be installed where this is checked
+    factory: Callable[[], asyncio.AbstractEventLoop] = loops.new_event_loop
     return factory
 
 

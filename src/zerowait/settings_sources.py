@@ -21,6 +21,8 @@ S = TypeVar("S", bound=Settings)
 PREFIX = "ZEROWAIT_"
 FILE_VARIABLE = "ZEROWAIT_CONFIG"
 FILE_NAME = "zerowait.toml"
+# Of this project's own tests, which may run programs that load their settings in the same environment.
+TEST_PREFIX = "ZEROWAIT_TEST_"
 
 # Kubernetes puts the addresses of a service called zerowait or zerowait-mail into every pod's environment
 # (ZEROWAIT_MAIL_PORT_5511_TCP_ADDR …): those are not mistaken settings, and a pod that refused them would not start.
@@ -106,6 +108,7 @@ def _from_variables(env: Mapping[str, str], values: dict[str, object], origins: 
     for variable in sorted(env):
         if (
             not variable.startswith(PREFIX)
+            or variable.startswith(TEST_PREFIX)
             or variable == FILE_VARIABLE
             or _KUBERNETES.fullmatch(f"{variable}={env[variable]}")
         ):

@@ -276,7 +276,7 @@ def test_a_program_started_by_the_dead_one_keeps_nothing_of_it(start: Start, dir
 
 
 def test_cron_systemd_an_empty_environment_and_a_login_shell_meet(start: Start, directory: Directory) -> None:
-    places = [
+    places: list[dict[str, Any]] = [
         {"env": dict(os.environ), "umask": 0o022},
         {"env": {}, "umask": 0o077},
         {"env": {"HOME": "/nonexistent", "PATH": "/bin"}, "umask": 0o000, "cwd": "/"},

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,8 @@ def test_a_push_waits_for_a_worker_that_comes_later(durable: bool, serve: Start)
     with Client("sender") as zw:
         receipt = zw.push(WORK, Work(1), durable=durable)
         receipt.result(5)
-        assert receipt.state == "stored" and zw.status().boxes
+        assert receipt.state == "stored"
+        assert zw.status().boxes
         serve("echo")
         receipt.handled.result(10)
 
@@ -190,7 +192,8 @@ def test_a_full_outbox_takes_nothing_and_tells_when_there_is_room(home: Path, na
             zw.push("later", n)
         with pytest.raises(QueueFull) as full:
             zw.push("later", 100)
-        assert full.value.limit_messages == 100 and not full.value.room.done()
+        assert full.value.limit_messages == 100
+        assert not full.value.room.done()
         assert sum(row.accepted for box in zw.status().boxes for row in box.channels) == 100
         app, got = App("late"), list[int]()
 
@@ -211,7 +214,9 @@ def test_a_failing_handler_is_retried_and_then_its_message_is_a_dead_letter(serv
         good.handled.result(10)
         with pytest.raises(Dead) as dead:
             odd.handled.result(10)
-        assert dead.value.attempts == 2 and "1 is odd" in dead.value.reason and "services.py" in dead.value.traceback
+        assert dead.value.attempts == 2
+        assert "1 is odd" in dead.value.reason
+        assert "services.py" in dead.value.traceback
         with pytest.raises(Dead, match="unlucky"):
             unlucky.handled.result(10)
         assert_exact(zw)
@@ -270,7 +275,8 @@ def test_two_workers_share_a_channel(serve: Start, witness: Path) -> None:
         for receipt in [zw.push(WORK, Work(n, 0.02)) for n in range(200)]:
             receipt.handled.result(20)
     shares = Counter(pid for _, _, pid, _ in lines(witness, "end"))
-    assert len(shares) == 2 and min(shares.values()) >= 60
+    assert len(shares) == 2
+    assert min(shares.values()) >= 60
 
 
 def test_a_delayed_push_waits_for_its_time_and_one_too_late_expires() -> None:
@@ -288,7 +294,8 @@ def test_a_delayed_push_waits_for_its_time_and_one_too_late_expires() -> None:
         with app:
             zw.push("timed", "delayed", delay=0.5).handled.result(10)
         assert_exact(zw)
-    assert [word for word, _ in got] == ["delayed"] and got[0][1] - began >= 0.5
+    assert [word for word, _ in got] == ["delayed"]
+    assert got[0][1] - began >= 0.5
 
 
 def test_a_push_can_be_withdrawn_while_nobody_has_it() -> None:
@@ -305,14 +312,12 @@ def test_a_push_can_be_withdrawn_while_nobody_has_it() -> None:
 def test_the_callers_mistakes_are_raised_at_the_call_and_nothing_is_taken() -> None:
     with Client("sender") as zw:
         with pytest.raises(EncodeError, match="Work"):
-            zw.push(WORK, "no work")  # type: ignore[call-overload]
+            zw.push(WORK, "no work")  # type: ignore[misc]
         with pytest.raises(EncodeError) as wrong:
             zw.push("things", {"list": [1, object()]})
         assert wrong.value.path == "$['list'][1]"
         with pytest.raises(UsageError, match="time zone"):
-            import datetime
-
-            zw.push("things", 1, at=datetime.datetime(2030, 1, 1))
+            zw.push("things", 1, at=datetime(2030, 1, 1))  # noqa: DTZ001 (the mistake)
         with pytest.raises(UsageError):
             zw.push("things", 1, colour="red")  # type: ignore[call-overload]
         assert not [row for box in zw.status().boxes for row in box.channels if row.accepted]
@@ -351,7 +356,8 @@ async def test_one_client_serves_a_loop_as_well(serve: Start) -> None:
     serve("echo")
     async with Client("sender") as zw:
         receipt = await zw.push(WORK, Work(1))
-        assert receipt.state in ("stored", "sent", "handled") and receipt.id
+        assert receipt.state in ("stored", "sent", "handled")
+        assert receipt.id
         await receipt.handled
         with pytest.raises(UsageError, match="await"):
             zw.push(WORK, Work(2)).handled.result(1)
@@ -360,9 +366,8 @@ async def test_one_client_serves_a_loop_as_well(serve: Start) -> None:
 
 def test_nobody_waits_for_a_client_that_ends_with_everybody_absent() -> None:
     zw = Client("sender")
-    for n in range(10_000):
-        last = zw.push("nobody", n)
-    last.result(20)
+    receipts = [zw.push("nobody", n) for n in range(10_000)]
+    receipts[-1].result(20)
     began = time.monotonic()
     assert zw.close().result(10) == 10_000
     assert time.monotonic() - began < 2

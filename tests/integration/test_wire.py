@@ -592,7 +592,7 @@ def test_any_thread_wakes_a_sleeping_poll_and_rings_without_a_sleeper_cost_one(m
 def test_no_ring_is_ever_missed(make: Make) -> None:
     end = make()
     turns = 3000
-    rung, seen, missed = threading.Semaphore(0), [0], []
+    rung, seen, missed = threading.Semaphore(0), [0], list[int]()
 
     def ringer() -> None:
         for _ in range(turns):

@@ -1,12 +1,12 @@
 """A few processes that are treated badly, and what must hold whatever is done to them.
 
-The checks share nothing with what they check: the ledger is recounted from the store's own dictionary, credit from what lies at
-the desk, and every second start of a message must have one of the causes that the rules name (§13).
-"""
+The checks share nothing with what they check: the ledger is recounted from the store's own dictionary, credit from
+what lies at the desk, and every second start of a message must have one of the causes that the rules name (§13)."""
 
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from tests.protocol.store import Store
 from tests.protocol.world import Name, Process, Run, World
@@ -110,9 +110,8 @@ class Cluster:
         owner, worker = self.owners[index], self.workers[to]
         if owner is None or worker is None:
             return
-        if both or not back:
-            if not owner.paused:
-                self.world.dial(owner, worker)
+        if (both or not back) and not owner.paused:
+            self.world.dial(owner, worker)
         if (both or back) and not worker.paused:
             self.world.dial(worker, owner)
 
@@ -233,11 +232,7 @@ class Cluster:
             places.update((piece.segment.epoch, number) for number in range(piece.first, piece.first + piece.count))
         twice = [name for name, times in places.items() if times > 1]
         assert not twice, f"{twice[:3]} are in two places at once"
-        pending = {
-            (change.epoch, number)
-            for change in owner.core.effects.undecided(store.box)
-            for number in store.named_by(change)
-        }
+        pending = {name for change in owner.core.effects.undecided(store.box) for name in store.named_by(change)}
         lost = [name for name in store.read if name in store.rows and name not in places and name not in pending]
         assert not lost, f"{lost[:3]} of {store.box} are nowhere: neither waiting nor in flight"
         for link in owner.core.links.values():
@@ -254,7 +249,7 @@ class Cluster:
 
     def _check_starts(self) -> None:
         for name, runs in self.world.by_name.items():
-            for before, after in zip(runs, runs[1:], strict=False):
+            for before, after in pairwise(runs):
                 assert self._is_explained(name, before, after), (
                     f"{name} was started at {before.started_at:.3f} by {before.process.name} and again at "
                     f"{after.started_at:.3f} by {after.process.name} without a cause"
@@ -280,10 +275,11 @@ class Cluster:
             assert not store.rows, f"{len(store.rows)} of {store.box} never settle, such as {next(iter(store.rows))}"
             assert owner is not None
             assert not any(owner.core.owner.in_flight(store.box).values())
-            for each in owner.withdrawn:
-                verdict = store.settled.get((each.epoch, each.number))
-                if each.taken_back is not None:
-                    assert (verdict is Verdict.DROPPED) == each.taken_back, f"{each} but {verdict}"
+            # It may have been started, failed, and been asked for again while it waited.
+            answers = {(each.epoch, each.number): each for each in owner.withdrawn if each.taken_back is not None}
+            for name, last in answers.items():
+                dropped = store.settled.get(name) is Verdict.DROPPED
+                assert dropped == last.taken_back, f"{last} but {store.settled.get(name)}"
         for worker in self.workers:
             assert worker is not None
             assert all(window.held() < 1e-3 for window in worker.core.worker.windows.values())

@@ -144,14 +144,14 @@ class Store:
         return self._offered
 
     @staticmethod
-    def named_by(change: Change) -> range:
+    def named_by(change: Change) -> list[Name]:
         match change:
             case Settle():
-                return range(change.first, change.first + change.count)
+                return [(change.epoch, number) for number in range(change.first, change.first + change.count)]
             case Again() | Bury():
-                return range(change.number, change.number + 1)
+                return [(change.epoch, change.number)]
             case _:
-                return range(0)
+                return []
 
     def due_at(self) -> int | None:
         return self._due[0][0] if self._due else None

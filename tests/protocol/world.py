@@ -248,6 +248,7 @@ class Process:
                 finished[-1] = (taken, finished[-1][1], index + 1, None)
             else:
                 finished.append((taken, index, index + 1, run.outcome))
+        self.world.finished(len(runs))
         self.core.finish(finished)
         self._run(channel)
         self.world.touch(self)
@@ -265,6 +266,7 @@ class World:
         self.wires: dict[tuple[Process, int], tuple[Process, int]] = {}
         self.runs: list[Run] = []
         self.by_name: dict[Name, list[Run]] = {}
+        self._ended = 0
         self.dispatched = 0
         self.returned = 0
         self.log: Callable[[Process, Process, frames.Frame], None] | None = None
@@ -445,6 +447,9 @@ class World:
 
     # -- what is looked at -------------------------------------------------------------------------------------------
 
+    def finished(self, count: int) -> None:
+        self._ended += count
+
     def began(self, runs: Iterable[Run]) -> None:
         for run in runs:
             self.runs.append(run)
@@ -455,4 +460,4 @@ class World:
         return Counter(len(runs) for runs in self.by_name.values())
 
     def ended(self) -> int:
-        return sum(run.ended_at is not None for run in self.runs)
+        return self._ended

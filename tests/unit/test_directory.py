@@ -103,7 +103,10 @@ def test_a_user_without_a_home_is_told_to_set_one(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_service_account_without_a_writable_home_is_told_to_set_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pwd, "getpwuid", lambda user: SimpleNamespace(pw_dir="/proc/nonexistent", pw_name="mailer"))
+    def mailer(user: int) -> SimpleNamespace:
+        return SimpleNamespace(pw_dir="/proc/nonexistent", pw_name="mailer")
+
+    monkeypatch.setattr(pwd, "getpwuid", mailer)
     with pytest.raises(StoreError, match=r"cannot be made: .*ZEROWAIT_HOME.*/var/lib/mailer"):
         Directory(None, "test")
 
@@ -604,6 +607,7 @@ def test_a_thousand_entries_are_read_in_50_ms_and_an_unchanged_folder_costs_20_u
         pytest.skip("needs 2,000 open files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2_000), hard))
     lives: list[FileLock] = []
+    announced: list[Entry] = []
     try:
         writer = Directory(home, "test")
         for number in range(1_000):
@@ -611,7 +615,9 @@ def test_a_thousand_entries_are_read_in_50_ms_and_an_unchanged_folder_costs_20_u
             life = presence.be_born(writer.root / "instances", instance, "mail", writer.boot)
             lives.append(life)
             me = Me(instance, f"mail-{number}", writer.boot, life.device, life.inode, f"ipc:///tmp/s/{instance:016x}")
-            writer.announce(entry_of(me, serves={f"mail.{word}": "push" for word in ("parse", "urls", "store")}))
+            announced.append(entry_of(me, serves={f"mail.{word}": "push" for word in ("parse", "urls", "store")}))
+            writer.announce(announced[-1])
+        reader = Directory(home, "test")
         full_s: list[float] = []
         unchanged_s: list[float] = []
         one_s: list[float] = []
@@ -627,7 +633,7 @@ def test_a_thousand_entries_are_read_in_50_ms_and_an_unchanged_folder_costs_20_u
                 reader.look()
             unchanged_s.append((time.perf_counter() - begun) / 1_000)
         for turn in range(5):
-            writer.announce(entry_of(me, boxes=(turn,)))
+            writer.announce(replace(announced[-1], boxes=(turn,)))
             begun = time.perf_counter()
             assert reader.look() is not None
             one_s.append(time.perf_counter() - begun)
@@ -664,7 +670,7 @@ def test_a_new_outbox_is_locked_before_its_file_exists(directory: Directory, hom
 
 
 def test_outboxes_are_listed_by_name_and_foreign_files_are_passed_over(directory: Directory) -> None:
-    made = []
+    made: list[Path] = []
     for name in ("mail", "store", "mail"):
         path, _, lock = directory.new_outbox(name)
         path.touch()
@@ -710,6 +716,44 @@ def test_a_lock_whose_process_died_before_it_made_the_file_is_removed_later(dire
     lock._lock.release()
     directory.outboxes()
     assert not lock_path.exists()
+
+
+def draft(path: Path) -> list[Path]:
+    """What lies there while an outbox is being made."""
+    files = [path.with_name(f"{path.name}{end}") for end in (".new", ".new-journal")]
+    for file in files:
+        file.touch()
+    return files
+
+
+def test_what_a_process_killed_while_making_an_outbox_has_left_goes_once_its_lock_is_free(
+    directory: Directory, home: Path
+) -> None:
+    path, _, lock = directory.new_outbox("mail")
+    drafts = draft(path)
+    assert Directory(home, "test").outboxes() == []
+    assert all(file.exists() for file in drafts)  # held
+    lock._lock.release()
+    assert Directory(home, "test").outboxes("nobody") == []
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_draft_whose_lock_is_gone_already_is_removed(directory: Directory) -> None:
+    folder = directory.root / "outbox"
+    draft(folder / f"mail.{5:016x}.db")
+    (folder / "mail.db.new").touch()
+    assert directory.outboxes() == []
+    assert [file.name for file in folder.iterdir()] == ["mail.db.new"]
+
+
+def test_a_draft_beside_an_outbox_is_left_to_who_opens_it(directory: Directory) -> None:
+    path, _, lock = directory.new_outbox("mail")
+    path.touch()
+    drafts = draft(path)
+    lock.release()
+    assert len(directory.outboxes()) == 1
+    assert all(file.exists() for file in drafts)
+    assert directory.lock_outbox(path) is not None
 
 
 def test_a_copy_is_refused_beside_its_original_and_the_original_is_not(directory: Directory) -> None:
@@ -829,7 +873,7 @@ def test_who_lost_the_file_of_its_election_stands_for_it_again(directory: Direct
 
 def test_descriptors_are_not_leaked_nor_inherited(directory: Directory, home: Path) -> None:
     def descriptors() -> set[int]:
-        found = set()
+        found: set[int] = set()
         for number in range(256):
             with contextlib.suppress(OSError):
                 os.fstat(number)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from zerowait import log
 
 
 @contextmanager
-def bare_root() -> Iterator[logging.Logger]:
+def bare_root() -> Generator[logging.Logger]:
     """The root logger as a program begins with it; not a fixture, for pytest adds its handlers before each call."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -181,7 +181,8 @@ def make(dns: FakeDns) -> Iterator[Callable[..., Resolver]]:
     made: list[Resolver] = []
 
     def new(**options: Any) -> Resolver:
-        made.append(Resolver(**{"interval_s": 0.03, "deadline_s": 0.2, "lookup": dns, **options}))
+        decided: dict[str, Any] = {"interval_s": 0.03, "deadline_s": 0.2, "lookup": dns}
+        made.append(Resolver(**(decided | options)))
         return made[-1]
 
     yield new

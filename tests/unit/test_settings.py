@@ -170,6 +170,12 @@ def test_what_kubernetes_puts_into_a_pod_is_no_mistake(tmp_path: Path) -> None:
     assert loaded(tmp_path, "", env) == Settings()
 
 
+def test_variables_for_the_tests_of_this_project_are_no_settings(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "", {"ZEROWAIT_TEST_EMAILS": "/data/emails", "ZEROWAIT_TEST_": ""}) == Settings()
+    with pytest.raises(SettingsError, match="ZEROWAIT_TESTS"):
+        loaded(tmp_path, "", {"ZEROWAIT_TESTS": "1"})
+
+
 def test_the_file_is_the_one_named_else_that_of_the_variable_else_that_of_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

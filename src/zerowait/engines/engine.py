@@ -74,6 +74,6 @@ class Handlers(Protocol):
         ...
 
     def watch(self, now: float) -> None:
-        """Looks whether the loop turns, and names in the log what blocks it. now: `time.monotonic`. To be called about four
-        times a second from a thread other than the loop's."""
+        """Looks whether the loop turns, and names in the log what blocks it. now: `time.monotonic`. To be called about
+        four times a second from a thread other than the loop's."""
         ...

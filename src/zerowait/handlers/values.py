@@ -1,7 +1,8 @@
 """The messages of a job as the handler's type: in one call; one by one if that fails, so that only the bad one dies.
 
-A job is decoded, not the whole delivery: a thousand structs at once make the interpreter's garbage collector walk all there is, several
-times (measured: seven tenths of a receiver's time); a hundred, gone again before the next hundred, never call it.
+A job is decoded, not the whole delivery: a thousand structs at once make the interpreter's garbage collector walk all
+there is, several times (measured: seven tenths of a receiver's time); a hundred, gone again before the next hundred,
+never call it.
 """
 
 from __future__ import annotations

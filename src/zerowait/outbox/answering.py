@@ -15,7 +15,7 @@ from zerowait.snapshot import Answer, BoxStatus, ChannelStatus, LetterDetail, Le
 
 def box_status(box: Outbox, in_flight: Mapping[str, int], oldest: int | None) -> BoxStatus:
     """in_flight: read before this, so that what is settled meanwhile counts once, as handled. Any thread."""
-    channels = []
+    channels: list[ChannelStatus] = []
     for channel, row in sorted(box.ledger.rows().items()):
         left = row.waiting_and_in_flight
         flying = min(in_flight.get(channel, 0), left)

@@ -1,4 +1,5 @@
-"""What a call of `push` means: which channel and outbox, encoded how, due when. Raises the caller's mistakes, and then took nothing."""
+"""What a call of `push` means: which channel and outbox, encoded how, due when. Raises the caller's mistakes, and then
+took nothing."""
 
 from __future__ import annotations
 
@@ -45,8 +46,9 @@ class Ready(Struct):
 
 
 class Entrance:
-    """intake: the outbox for durable (True) or memory (False). plain: the way out to a bare socket. short: the client's lanes for the
-    short way, which this fills. want: told of each channel that is pushed to. headers: of the client, under those of the call."""
+    """intake: the outbox for durable (True) or memory (False). plain: the way out to a bare socket. short: the client's
+    lanes for the short way, which this fills. want: told of each channel that is pushed to. headers: of the client,
+    under those of the call."""
 
     def __init__(
         self,
@@ -195,8 +197,9 @@ class Entrance:
             size += len(name.encode()) + len(value.encode())
         if size > self._settings.headers_bytes:
             raise TooLarge(
-                f"The headers of a message for {channel} are {size} bytes, more than the {self._settings.headers_bytes} allowed: nothing "
-                "was taken. Put the data into the message, or raise headers_bytes.",
+                f"The headers of a message for {channel} are {size} bytes, more than the "
+                f"{self._settings.headers_bytes} allowed: nothing was taken. Put the data into the message, or raise "
+                "headers_bytes.",
                 size_bytes=size,
                 limit_bytes=self._settings.headers_bytes,
             )

@@ -56,7 +56,7 @@ FEW: Final = 16
 CALL_IN: Final = 0.1  # seconds, at most, that a push at the limit waits for another thread in the middle of its own
 # On two cores, a million durable pushes of 76 bytes in one go, settled meanwhile: without naps 0.6 million a second and
 # 160 MB at most, with these 1.0 million and 55 MB, and the longest turn of the store thread falls from 400 to 40 ms.
-PRESSED_BYTES: Final = 2 << 20  # so much is pushed and not stored: pushes begin to give way
+PRESSED_BYTES: Final = 16 << 20  # so much is pushed and not stored: pushes begin to give way
 NAP: Final = 0.0001  # seconds for each MiB, once a segment
 LONGEST_NAP: Final = 0.004
 YIELD: Final = 0.00002  # long enough for a thread that waits for the interpreter to get it

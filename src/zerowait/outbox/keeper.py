@@ -96,11 +96,6 @@ class Keeper:
             except RuntimeError:
                 pass  # two of us at once: it rings already
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether it is awake."""
-        return not self._is_asleep
-
     def ask(self, question: Callable[[], T]) -> Future[T]:
         """Run it on the store thread, between turns."""
         answer: Future[T] = Future()

@@ -1,4 +1,5 @@
-"""Values for bare ZeroMQ sockets, which know nothing of our payloads: bytes, text, JSON or msgpack, one message a frame."""
+"""Values for bare ZeroMQ sockets, which know nothing of our payloads: bytes, text, JSON or msgpack, one message a
+frame."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ def plain_encoder(plain: Plain, codec: Codec[Any]) -> Callable[[Any], bytes]:
             value = str(value)
         if not isinstance(value, wanted):
             raise EncodeError(
-                f"A channel whose bare socket speaks {plain.encoding} takes {wanted[0].__name__}, and this value is of type "
-                f"{type_name(value.__class__)}: nothing was taken."
+                f"A channel whose bare socket speaks {plain.encoding} takes {wanted[0].__name__}, and this value "
+                f"is of type {type_name(value.__class__)}: nothing was taken."
             )
         return value.encode() if isinstance(value, str) else bytes(value)
 

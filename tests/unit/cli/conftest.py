@@ -32,6 +32,7 @@ def zerowait(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
         code = ended(lambda: cli.main(list(args), prog_name="zerowait", standalone_mode=False))
         # What click keeps for the thread would be taken for this run's by the next.
         assert click.get_current_context(silent=True) is None
-        return Ran(code, *capsys.readouterr())
+        said = capsys.readouterr()
+        return Ran(code, said.out, said.err)
 
     return run

@@ -110,7 +110,11 @@ def there(monkeypatch: pytest.MonkeyPatch) -> There:
     def put(processes: list[Somebody] = [], files: list[Somebody] = []) -> None:  # noqa: B006
         places = [Place(each.who, each.ask) for each in processes]
         places += [Place(each.who, each.ask, living=False) for each in files]
-        monkeypatch.setattr(Reach, "places", lambda reach: places)
+
+        def all_of_them(reach: Reach) -> list[Place]:
+            return places
+
+        monkeypatch.setattr(Reach, "places", all_of_them)
 
     return put
 
@@ -297,6 +301,10 @@ def test_an_outbox_that_does_not_exist_is_no_silent_success(zerowait: Zerowait) 
 
 def test_an_outbox_taken_since_we_looked_is_passed_over(monkeypatch: pytest.MonkeyPatch, zerowait: Zerowait) -> None:
     gone = Place("counter.00ff.db", lambda question: Answer(True), living=False)
-    monkeypatch.setattr(Reach, "places", lambda reach: [gone])
+
+    def as_it_was(reach: Reach) -> list[Place]:
+        return [gone]
+
+    monkeypatch.setattr(Reach, "places", as_it_was)
     assert zerowait("status").code == 0
     assert zerowait("dead", "list").code == 0

@@ -59,8 +59,11 @@ def fates(monkeypatch: pytest.MonkeyPatch) -> Fates:
             fates.pushed.append((channel, value, durable))
             end = fates.ends.get(number)
             state = "handled" if end is None else "dead" if isinstance(end, Dead) else "stored"
+
+            def result(timeout: float | None) -> None: ...
+
             return SimpleNamespace(
-                id=f"7f3a-{number}", channel=channel, state=state, result=lambda timeout: None, handled=Done(error=end)
+                id=f"7f3a-{number}", channel=channel, state=state, result=result, handled=Done(error=end)
             )
 
         def close(self) -> Done:

@@ -6,7 +6,7 @@ import threading
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -199,12 +199,16 @@ class Hall:
         self.stage, self.desk, self.outputs = stage, desk, outputs
 
 
+def itself(visit: Any) -> Any:
+    return visit
+
+
 @asynccontextmanager
 async def hall(
     *specs: Spec, outputs: FakeOutputs | None = None, admitted: Iterable[Delivery] = (), **options: Any
-) -> AsyncIterator[Hall]:
+) -> AsyncGenerator[Hall]:
     desk, outputs = FakeDesk(), outputs or FakeOutputs()
-    settled: dict[str, Any] = {"worker": "tester", "clock": time.monotonic, "make_context": lambda visit: visit}
+    settled: dict[str, Any] = {"worker": "tester", "clock": time.monotonic, "make_context": itself}
     stage = Stage(specs, **(settled | options))  # type: ignore[arg-type]
     desk.admit(*admitted)
     await stage.open(desk, outputs)

@@ -407,8 +407,9 @@ async def test_what_still_runs_when_the_drain_is_over_is_cancelled_named_and_not
 
 async def test_a_drain_without_work_ends_at_once() -> None:
     async def handle(value: int) -> None: ...
+    def handle_plainly(value: int) -> None: ...
 
-    async with hall(Spec("work", handle), Spec("plain", lambda value: None, is_async=False)) as here:
+    async with hall(Spec("work", handle), Spec("plain", handle_plainly, is_async=False)) as here:
         began = time.monotonic()
         await here.stage.drain(30)
         assert time.monotonic() - began < 5

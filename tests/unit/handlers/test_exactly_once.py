@@ -78,6 +78,8 @@ def speak(value: str, ctx: Visit | None) -> None:
             raise RetryLater(after=1)
         case "reject":
             raise Reject("rejected")
+        case _:
+            pass
 
 
 async def alone(value: str) -> None:

@@ -99,8 +99,11 @@ async def test_a_message_is_handled_once_what_it_sent_is_stored_and_its_runner_g
     async def forward(value: int) -> int:
         return value
 
+    def forward_plainly(value: int) -> int:
+        return value
+
     outputs = FakeOutputs(at_once=False)
-    fn = forward if is_async else lambda value: value
+    fn = forward if is_async else forward_plainly
     async with hall(Spec("work", fn, is_async=is_async, concurrency=1, to=("a",)), outputs=outputs) as here:
         here.desk.admit(work := delivery([0]), other := delivery([1]))
         await wait_until_in_loop(lambda: len(outputs.pending) == 2, within=5)

@@ -18,6 +18,7 @@ from zerowait.engines.engine import Handlers
 from zerowait.handlers.registry import pull_spec
 from zerowait.handlers.runners import Bell
 from zerowait.handlers.stage import Stage
+from zerowait.handlers.visits import Visit
 from zerowait.handlers.watchdog import Watchdog
 from zerowait.message import Service, Verdict
 from zerowait.settings import ChannelSettings
@@ -112,12 +113,15 @@ async def test_what_the_registry_holds_is_run_with_its_own_codec_and_context() -
     def no_client() -> Any:
         raise AssertionError
 
+    def context(visit: Visit) -> Context[Any]:
+        return Context(visit, no_client)
+
     specs: Any = [
         pull_spec(parse, PushChannel[Mail]("mail.parse"), to="mail.next"),
         pull_spec(count, PushChannel[Mail]("mail.count")),
     ]
     settled = [spec.under(ChannelSettings()) for spec in specs]
-    async with hall(*settled, make_context=lambda visit: Context(visit, no_client)) as here:
+    async with hall(*settled, make_context=context) as here:
         here.desk.admit(work := delivery([Mail("a", 1), {"path": "b"}], channel="mail.parse"))
         here.desk.admit(delivery([Mail("c", 0)], channel="mail.count"))
         await here.desk.until_done()

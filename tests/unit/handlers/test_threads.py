@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Awaitable
 from contextvars import ContextVar
 from typing import Any
 
@@ -116,7 +117,10 @@ async def test_an_awaitable_that_a_plain_function_returns_is_awaited() -> None:
             raise SystemExit
         seen.append((value, threading.get_ident()))
 
-    async with hall(plain(lambda value: work(value))) as here:
+    def begin(value: int) -> Awaitable[None]:
+        return work(value)
+
+    async with hall(plain(begin)) as here:
         here.desk.admit(given := delivery(range(4)))
         await here.desk.until_done()
         assert here.desk.fates(given) == [HANDLED, RETRY, RETRY, HANDLED]
@@ -190,7 +194,10 @@ async def test_a_thread_that_awaits_something_is_released_when_the_drain_is_over
     async def for_ever() -> None:
         await asyncio.sleep(60)
 
-    async with hall(plain(lambda value: for_ever())) as here:
+    def begin(value: int) -> Awaitable[None]:
+        return for_ever()
+
+    async with hall(plain(begin)) as here:
         here.desk.admit(work := delivery([1]))
         await wait_until_in_loop(here.stage.current, within=5)
         began = time.monotonic()

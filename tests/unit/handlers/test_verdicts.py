@@ -18,7 +18,7 @@ JUDGE = Judge("mail@host", chance=lambda: 0.5, now_us=lambda: NOW)
 
 
 def raised(error: BaseException) -> BaseException:
-    password = "hunter2"  # noqa: F841 (what must not be told)
+    password = "hunter2"  # noqa: F841 # pyright: ignore[reportUnusedVariable] (must not be told)
     try:
         raise error
     except BaseException as caught:

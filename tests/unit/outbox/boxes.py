@@ -53,6 +53,8 @@ class Time:
 class Bench:
     """One outbox and what a dispatcher would remember of it."""
 
+    box: Outbox
+
     def __init__(self, path: Path | None, time: Time, **limits: Any) -> None:
         self.path = path
         self.time = time

@@ -9,7 +9,6 @@ import pytest
 
 from tests.unit.outbox.boxes import Bench, Time, clock_module
 from tests.unit.outbox.faults import Faults
-from zerowait.outbox import database as database_module
 
 
 @pytest.fixture
@@ -41,7 +40,11 @@ def make(request: pytest.FixtureRequest, time: Time, on_disk: Maker) -> Maker:
     """Makes outboxes of either kind: what holds for one holds for the other."""
     if request.param == "file":
         return on_disk
-    return lambda **limits: Bench(None, time, **limits)
+
+    def make(**limits: Any) -> Bench:
+        return Bench(None, time, **limits)
+
+    return make
 
 
 @pytest.fixture
@@ -52,5 +55,5 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     def connect(path: str, flags: int) -> apsw.Connection:
         return real(path, flags, vfs=vfs.name if path != ":memory:" else None)
 
-    monkeypatch.setattr(database_module.apsw, "Connection", connect)
+    monkeypatch.setattr(apsw, "Connection", connect)
     return vfs

@@ -19,7 +19,7 @@ import pytest
 from tests.unit.outbox.boxes import START_US, Bench, Time, handled, values
 from tests.unit.outbox.faults import Faults
 from zerowait.errors import OutcomeUnknown, StoreError
-from zerowait.message import Again, Bury, Forget, Note, Settle, Verdict
+from zerowait.message import Again, Bury, Change, Forget, Note, Settle, Verdict
 from zerowait.outbox import database as database_module
 from zerowait.outbox.letters import Letters
 from zerowait.outbox.outbox import Outbox
@@ -256,7 +256,7 @@ def test_after_a_failing_disk_everything_is_there_once(
     sheaf, index = bench.push("while it failed")
     stored: list[str] = []
     sheaf.when_stored(index, lambda: stored.append("stored"))
-    changes = [handled(segment, 0, 4), Bury("mail", segment.epoch, 5, 1, b"\x80", segment.seq), Note(7)]
+    changes: list[Change] = [handled(segment, 0, 4), Bury("mail", segment.epoch, 5, 1, b"\x80", segment.seq), Note(7)]
     for attempt in range(3):
         with pytest.raises(StoreError) as failure:
             bench.box.turn(changes if attempt == 0 else ())

@@ -9,7 +9,7 @@ from msgspec import msgpack
 
 from tests.unit.outbox.boxes import START_US, Bench, Time, handled, values
 from zerowait.errors import QueueFull, StoreError
-from zerowait.message import Again, Bury, Forget, Note, Settle, Verdict
+from zerowait.message import Again, Bury, Change, Forget, Note, Segment, Settle, Verdict
 from zerowait.outbox import ahead
 from zerowait.outbox.letters import Letters
 from zerowait.outbox.sheaf import MESSAGE_COST
@@ -281,7 +281,7 @@ def test_a_high_priority_is_read_before_a_low_one(make: Maker, monkeypatch: pyte
     for priority in (-1, 0, 1, 0, 1, -1):
         bench.push(priority, priority=priority)
         bench.turn(drawn=False)
-    got = []
+    got: list[int] = []
     for _ in range(6):
         segments = bench.box.turn((), {"mail": 10})
         got += values(segments)
@@ -330,6 +330,7 @@ def test_room_for_reading_comes_back_when_messages_are_settled_without_being_sen
         bench.push(i)
         bench.turn(drawn=False)
     assert len(bench.segments) == 2
+    more: list[Segment] = []
     for segment in bench.segments[:]:
         more = bench.turn(Settle("mail", segment.epoch, segment.first, 1, Verdict.DROPPED, segment.seq), drawn=False)
     assert len(bench.segments) == 4
@@ -406,7 +407,7 @@ def test_a_turn_that_fails_changes_nothing_and_the_next_does_it_all(
     bench.box._database.run(f"PRAGMA max_page_count = {pages + 4}").fetchall()  # type: ignore[union-attr]
     big, _ = bench.push("x" * 250_000)
     small, _ = bench.push("y", channel="new")
-    changes = [
+    changes: list[Change] = [
         handled(segment, 0, 10),
         Again("mail", segment.epoch, segment.first + 20, 1, time.now_us(), b"", segment.seq),
         Bury("mail", segment.epoch, segment.first + 30, 1, b"", segment.seq),

@@ -1,7 +1,7 @@
 """Whom to dial: for each channel in use, the local processes that serve it and the addresses that settings name for it.
 
-The library dials again by itself, with a growing pause, for as long as the channel is in use; ZeroMQ's own reconnecting is switched
-off, so that one socket is one session.
+The library dials again by itself, with a growing pause, for as long as the channel is in use; ZeroMQ's own reconnecting
+is switched off, so that one socket is one session.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class Contacts:
     def due(
         self, wanted: Iterable[str], served: Iterable[str], linked: Callable[[int], bool], now: float
     ) -> list[Contact]:
-        """Those to be dialled at this moment. wanted: channels that this process pushes to; served: those that it handles, whose
-        senders may be the ones that listen. linked: whether there is a link with that instance already."""
+        """Those to be dialled at this moment. wanted: channels that this process pushes to; served: those that it
+        handles, whose senders may be the ones that listen. linked: whether there is a link with that instance
+        already."""
         keep: dict[str, Contact] = {}
         for channel in wanted:
             for entry in self._local.values():

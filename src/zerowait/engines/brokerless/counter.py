@@ -12,7 +12,8 @@ from zerowait.message import Outcome
 
 
 class Counter:
-    """Between the runners and the desk: jobs out, ends of runs in. What has ended gathers until the network thread takes it."""
+    """Between the runners and the desk: jobs out, ends of runs in. What has ended gathers until the network thread
+    takes it."""
 
     def __init__(self, desk: Desk, clock: Callable[[], float], wake: Callable[[], None]) -> None:
         self._desk = desk

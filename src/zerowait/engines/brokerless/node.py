@@ -157,6 +157,7 @@ class Node:
         self._since_us = wall_us(clock())
         self._withdrawals: dict[tuple[int, int, int], list[Callable[[bool | None], None]]] = {}
         self._askers: set[int] = set()
+        self._names: dict[int, str] = {}  # of processes that were met, for the lines that tell of their end
         self._peers_changed: list[Callable[[], None]] = []
 
     # -- any thread ------------------------------------------------------------------------------------------------
@@ -468,7 +469,11 @@ class Node:
 
     def _say(self, said: Say) -> None:
         peer = self.core.peers.get(said.instance)
-        name = f"{peer.hello.name} (pid {peer.hello.pid})" if peer is not None else f"{said.instance:016x}"
+        if peer is not None:
+            self._names[said.instance] = f"{peer.hello.name} (pid {peer.hello.pid})"
+        name = self._names.get(said.instance) or f"{said.instance:016x}"
+        if said.topic in ("left", "dead", "gone"):
+            self._names.pop(said.instance, None)
         if said.topic == "met" and peer is not None and peer.link is not None:
             self._contacts.met(peer.link.conn, said.instance)
             if ASKING in peer.hello.features:

@@ -1,8 +1,9 @@
-"""Bare ZeroMQ sockets: programs that know nothing of zerowait, in any language. ZeroMQ's guarantees hold there, not ours.
+"""Bare ZeroMQ sockets: programs that know nothing of zerowait, in any language. ZeroMQ's guarantees hold there, not
+ours.
 
-What is pushed to one waits in memory, bounded, until the socket takes it; that is all its receipt can say. What one sends is accepted into
-this process's own outbox and handled from there, so retries and dead letters work as always. A frame that cannot be read, or a message of
-several, is counted and named in the log; the service goes on.
+What is pushed to one waits in memory, bounded, until the socket takes it; that is all its receipt can say. What one
+sends is accepted into this process's own outbox and handled from there, so retries and dead letters work as always. A
+frame that cannot be read, or a message of several, is counted and named in the log; the service goes on.
 """
 
 from __future__ import annotations
@@ -31,9 +32,8 @@ class _Out(Struct):
     plain: Plain
     intake: Intake
     socket: int = -1
-    waiting: deque[tuple[Sheaf, Piece, int]] = field(
-        default_factory=deque
-    )  # and how many messages of the piece are sent
+    # With each piece how many of its messages are sent.
+    waiting: deque[tuple[Sheaf, Piece, int]] = field(default_factory=deque[tuple[Sheaf, Piece, int]])
 
 
 class _In(Struct):
@@ -46,7 +46,7 @@ class _In(Struct):
     socket: int = -1
     refused: int = 0
     told: int = 0
-    held: deque[bytes] = field(default_factory=deque)  # read, but the outbox was full
+    held: deque[bytes] = field(default_factory=deque[bytes])  # read, but the outbox was full
 
 
 class PlainPorts:
@@ -140,7 +140,8 @@ class PlainPorts:
         port.refused += 1
         if port.refused & (port.refused - 1) == 0:  # 1, 2, 4, 8 …: a flood of them does not flood the log
             log.warning(
-                "channel %s: a frame of a bare ZeroMQ sender (%s) was refused: %s. %d refused so far; the service goes on",
+                "channel %s: a frame of a bare ZeroMQ sender (%s) was refused: %s. %d refused so far; "
+                "the service goes on",
                 port.channel,
                 ", ".join((*port.plain.bind, *port.plain.connect)),
                 words,

@@ -26,6 +26,7 @@ ORPHAN_S = 60.0  # a lock without a file this old: its process died before it ha
 
 _FILE = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9a-f]{16})\.db")
 _LOCK = re.compile(r"[0-9a-f]{16}\.lock")
+_DRAFT = re.compile(r"[A-Za-z0-9_-]{1,64}\.([0-9a-f]{16})\.db\.new(-journal)?")  # an outbox that is being made
 
 
 class OutboxFile(Struct, frozen=True):
@@ -124,7 +125,7 @@ class Shelf:
         """The outbox files, by name and id; foreign files are passed over. Raises StoreError."""
         found: list[OutboxFile] = []
         databases: set[str] = set()
-        locks: list[os.DirEntry[str]] = []
+        others: dict[str, list[Path]] = {}  # each id with a lock or drafts: the drafts
         try:
             with os.scandir(self._folder) as entries:
                 for entry in entries:
@@ -135,16 +136,18 @@ class Shelf:
                             box = int(match[2], 16)
                             found.append(OutboxFile(Path(entry.path), match[1], box, is_owned(self._lock_path(box))))
                     elif _LOCK.fullmatch(entry.name):
-                        locks.append(entry)
+                        others.setdefault(entry.name[:16], [])
+                    elif draft := _DRAFT.fullmatch(entry.name):
+                        others.setdefault(draft[1], []).append(Path(entry.path))
         except OSError as error:
             raise StoreError(
                 f"The outboxes in {self._folder} cannot be listed: {error.strerror}.",
                 path=self._folder,
                 errno=error.errno,
             ) from error
-        for entry in locks:
-            if entry.name[:16] not in databases:
-                self._remove_orphan(entry)
+        for id, drafts in others.items():
+            if id not in databases:
+                self._remove_orphan(int(id, 16), drafts)
         return sorted(found, key=lambda file: (file.name, file.id))
 
     def _keep(self, path: Path, box: int, lock: FileLock) -> OutboxLock:
@@ -192,12 +195,24 @@ class Shelf:
             path=path,
         )
 
-    def _remove_orphan(self, entry: os.DirEntry[str]) -> None:
+    def _remove_orphan(self, box: int, drafts: list[Path]) -> None:
+        """Removes what is there of an outbox whose process died before it had made it."""
+        lock_path = self._lock_path(box)
         with suppress(OSError, StoreError):
-            if time.time() - entry.stat(follow_symlinks=False).st_mtime > ORPHAN_S:
-                lock = FileLock.take(Path(entry.path))
-                if lock is not None:
-                    lock.release(remove=not self._claimants(int(entry.name[:16], 16)))
+            # A draft is made under the lock alone: where that is free, nobody makes it any more.
+            if not drafts and time.time() - lock_path.lstat().st_mtime <= ORPHAN_S:
+                return
+            lock = FileLock.take(lock_path)
+            if lock is None:
+                return
+            is_orphan = False
+            try:
+                if not self._claimants(box):
+                    for draft in drafts:
+                        draft.unlink(missing_ok=True)
+                    is_orphan = True
+            finally:
+                lock.release(remove=is_orphan)
 
     def _lock_path(self, box: int) -> Path:
         return self._folder / f"{box:016x}.lock"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from msgspec import msgpack
 
@@ -132,8 +132,9 @@ class Telling:
                 lost[channel] = lost.get(channel, 0) + count
         if stays:
             log.warning(
-                "%s leaves %s undelivered in %s. They will be delivered by the next process named %s, by any zerowait process of "
-                "this user on this machine that reaches a worker for them, or by `zerowait outbox deliver %s`",
+                "%s leaves %s undelivered in %s. They will be delivered by the next process named %s, by any zerowait "
+                "process of this user on this machine that reaches a worker for them, or by "
+                "`zerowait outbox deliver %s`",
                 self._name, _in_words(stays), folder, self._name, self._name,
             )  # fmt: skip
         if lost:
@@ -142,10 +143,10 @@ class Telling:
 
 def _said(note: bytes) -> dict[str, Any]:
     try:
-        said = msgpack.decode(note) if note else {}
+        said: object = msgpack.decode(note) if note else {}
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return cast("dict[str, Any]", said) if isinstance(said, dict) else {}
 
 
 def _in_words(counts: dict[str, int]) -> str:

@@ -279,9 +279,11 @@ def decode(data: bytes | memoryview) -> Frame:
     try:
         frame = _decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError) as error:
+        if bytes(data[:4]) == MAGIC:
+            raise ProtocolError(UNEXPECTED, "a second HELLO on the same connection") from None
         raise ProtocolError(MALFORMED, f"a frame cannot be read: {error}") from None
     if frame.__class__ is Hello:
-        raise ProtocolError(UNEXPECTED, "a HELLO without its preamble, or a second one on the same connection")
+        raise ProtocolError(UNEXPECTED, "a HELLO without its preamble")
     return frame
 
 

@@ -1,24 +1,30 @@
 """The states and what happens in each of them, as data: the protocol, its test and the diagrams in the documentation
-read these."""
+read these.
+
+`LINK` is asked for every frame. `MESSAGE` and `ITEM` say what custody and desk must do: their test brings a message
+into each state, lets each event happen, and compares what it sees with the cell. """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.frames import Frame
 from zerowait.engines.brokerless.protocol.link import LinkPhase
 
+# -- a link: (phase, frame) → what happens -------------------------------------------------------------------------
+
 ACCEPT = "accept"
-VIOLATION = "violation"  # GOODBYE with UNEXPECTED, and the link is over
+VIOLATION = "violation"  # GOODBYE with UNEXPECTED (or NOT_OURS, where no HELLO was heard yet), and the link is over
 IGNORE = "ignore"
 
 _BEFORE_STATE = {frames.State, frames.Ping, frames.Pong, frames.Goodbye, frames.Control, frames.Fragment}
 _LATER_PATTERNS = {frames.Chunk, frames.Subscribe, frames.Event, frames.Schema}
 
-# (phase, frame) → what happens. HELLO is read by `frames.decode_hello` alone; anything else first is a stranger.
 LINK: dict[tuple[LinkPhase, type], str] = {}
 _frame: type
 for _frame in frames.FRAMES:
-    LINK[LinkPhase.DIALLED, _frame] = ACCEPT if _frame is frames.Hello else VIOLATION
+    LINK[LinkPhase.DIALLED, _frame] = ACCEPT if _frame in (frames.Hello, frames.Goodbye) else VIOLATION
     LINK[LinkPhase.GREETED, _frame] = ACCEPT if _frame in _BEFORE_STATE else VIOLATION
     LINK[LinkPhase.READY, _frame] = VIOLATION if _frame is frames.Hello else ACCEPT
     LINK[LinkPhase.LOST, _frame] = IGNORE
@@ -28,3 +34,119 @@ for _frame in _LATER_PATTERNS:
 
 def is_expected(phase: LinkPhase, frame: Frame) -> bool:
     return LINK[phase, frame.__class__] != VIOLATION
+
+
+# (from, event, to)
+LIFE: tuple[tuple[str, str, str], ...] = (
+    ("dialled", "HELLO", "greeted"),
+    ("greeted", "STATE", "resuming"),
+    ("resuming", "HELD answered by DROP, for each outbox", "ready"),
+    ("dialled", "no HELLO in time", "lost"),
+    ("greeted", "no STATE in time, or another connection stays", "lost"),
+    ("resuming", "closed, silent or a violation", "lost"),
+    ("ready", "closed, silent or a violation", "lost"),
+    ("lost", "a new session", "dialled"),
+    ("lost", "resume_grace over", "gone"),
+    ("lost", "proof, or GOODBYE", "dead"),
+    ("gone", "a new session", "dialled"),
+)
+
+# -- a message at its owner: (event, state) → what happens ---------------------------------------------------------
+
+IMPOSSIBLE = "–"  # asserted, or such a thing cannot be said
+LATER = "…"  # comes with what handlers send (outputs, choices) and with requests; the state does not exist yet
+
+WAITING, IN_FLIGHT, STUB, SETTLED = "waiting, due", "claimed, in flight", "stub", "settled, letter"
+MESSAGE_STATES = (WAITING, IN_FLIGHT, STUB, SETTLED)
+_CONFIRM_ONLY = "CONFIRM"
+
+_MESSAGE_ROWS: dict[str, tuple[str, str, str, str]] = {
+    "take, worker noted": ("in flight, BATCH", IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE),
+    "take, worker not noted": ("claimed; once durable BATCH", IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE),
+    "`handled`, from its holder": (IMPOSSIBLE, "settle, CONFIRM", LATER, _CONFIRM_ONLY),
+    "`handled`, from another": ("settle, CONFIRM", "settle, CONFIRM, DROP at its holder", LATER, _CONFIRM_ONLY),
+    "`retry`, last dispatch": ("apply, CONFIRM", "apply, CONFIRM", LATER, _CONFIRM_ONLY),
+    "`dead`, last dispatch": ("apply, CONFIRM", "apply, CONFIRM", LATER, _CONFIRM_ONLY),
+    "`expired`, last dispatch": ("apply, CONFIRM", "apply, CONFIRM", LATER, _CONFIRM_ONLY),
+    "`unstarted`, last dispatch": (_CONFIRM_ONLY, "waiting, CONFIRM", LATER, _CONFIRM_ONLY),
+    "another verdict, older dispatch": (_CONFIRM_ONLY, _CONFIRM_ONLY, LATER, _CONFIRM_ONLY),
+    "HELD, running, from its holder": (IMPOSSIBLE, "keep", LATER, IMPOSSIBLE),
+    "HELD, running, from another": ("adopt", "let run", LATER, "let run"),
+    "HELD, queued, from its holder": (IMPOSSIBLE, "keep", LATER, IMPOSSIBLE),
+    "HELD, queued, from another": ("DROP", "DROP", LATER, "DROP"),
+    "not in its holder's HELD": (IMPOSSIBLE, "waiting", LATER, IMPOSSIBLE),
+    "its holder is gone": (IMPOSSIBLE, "waiting", LATER, IMPOSSIBLE),
+    "its holder is dead": (IMPOSSIBLE, "waiting", LATER, IMPOSSIBLE),
+    "ttl over": ("expired", "the worker judges", LATER, IMPOSSIBLE),
+    "withdraw, it had not begun": ("dropped: True", "DROP; dropped: True", LATER, "its row says"),
+    "withdraw, it had begun": (IMPOSSIBLE, "DROP; False", LATER, "its row says"),
+}
+MESSAGE: dict[tuple[str, str], str] = {
+    (event, state): cell
+    for event, row in _MESSAGE_ROWS.items()
+    for state, cell in zip(MESSAGE_STATES, row, strict=True)
+}
+
+# -- a message at a worker: (event, state) → what happens ----------------------------------------------------------
+
+UNKNOWN, QUEUED, RUNNING, KNOWN = "unknown", "queued", "running", "outcome known"
+ITEM_STATES = (UNKNOWN, QUEUED, RUNNING, KNOWN)
+_FENCED = "GOODBYE(fenced)"
+
+_ITEM_ROWS: dict[str, tuple[str, str, str, str]] = {
+    "BATCH, fence too low": (_FENCED, _FENCED, _FENCED, _FENCED),
+    "BATCH": ("queue", "newer dispatch taken", "newer dispatch taken", "said again"),
+    "BATCH after another outcome than `handled` or `dead`": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, "queue"),
+    "BATCH while draining": ("`unstarted`", IMPOSSIBLE, "newer dispatch taken", "said again"),
+    "a runner, with permission": (IMPOSSIBLE, "running", IMPOSSIBLE, IMPOSSIBLE),
+    "a runner, without permission": (IMPOSSIBLE, "stays", IMPOSSIBLE, IMPOSSIBLE),
+    "DROP": ("nothing", "gone, `unstarted`", "`started`", "nothing"),
+    "DROP in answer to HELD": ("nothing", "gone, `unstarted`", "nothing", "nothing"),
+    "DROP with cancel": ("nothing", "gone, `unstarted`", LATER, "nothing"),
+    "end of its run": (IMPOSSIBLE, IMPOSSIBLE, "known, OUTCOME", IMPOSSIBLE),
+    "CONFIRM of that dispatch": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, "forgotten"),
+    "CONFIRM of another dispatch": ("nothing", "nothing", "nothing", "nothing"),
+    "all runners busy for 0.2 s": (IMPOSSIBLE, "gone, `unstarted`", "runs on", "nothing"),
+    "its channel is served no more": (IMPOSSIBLE, "gone, `unstarted`", "runs on", "nothing"),
+    "draining": (IMPOSSIBLE, "gone, `unstarted`", "runs on", "nothing"),
+    "owner gone for the grace": (IMPOSSIBLE, "dropped", "runs on", "kept, if the outbox is durable"),
+}
+ITEM: dict[tuple[str, str], str] = {
+    (event, state): cell for event, row in _ITEM_ROWS.items() for state, cell in zip(ITEM_STATES, row, strict=True)
+}
+
+# -- for the documentation -----------------------------------------------------------------------------------------
+
+BEGIN, END = "<!-- tables:begin -->", "<!-- tables:end -->"
+
+
+def markdown() -> str:
+    """The tables and the diagram, as docs/protocol.md shows them between its two marks."""
+    parts = [
+        "### A message at its owner\n",
+        _grid("event", MESSAGE_STATES, list(_MESSAGE_ROWS), MESSAGE),
+        f"`{LATER}`: the state comes with outputs, which this version does not have. `{IMPOSSIBLE}`: cannot happen.\n",
+        "### A message at a worker\n",
+        _grid("event", ITEM_STATES, list(_ITEM_ROWS), ITEM),
+        f"`{LATER}`: cancelling comes with requests. `{IMPOSSIBLE}`: cannot happen.\n",
+        "### A link\n",
+        _mermaid(),
+        "Which frame has its place in which phase:\n",
+        _grid("frame", [phase.value for phase in LinkPhase], [f.__name__.upper() for f in frames.FRAMES], _link()),
+    ]
+    return "\n".join(parts)
+
+
+def _link() -> dict[tuple[str, str], str]:
+    return {(frame.__name__.upper(), phase.value): what for (phase, frame), what in LINK.items()}
+
+
+def _grid(corner: str, columns: Sequence[str], rows: Sequence[str], cells: Mapping[tuple[str, str], str]) -> str:
+    lines = [f"| {corner} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {row} | {' | '.join(cells[row, column] for column in columns)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _mermaid() -> str:
+    arrows = [f"    {before} --> {after}: {event}" for before, event, after in LIFE]
+    return "\n".join(["```mermaid", "stateDiagram-v2", "    [*] --> dialled", *arrows, "```"]) + "\n"

@@ -199,8 +199,8 @@ class Custody:
         return again
 
     def give_up(self, holder: int, *, is_dead: bool) -> list[Slice]:
-        """All that is in flight there waits again. Who is only gone may come back: until another has it, the dispatch by which
-        it knows a message is the message's last."""
+        """All that is in flight there waits again. Who is only gone may come back: until another has it, the dispatch
+        by which it knows a message is the message's last."""
         again: list[Slice] = []
         for flight in self.flights.of(holder):
             if not is_dead:
@@ -290,8 +290,9 @@ class Custody:
         notes: Notes,
         now_us: int,
     ) -> None:
-        """It waits, and this is about its last dispatch: of the opening before this one, as far as its noted workers have not
-        all been heard, or to a worker that was thought gone. It is applied, or it would run again uncounted."""
+        """It waits, and this is about its last dispatch: of the opening before this one, as far as its noted workers
+        have not all been heard, or to a worker that was thought gone. It is applied, or it would run again
+        uncounted."""
         ghost = self._ghosts.get((holder, part.epoch, part.fence, part.n))
         if ghost is not None:
             waiting = ghost.left.overlap(first, count)

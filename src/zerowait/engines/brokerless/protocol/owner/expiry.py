@@ -23,7 +23,7 @@ class Expiry:
 
     def over(self, now: float) -> list[Name]:
         """Whose time is over; they may have left long since."""
-        found = []
+        found: list[Name] = []
         while self._heap and self._heap[0][0] <= self._wall_us(now):
             found.append(heappop(self._heap)[1])
         return found

@@ -354,7 +354,10 @@ class Owner:
     def tick(self, now: float) -> None:
         self._wants.tick(now, lambda conn: conn in self._links)
         for box, epoch, first, count in self._expiry.over(now):
-            for piece in self.dispatch.remove(box, epoch, first, count) if box in self.custody else ():
+            custody = self.custody.get(box)
+            if custody is None:
+                continue
+            for piece in [*custody.unpast(epoch, first, count), *self.dispatch.remove(box, epoch, first, count)]:
                 segment = piece.segment
                 gone = Settle(segment.channel, epoch, piece.first, piece.count, Verdict.EXPIRED, segment.seq)
                 self._effects.commit(box, [gone])

@@ -6,7 +6,7 @@ permission; DROP and hand-back remove from the same queue under the same lock, s
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
@@ -17,16 +17,40 @@ from zerowait.message import Numbers
 __all__ = ["Back", "Desk", "Parcel", "Permit", "Taken"]
 
 Name = tuple[int, int, int]  # (epoch, fence, n)
+REMEMBERED = 10_000  # outboxes of which it is known when they had a turn
 
 
 class _Channel:
-    __slots__ = ("queued", "running", "started_at", "turns")
+    __slots__ = ("queued", "running", "served", "started_at", "turn", "turns")
 
     def __init__(self) -> None:
-        self.turns: dict[int, deque[Parcel]] = {}  # outbox → its parcels; the first key has its turn
+        self.turns: OrderedDict[int, deque[Parcel]] = OrderedDict()  # outbox → its parcels; the first has its turn
+        self.served: dict[int, int] = {}  # outbox → its last turn
+        self.turn = 0
         self.queued = 0
         self.running = 0
         self.started_at = 0.0
+
+    def put(self, parcel: Parcel) -> None:
+        """Who comes back after a while does not stand behind one who has had a turn since."""
+        box = parcel.box
+        parcels = self.turns.get(box)
+        if parcels is None:
+            parcels = self.turns[box] = deque()
+            if self.served.get(box, 0) < self.served.get(next(iter(self.turns)), 0):
+                self.turns.move_to_end(box, last=False)
+        parcels.append(parcel)
+
+    def took(self, box: int) -> None:
+        """That outbox has had its turn: the others have theirs first."""
+        self.turn += 1
+        if len(self.served) > REMEMBERED:
+            self.served.clear()
+        self.served[box] = self.turn
+        if self.turns[box]:
+            self.turns.move_to_end(box)
+        else:
+            del self.turns[box]
 
 
 class Desk:
@@ -56,9 +80,7 @@ class Desk:
                 stop = parcel.at = min(parcel.stop, start + most)
                 if stop == parcel.stop:
                     parcels.popleft()
-                del state.turns[box]
-                if parcels:
-                    state.turns[box] = parcels  # at the end: the others have their turn first
+                state.took(box)
                 count = stop - start
                 state.queued -= count
                 state.running += count
@@ -112,7 +134,7 @@ class Desk:
                 state = self._channels.setdefault(delivery.channel, _Channel())
                 if not state.queued and not state.running:
                     state.started_at = now
-                state.turns.setdefault(parcel.box, deque()).append(parcel)
+                state.put(parcel)
                 count = parcel.stop - parcel.at
                 state.queued += count
                 self._here.setdefault((parcel.box, delivery.epoch), Numbers()).add(parcel.first + parcel.at, count)
