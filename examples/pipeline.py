@@ -1,5 +1,6 @@
 """A pipeline: stages, and a fan-out. `python -m examples.pipeline` runs all of it in one process."""
 
+import time
 from collections.abc import Iterator
 
 from examples.contracts import BODY, LINES, PARSE, RawMail
@@ -30,4 +31,4 @@ if __name__ == "__main__":
         zw.push(PARSE, RawMail("a.eml", b"three\nshort\nlines"))
         zw.push(PARSE, RawMail("empty.eml", b""))
         while any(box.unsettled for box in zw.status().boxes):
-            pass
+            time.sleep(0.01)

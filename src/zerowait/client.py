@@ -28,12 +28,13 @@ In = TypeVar("In")
 class Client:
     """Sends. Usable from any thread and any event loop; it belongs to none.
 
-    name: lasting, `[A-Za-z0-9_-]{1,64}`. What a process of this name leaves undelivered is found and delivered by the next one. Several
-    processes may share it. settings: in place of those of the machine (`Settings.load()`, at first use). headers: called at each push;
-    what it gives goes along, under what the call itself says.
+    name: lasting, `[A-Za-z0-9_-]{1,64}`. What a process of this name leaves undelivered is found and delivered by the
+    next one. Several processes may share it. settings: in place of those of the machine (`Settings.load()`, at first
+    use). headers: called at each push; what it gives goes along, under what the call itself says.
 
-    Making one starts nothing. The first verb opens it in the background and does not wait; `with` and `async with` wait for that, and at
-    their end for `close()`. Whatever was not closed is closed when the program ends. After a fork the child's first verb opens its own.
+    Making one starts nothing. The first verb opens it in the background and does not wait; `with` and `async with` wait
+    for that, and at their end for `close()`. Whatever was not closed is closed when the program ends. After a fork the
+    child's first verb opens its own.
     """
 
     def __init__(
@@ -57,13 +58,15 @@ class Client:
     def push(self, to: Any, value: Any, **options: Any) -> Receipt:
         """Accepts one message for one of the workers of the channel, and returns at once.
 
-        The receipt is done when the message is safe: on disk, or in memory with `durable=False`. From then on it is delivered, however
-        often this process, its workers or the connections between them break; at least once, and again only for the causes listed in the
-        documentation. Options: see `PushOptions`; seconds everywhere.
+        The receipt is done when the message is safe: on disk, or in memory with `durable=False`. From then on it is
+        delivered, however often this process, its workers or the connections between them break; at least once, and
+        again only for the causes listed in the documentation. Options: see `PushOptions`; seconds everywhere.
 
-        Raises QueueFull, EncodeError, TooLarge, StoreError, Closed; then nothing was taken. UsageError for a program that must be changed.
+        Raises QueueFull, EncodeError, TooLarge, StoreError, Closed; then nothing was taken. UsageError for a program
+        that must be changed.
         """
-        # The short way takes no lock and makes one small object; `zerowait.outbox.intake` tells why each line is as it is.
+        # The short way takes no lock and makes one small object; `zerowait.outbox.intake` tells why each line is as it
+        # is.
         try:
             lane = self._lanes[to]
         except (KeyError, TypeError):
@@ -118,8 +121,9 @@ class Client:
     ) -> Pending[int]:
         """Pushes all of an iterable, also an async one, and gives how many; done when all of them are safe.
 
-        A loader's verb: it takes from `values` only while somebody waits for it (`result()`, `await`), on that thread or loop, and holds
-        back while the outbox is full. What it has pushed when an error ends it stays pushed. progress: shows a bar (extra `rich`).
+        A loader's verb: it takes from `values` only while somebody waits for it (`result()`, `await`), on that thread
+        or loop, and holds back while the outbox is full. What it has pushed when an error ends it stays pushed.
+        progress: shows a bar (extra `rich`).
         """
         from zerowait.loading import Loading
 
@@ -132,7 +136,8 @@ class Client:
     # -- looking -----------------------------------------------------------------------------------------------------
 
     def workers(self, of: PushChannel[Any] | str) -> Peers:
-        """Who serves this channel now. `at_least(n)` is the synchronised start: a Pending, done when so many are there."""
+        """Who serves this channel now. `at_least(n)` is the synchronised start: a Pending, done when so many are
+        there."""
         return self._open().workers(of)
 
     def status(self) -> Status:
@@ -140,7 +145,8 @@ class Client:
         return self._open().status()
 
     def listen(self, kind: type[In], fn: Callable[[In], object]) -> Callable[[], None]:
-        """Calls `fn` with each notice of this kind (see `zerowait.notices`), on the callback thread. Gives what stops it."""
+        """Calls `fn` with each notice of this kind (see `zerowait.notices`), on the callback thread. Gives what stops
+        it."""
         return self._open().listen(kind, fn)
 
     # -- opening and closing -------------------------------------------------------------------------------------------
@@ -164,8 +170,9 @@ class Client:
     def close(self, drain: float | None = None) -> Pending[int]:
         """Accepts nothing more, and waits in the background while workers take what is left.
 
-        drain: seconds at most, None for the setting (5). The result is how many messages stay on disk; a log line says for which channels,
-        where, and who will deliver them. A verb on a closed client raises Closed; entering it opens it again.
+        drain: seconds at most, None for the setting (5). The result is how many messages stay on disk; a log line says
+        for which channels, where, and who will deliver them. A verb on a closed client raises Closed; entering it opens
+        it again.
         """
         with self._lock:
             self._closed = True

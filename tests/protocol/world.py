@@ -198,8 +198,12 @@ class Process:
                     self.core.buried(effect.instance, world.now)
             case Say():
                 self.said.append(effect)
+                if world.tells is not None:
+                    world.tells(self, effect)
             case Withdrawn():
                 self.withdrawn.append(effect)
+                if world.tells is not None:
+                    world.tells(self, effect)
             case Reopen():
                 if effect.box in self.stores and world.owners.get(effect.box, self) is self:
                     self._open(self.stores[effect.box], effect.floor_epoch)
@@ -235,6 +239,8 @@ class Process:
             runs.append(run)
             seconds += spent
         self.world.began(runs)
+        if self.world.tells is not None:
+            self.world.tells(self, ("starts", runs))
         self.world.call(self.world.now + seconds, lambda: self.when_awake(lambda: self._end(channel, taken, runs)))
         self.busy_s[channel] += seconds
 
@@ -249,6 +255,8 @@ class Process:
             else:
                 finished.append((taken, index, index + 1, run.outcome))
         self.world.finished(len(runs))
+        if self.world.tells is not None:
+            self.world.tells(self, ("ends", runs))
         self.core.finish(finished)
         self._run(channel)
         self.world.touch(self)
@@ -270,6 +278,7 @@ class World:
         self.dispatched = 0
         self.returned = 0
         self.log: Callable[[Process, Process, frames.Frame], None] | None = None
+        self.tells: Callable[[Process, Say | Withdrawn | tuple[str, list[Run]]], None] | None = None
         self._partitions: set[tuple[Process, Process]] = set()
         self._held_up: deque[tuple[Process, int, Process, int, bytes]] = deque()
         self._conns = count(1)

@@ -27,6 +27,7 @@ class Fresh(Struct, eq=False):
     row: Row
     due: int | None
     given_up: bool = False
+    handed: bool = False  # dispatch has it already
 
 
 class Attempt(Struct):

@@ -1,8 +1,8 @@
 """The network thread: it drives the pure protocol with real sockets, clocks and files, and has no logic of its own.
 
-One turn: read what has arrived, then what other threads left (segments that are stored, runs that have ended, calls), then timers;
-then everything that follows from it leaves together. After a pause of the whole process what has arrived is read before a timer
-fires, so nobody is called silent who was only not heard (rules §3.5).
+One turn: read what has arrived, then what other threads left (segments that are stored, runs that have ended, calls),
+then timers; then everything that follows from it leaves together. After a pause of the whole process what has arrived
+is read before a timer fires, so nobody is called silent who was only not heard (rules §3.5).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from msgspec import Struct
 from zerowait.engines.brokerless.addresses import AddressBook
 from zerowait.engines.brokerless.contacts import Contacts
 from zerowait.engines.brokerless.counter import Counter
-from zerowait.engines.brokerless.directory import Directory, Entry, Me
+from zerowait.engines.brokerless.directory import Directory, Entry
 from zerowait.engines.brokerless.outlets import Outlets
 from zerowait.engines.brokerless.protocol.config import Config, Identity
 from zerowait.engines.brokerless.protocol.core import Core
@@ -30,6 +30,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Close,
     Dispatched,
     Effect,
+    Met,
     Prove,
     Ready,
     Reopen,
@@ -77,6 +78,7 @@ class Box(Protocol):
     def durable(self) -> bool: ...
     @property
     def noted(self) -> Iterable[int]: ...
+    def begin(self) -> list[Segment]: ...
     def turn(self, changes: Sequence[Change], drawn: dict[str, int]) -> list[Segment]: ...
     def next_due(self) -> float | None: ...
     def moved(self, seq: int, first: int, count: int, state: Literal["sent", "stored"]) -> None: ...
@@ -146,6 +148,7 @@ class Node:
         self._offers: deque[tuple[int, list[Segment], int]] = deque()
         self._memory: Box | None = None
         self._memory_pushed = False
+        self._memory_owes = False  # what was begun there has no rows yet
         self._boxes: dict[int, Box] = {}
         self._drawn: dict[int, dict[str, int]] = {}
         self._tickets: dict[int, deque[tuple[int, int]]] = {}
@@ -226,7 +229,7 @@ class Node:
 
     def _run(self, started: Callable[[ZerowaitError | None], None]) -> None:
         try:
-            me = self._open()
+            self._open()
         except ZerowaitError as error:
             self.error = error
         except Exception as error:
@@ -246,13 +249,13 @@ class Node:
                     log.exception("an error in the network thread; it goes on")
                     time.sleep(0.05)
         finally:
-            assert self._wire is not None and self.directory is not None
+            assert self._wire is not None
+            assert self.directory is not None
             self._resolver.close()
             self._wire.close()
             self.directory.leave(settled=self._is_final)
-            del me
 
-    def _open(self) -> Me:
+    def _open(self) -> None:
         settings = self.settings
         self.directory = directory = Directory(settings.home_folder(), settings.namespace)
         me = directory.enter(self.instance, self.name)
@@ -288,7 +291,6 @@ class Node:
         self._me = me
         self._announce()
         self._plainly.open(wire)
-        return me
 
     def _announce(self) -> None:
         assert self.directory is not None
@@ -376,7 +378,8 @@ class Node:
         memory = self._memory
         if memory is not None and (self._memory_pushed or memory.next_due() == 0.0):
             self._memory_pushed = False
-            core.owner.offer(memory.id, memory.turn((), self._take_drawn(memory.id)))
+            core.owner.offer(memory.id, memory.begin())
+            self._memory_owes = True
 
     def _notice_reopening(self, box: int) -> None:
         """An outbox that failed and came back has a new epoch: every worker says anew what it holds of it."""
@@ -400,18 +403,27 @@ class Node:
                         self._buried(ticket.box, change)
                 drawn = self._take_drawn(ticket.box)
                 if self._memory is not None and ticket.box == self._memory.id:
+                    self._memory_owes = False
                     core.owner.offer(ticket.box, self._memory.turn(ticket.changes, drawn))
                     core.owner.committed(ticket.box, ticket.number)
                 else:
                     number = self._submit(ticket.box, ticket.changes, drawn)
                     self._tickets.setdefault(ticket.box, deque()).append((number, ticket.number))
             core.flush(now)
+        if self._memory_owes and self._memory is not None:
+            self._memory_owes = False
+            segments = self._memory.turn((), self._take_drawn(self._memory.id))
+            if segments:
+                core.owner.offer(self._memory.id, segments)
+                core.flush(now)
+                self._perform(now)
         for box, drawn in list(self._drawn.items()):
             if self._memory is not None and box == self._memory.id:
                 del self._drawn[box]
                 core.owner.offer(box, self._memory.turn((), drawn))
             elif sum(drawn.values()) >= 1 << 20:
-                # Half of the read-ahead is gone: the store thread reads more. Below that it learns of it with the next change.
+                # Half of the read-ahead is gone: the store thread reads more. Below that it learns of it with the next
+                # change.
                 del self._drawn[box]
                 self._submit(box, (), drawn)
 
@@ -455,6 +467,8 @@ class Node:
                 self._asked(effect)
             case Say():
                 self._say(effect)
+            case Met():
+                pass  # the contacts are told by `_say`, once the link is up
 
     def _lost_contact(self, conn: int, words: str, now: float) -> None:
         contact = self._contacts.lost(conn, words, now)
@@ -475,7 +489,6 @@ class Node:
         if said.topic in ("left", "dead", "gone"):
             self._names.pop(said.instance, None)
         if said.topic == "met" and peer is not None and peer.link is not None:
-            self._contacts.met(peer.link.conn, said.instance)
             if ASKING in peer.hello.features:
                 self._askers.add(said.instance)
         if said.instance in self._askers:  # a command line that looks in is no news
@@ -492,7 +505,8 @@ class Node:
     def _look(self, now: float) -> None:
         if now < self._look_at:
             return
-        assert self.directory is not None and self._wire is not None
+        assert self.directory is not None
+        assert self._wire is not None
         served = self.core.worker.services
         is_lonely = any(not self.core.owner.workers(channel) for channel in self._wanted)
         self._look_at = now + (LOOK_S if is_lonely else 5 * LOOK_S if self._wanted else 10 * LOOK_S)
@@ -574,8 +588,8 @@ class Node:
         return self.core.worker.draining
 
     def is_settled(self) -> bool:
-        """Whether waiting any longer is of no use for what this process sends (rules §11.2): nothing is in flight, and no worker
-        takes more of what waits."""
+        """Whether waiting any longer is of no use for what this process sends (rules §11.2): nothing is in flight, and
+        no worker takes more of what waits."""
         owner = self.core.owner
         if any(count for custody in owner.custody.values() for count in custody.in_flight.values()):
             return False
@@ -589,7 +603,7 @@ class Node:
 
     def peers(self) -> list[PeerView]:
         now = clock()
-        views = []
+        views: list[PeerView] = []
         for peer in self.core.peers:
             if peer.instance == self.instance or peer.instance in self._askers:
                 continue

@@ -2,7 +2,7 @@
 read these.
 
 `LINK` is asked for every frame. `MESSAGE` and `ITEM` say what custody and desk must do: their test brings a message
-into each state, lets each event happen, and compares what it sees with the cell. """
+into each state, lets each event happen, and compares what it sees with the cell."""
 
 from __future__ import annotations
 

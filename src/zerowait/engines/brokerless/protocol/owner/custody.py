@@ -92,9 +92,8 @@ class Custody:
         """What of the segment is in flight already, because a worker runs it from before this opening."""
         for flight, at, many in list(self.flights.over(segment.epoch, segment.first, segment.count)):
             for start, n in absent.missing(at, many):
-                unread = sum(n for known, _, n in flight.pieces(start, n) if known is None)
-                if unread:
-                    self.flights.attach(flight, segment, unread)
+                for unread, mine in flight.unread.overlap(start, n):
+                    self.flights.attach(flight, segment, unread, mine)
                 absent.add(start, n)
 
     def _unless_awaited(self, slices: list[Slice]) -> list[Slice]:
@@ -204,7 +203,7 @@ class Custody:
         again: list[Slice] = []
         for flight in self.flights.of(holder):
             if not is_dead:
-                self._ghosts[flight.name] = Flight(*flight.name, flight.left.copy(), list(flight.segments), True)
+                self._ghosts[flight.name] = flight.copy()
             for first, count in list(flight.left):
                 again.extend(self.give_back(flight, first, count))
         if is_dead:
@@ -232,18 +231,20 @@ class Custody:
     def adopt(self, holder: int, part: Part, queued: Iterable[Slice]) -> None:
         """A worker runs what this opening has not sent: it goes on there, under the number by which the worker knows
         it. `queued`: what dispatch had of it, which is no longer waiting."""
-        flight = self.flights.add((holder, part.epoch, part.fence, part.n), part.first, part.count, [], adopted=True)
+        flight = self.flights.add((holder, part.epoch, part.fence, part.n), part.first, part.count, [])
+        self.flights.unread(flight, part.first, part.count)
         for piece in [*queued, *self.unpast(part.epoch, part.first, part.count)]:
-            self.flights.attach(flight, piece.segment, piece.count)
+            self.flights.attach(flight, piece.segment, piece.first, piece.count)
 
     def rename(self, flight: Flight, part: Part) -> None:
         """The newer batch was lost on its way, the holder knows these under an older number: that one counts."""
         if (flight.fence, flight.n) == (part.fence, part.n):
             return
-        segments, adopted = list(flight.segments), flight.adopted
+        segments, unread = list(flight.segments), flight.unread.overlap(part.first, part.count)
         self.flights.take_out(flight, part.first, part.count)
-        name = (flight.holder, flight.epoch, part.fence, part.n)
-        self.flights.add(name, part.first, part.count, segments, adopted=adopted or self.flights.get(name) is not None)
+        renamed = self.flights.add((flight.holder, flight.epoch, part.fence, part.n), part.first, part.count, segments)
+        for first, count in unread:
+            self.flights.unread(renamed, first, count)
 
     def in_flight_elsewhere(self, holder: int, epoch: int, first: int, count: int) -> Numbers:
         over = self.flights.over(epoch, first, count)
@@ -297,14 +298,15 @@ class Custody:
         if ghost is not None:
             waiting = ghost.left.overlap(first, count)
         elif part.fence < self.epoch and holder in self._awaited:
-            ghost = Flight(holder, part.epoch, part.fence, part.n, Numbers(), [], True)
             flying = Numbers((at, many) for _, at, many in self.flights.over(part.epoch, first, count))
             waiting = flying.missing(first, count)
         else:
             return
         for at, many in waiting:
-            ghost.segments.extend(piece.segment for piece in self.unpast(part.epoch, at, many))
-            for segment, start, n in ghost.pieces(at, many):
+            known = self.unpast(part.epoch, at, many)
+            pieces = ghost.pieces(at, many) if ghost is not None else [(p.segment, p.first, p.count) for p in known]
+            unread = Numbers((start, n) for _, start, n in pieces).missing(at, many)
+            for segment, start, n in [*pieces, *((None, start, n) for start, n in unread)]:
                 self._failed(result, verdict, part, segment, start, n, notes, now_us)
             self.absent(part.epoch, at, many)
             result.unqueue.append((part.epoch, at, many))

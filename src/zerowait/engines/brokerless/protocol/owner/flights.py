@@ -36,8 +36,8 @@ class Flight(Struct):
     fence: int
     n: int
     left: Numbers
+    unread: Numbers  # a part of `left`
     segments: list[Segment]
-    adopted: bool = False  # parts of it may lie on disk, unread
 
     @property
     def name(self) -> Name:
@@ -45,25 +45,27 @@ class Flight(Struct):
 
     def pieces(self, first: int, count: int) -> list[tuple[Segment | None, int, int]]:
         """The segment of each part; None: not read yet."""
-        if not self.adopted and len(self.segments) == 1:
+        if not self.unread and len(self.segments) == 1:
             return [(self.segments[0], first, count)]
-        found: list[tuple[Segment | None, int, int]] = []
-        known = Numbers()
+        found: list[tuple[Segment | None, int, int]] = [
+            (None, at, many) for at, many in self.unread.overlap(first, count)
+        ]
+        known = self.unread.copy()
         for segment in reversed(self.segments):  # a message that failed lies in a later one, alone
-            absent = Numbers(segment.gone)
             for at, many in Numbers([(first, count)]).overlap(segment.first, segment.count):
-                for start, n in absent.missing(at, many):
-                    for mine, these in known.missing(start, n):
-                        found.append((segment, mine, these))
-                    known.add(start, n)
-        found.extend((None, at, many) for at, many in known.missing(first, count))
+                found.extend((segment, start, n) for start, n in known.missing(at, many))
+                known.add(at, many)
+        assert not known.missing(first, count), "in flight, read, and in no segment"
         return found
+
+    def copy(self) -> Flight:
+        return Flight(*self.name, self.left.copy(), self.unread.copy(), list(self.segments))
 
 
 class Flights:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}  # channel → messages in flight
-        self.adopted = 0  # how many flights may have parts on disk
+        self.adopted = 0  # how many flights have parts that have not been read
         self._by_name: dict[Name, Flight] = {}
         self._by_holder: dict[int, dict[Name, Flight]] = {}
         self._by_block: dict[tuple[int, int], dict[Name, Flight]] = {}
@@ -86,32 +88,39 @@ class Flights:
             for at, many in flight.left.overlap(first, count):
                 yield flight, at, many
 
-    def add(self, name: Name, first: int, count: int, segments: list[Segment], *, adopted: bool = False) -> Flight:
-        """These are in flight under that name from now on; the messages of the segments that have been read are counted
-        by `attach` and `sent`, not here."""
+    def add(self, name: Name, first: int, count: int, segments: list[Segment]) -> Flight:
+        """These are in flight under that name from now on. Who calls this counts those that have been read."""
         flight = self._by_name.get(name)
         if flight is None:
-            flight = self._by_name[name] = Flight(*name, Numbers(), segments)
+            flight = self._by_name[name] = Flight(*name, Numbers(), Numbers(), segments)
             self._by_holder.setdefault(name[0], {})[name] = flight
         else:
             flight.segments.extend(each for each in segments if not any(each is known for known in flight.segments))
-        if adopted and not flight.adopted:
-            flight.adopted = True
-            self.adopted += 1
         flight.left.add(first, count)
         for block in range(first >> BLOCK, ((first + count - 1) >> BLOCK) + 1):
             self._by_block.setdefault((flight.epoch, block), {})[name] = flight
         return flight
 
+    def unread(self, flight: Flight, first: int, count: int) -> None:
+        """These of it lie on disk, if they are there still."""
+        self.adopted += not flight.unread
+        flight.unread.add(first, count)
+
     def count(self, channel: str, count: int) -> None:
         now = self.counts[channel] = self.counts.get(channel, 0) + count
         assert now >= 0, "more came back than was sent"
 
-    def attach(self, flight: Flight, segment: Segment, count: int) -> None:
-        """So many of its messages have been read from disk, in this segment."""
+    def attach(self, flight: Flight, segment: Segment, first: int, count: int) -> None:
+        """These of it have been read from disk, in this segment."""
         if not any(segment is known for known in flight.segments):
             flight.segments.append(segment)
+        self._read(flight, first, count)
         self.count(segment.channel, count)
+
+    def _read(self, flight: Flight, first: int, count: int) -> None:
+        if flight.unread:
+            flight.unread.remove(first, count)
+            self.adopted -= not flight.unread
 
     def leave(self, flight: Flight, segment: Segment | None, first: int, count: int) -> None:
         """These are in flight no more."""
@@ -121,6 +130,7 @@ class Flights:
 
     def take_out(self, flight: Flight, first: int, count: int) -> None:
         flight.left.remove(first, count)
+        self._read(flight, first, count)
         if not flight.left:
             self._remove(flight, first, count)
             return
@@ -135,7 +145,6 @@ class Flights:
         del mine[name]
         if not mine:
             del self._by_holder[name[0]]
-        self.adopted -= flight.adopted
         for block in range(first >> BLOCK, ((first + count - 1) >> BLOCK) + 1):
             self._out_of_block(flight, block)
 

@@ -292,7 +292,7 @@ class Worker:
         for channel, window in self.windows.items():
             if not window.is_active():
                 continue
-            window.tick(now)
+            window.tick(now, self.desk.running(channel))
             self._dirty.add(channel)
             long = now >= self.desk.started_at(channel) + self._config.idle_after
             if long and self.desk.queued(channel) and self.desk.running(channel) >= window.concurrency:

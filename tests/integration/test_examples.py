@@ -1,0 +1,55 @@
+"""The small programs of the documentation run as they stand."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.programs import ZEROWAIT, Start, programs
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with programs(tmp_path) as starter:
+        yield starter
+
+
+def run(*args: str) -> str:
+    done = subprocess.run([sys.executable, "-m", *args], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_printer_prints_what_the_counter_pushes(start: Start) -> None:
+    worker = start(*ZEROWAIT, "run", "examples.printer:app")
+    worker.until(lambda it: "Ctrl-C" in it.err, that="it serves")
+    run("examples.printer")
+    worker.until(lambda it: sorted(it.out.split()) == ["0", "1", "2"])
+    worker.signal(signal.SIGTERM)
+    assert worker.ended() == 0
+
+
+def test_what_is_pushed_while_the_worker_is_dead_is_printed_when_it_is_back(start: Start) -> None:
+    worker = start(*ZEROWAIT, "run", "examples.printer:app")
+    worker.until(lambda it: "Ctrl-C" in it.err, that="it serves")
+    worker.signal(signal.SIGKILL)
+    worker.ended()
+    run("examples.printer")
+    again = start(*ZEROWAIT, "run", "examples.printer:app")
+    again.until(lambda it: sorted(it.out.split()) == ["0", "1", "2"])
+
+
+def test_the_pipeline_fans_out(start: Start) -> None:
+    assert sorted(run("examples.pipeline").split()) == ["lines", "short", "three"]
+
+
+def test_the_nightly_job_loads_and_leaves(start: Start) -> None:
+    assert "3 mails are safe" in run("examples.nightly")

@@ -1,0 +1,214 @@
+"""Stories as text: a command, a line of dashes, and what is seen of it.
+
+    owner A [as=OTHER] [commit=MS]         a sender; as: it opens the outbox that OTHER had
+    worker B [runners=N] [takes=S]         takes: how long a message runs
+    dial A B · cut A B · half-cut A B      half-cut: only A notices
+    partition A B [one-way] · heal         one-way: what A says does not reach B
+    kill X · pause X · resume X · leave X  leave: as a deploy does
+    push A N [bytes=N] · withdraw A N
+    outcome B N retry|dead|unstarted [after=S]     how the next run of message N ends at B
+    takes B S · serve B CHANNEL…
+    run S                                  time passes; what happens in it is shown
+    frames on|off                          also what is said (without PING, PONG, CREDIT, WANT and STATE)
+    ledger A · held B · window B · runs N
+
+Only the channel `work` is used, unless `serve` says otherwise. Proof of death is found unless `proof off`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from tests.protocol.store import Store
+from tests.protocol.world import Process, Run, World
+from zerowait.engines.brokerless.protocol import frames
+from zerowait.engines.brokerless.protocol.effects import Say, Withdrawn
+from zerowait.message import Numbers, Outcome, Service, Verdict
+
+CHANNEL = "work"
+QUIET = (frames.Ping, frames.Pong, frames.Credit, frames.Want, frames.State, frames.Hello)
+VERDICTS = {"retry": Verdict.RETRY, "dead": Verdict.DEAD, "unstarted": Verdict.UNSTARTED}
+
+
+def ranges(found: Iterable[tuple[int, int]]) -> str:
+    return " ".join(str(first) if count == 1 else f"{first}-{first + count - 1}" for first, count in Numbers(found))
+
+
+class Scenario:
+    def __init__(self) -> None:
+        self.world = World()
+        self.world.tells = self._tell
+        self.processes: dict[str, Process] = {}
+        self.stores: dict[str, Store] = {}
+        self._lines: list[tuple[str, str, list[tuple[int, int]], str]] = []  # (who, what, numbers, the rest)
+        self._takes: dict[str, float] = {}
+        self._outcomes: dict[tuple[str, int], Outcome] = {}
+
+    def play(self, command: str) -> list[str]:
+        words = command.split()
+        options = dict(word.split("=", 1) for word in words if "=" in word)
+        plain = [word for word in words[1:] if "=" not in word]
+        act: Callable[..., list[str] | None] = getattr(self, "_do_" + words[0].replace("-", "_"))
+        return act(*plain, **{"as_" if key == "as" else key: value for key, value in options.items()}) or []
+
+    # -- what is written down ----------------------------------------------------------------------------------------
+
+    def _tell(self, process: Process, what: Say | Withdrawn | tuple[str, list[Run]]) -> None:
+        if isinstance(what, Say):
+            if what.topic not in ("met", "state"):
+                other = self.world.by_instance(what.instance)
+                words = f" ({what.words})" if what.words else ""
+                self._note(process.name, f"{what.topic} {other.name if other else '?'}{words}")
+        elif isinstance(what, Withdrawn):
+            answer = {True: "is taken back", False: "is not taken back", None: "was not in memory"}[what.taken_back]
+            self._note(process.name, f"withdrawn {what.number} {answer}")
+        else:
+            verb, runs = what
+            for run in runs:
+                ended = f" {run.outcome.verdict.name.lower()}" if verb == "ends" and run.outcome is not None else ""
+                self._note(process.name, verb, [(run.name[2], 1)], ended)
+
+    def _log(self, sender: Process, receiver: Process, frame: frames.Frame) -> None:
+        if not isinstance(frame, QUIET):
+            self._note(f"{sender.name} → {receiver.name}", self._words(frame))
+
+    @staticmethod
+    def _words(frame: frames.Frame) -> str:
+        def of(parts: Iterable[frames.Part]) -> str:
+            return ranges((part.first, part.count) for part in parts) or "nothing"
+
+        match frame:
+            case frames.Batch():
+                return f"BATCH {ranges(frame.ranges)} (dispatch {frame.n})"
+            case frames.Outcome():
+                return f"OUTCOME {Verdict(frame.verdict).name.lower()} {of(frame.parts)}"
+            case frames.Confirm():
+                return f"CONFIRM {of(frame.parts)}"
+            case frames.Held():
+                return f"HELD queued {of(frame.queued)}, running {of(frame.running)}"
+            case frames.Drop():
+                dropped = ranges((first, count) for _, first, count in frame.ranges) or "nothing"
+                return f"DROP {dropped}{'' if frame.answers else ' (unasked)'}"
+            case frames.Goodbye():
+                return f"GOODBYE({frame.code})"
+            case _:
+                return type(frame).__name__.upper()
+
+    def _note(self, who: str, what: str, numbers: Iterable[tuple[int, int]] = (), rest: str = "") -> None:
+        last = self._lines[-1] if self._lines else None
+        if last is not None and numbers and (last[0], last[1], last[3]) == (who, what, rest):
+            last[2].extend(numbers)
+        else:
+            self._lines.append((who, what, list(numbers), rest))
+
+    def _seen(self) -> list[str]:
+        lines, self._lines = self._lines, []
+        return [f"{who} {what}{' ' + ranges(numbers) if numbers else ''}{rest}" for who, what, numbers, rest in lines]
+
+    # -- commands ----------------------------------------------------------------------------------------------------
+
+    def _do_owner(self, name: str, as_: str = "", commit: str = "0") -> None:
+        store = self.stores[name] = self.stores[as_] if as_ else self.stores.get(name) or Store(700 + len(self.stores))
+        self.processes[name] = Process(self.world, name, boxes=[store], commit_s=float(commit) / 1_000)
+        self.world.owners[store.box] = self.processes[name]
+
+    def _do_worker(self, name: str, runners: str = "1", takes: str = "0.01") -> None:
+        worker = self.processes[name] = Process(self.world, name, services={CHANNEL: int(runners)})
+        self._takes[name] = float(takes)
+
+        def handle(channel: str, epoch: int, number: int) -> tuple[float, Outcome | None]:
+            return self._takes[name], self._outcomes.pop((name, number), None)
+
+        worker.handler = handle
+
+    def _do_dial(self, a: str, b: str) -> None:
+        self.world.dial(self.processes[a], self.processes[b])
+
+    def _do_cut(self, a: str, b: str) -> None:
+        self.world.cut_all(self.processes[a], self.processes[b])
+
+    def _do_half_cut(self, a: str, b: str) -> None:
+        for conn in self.world.connections(self.processes[a], self.processes[b]):
+            self.world.half_cut(self.processes[a], conn)
+
+    def _do_partition(self, a: str, b: str, how: str = "") -> None:
+        self.world.partition(self.processes[a], self.processes[b], both=how != "one-way")
+
+    def _do_heal(self) -> None:
+        self.world.heal()
+
+    def _do_proof(self, how: str) -> None:
+        self.world.proofs = how == "on"
+
+    def _do_kill(self, name: str) -> None:
+        self.processes[name].kill()
+
+    def _do_pause(self, name: str) -> None:
+        self.processes[name].pause()
+
+    def _do_resume(self, name: str) -> None:
+        self.processes[name].resume()
+
+    def _do_leave(self, name: str) -> list[str]:
+        process = self.processes[name]
+        process.core.drain()
+        self.world.touch(process)
+        until = self.world.now + process.config.drain
+        self.world.run_while(lambda: not process.core.is_drained(), until)
+        self._note(name, "leaves, all confirmed" if process.core.is_drained() else "leaves, it has to")
+        process.core.farewell(self.world.now, final=process.core.is_drained())
+        process.turn()
+        process.alive = False
+        return self._seen()
+
+    def _do_push(self, name: str, count: str, bytes: str = "10") -> None:
+        self.processes[name].push(CHANNEL, [int(bytes)] * int(count))
+
+    def _do_withdraw(self, name: str, number: str) -> None:
+        process, store = self.processes[name], self.stores[name]
+        process.core.owner.withdraw(store.box, store.epoch, int(number))
+        self.world.touch(process)
+
+    def _do_outcome(self, name: str, number: str, verdict: str, after: str = "0") -> None:
+        self._outcomes[name, int(number)] = Outcome(VERDICTS[verdict], float(after))
+
+    def _do_takes(self, name: str, seconds: str) -> None:
+        self._takes[name] = float(seconds)
+
+    def _do_serve(self, name: str, *channels: str) -> None:
+        process = self.processes[name]
+        process.core.serve([Service(channel, "push", 1) for channel in channels])
+        self.world.touch(process)
+
+    def _do_run(self, seconds: str) -> list[str]:
+        self.world.run(self.world.now + float(seconds.removesuffix("s")))
+        return self._seen()
+
+    def _do_frames(self, how: str) -> None:
+        self.world.log = self._log if how == "on" else None
+
+    def _do_ledger(self, name: str) -> list[str]:
+        store, process = self.stores[name], self.processes[name]
+        counts = store.counts
+        flying = sum(process.core.owner.in_flight(store.box).values()) if process.alive else 0
+        assert store.is_exact()
+        return [
+            f"accepted {store.accepted} = handled {counts[Verdict.HANDLED]} + dead {counts[Verdict.DEAD]} + expired "
+            f"{counts[Verdict.EXPIRED]} + dropped {counts[Verdict.DROPPED]} + waiting {len(store.rows) - flying} "
+            f"+ in flight {flying}"
+        ]
+
+    def _do_held(self, name: str) -> list[str]:
+        worker = self.processes[name].core.worker
+        desk = worker.desk
+        return [
+            f"queued {desk.queued(CHANNEL)}, running {desk.running(CHANNEL)}, unconfirmed {worker.memory.unconfirmed()}"
+        ]
+
+    def _do_window(self, name: str) -> list[str]:
+        window = self.processes[name].core.worker.windows[CHANNEL]
+        return [f"size {window.size}, held {window.held():.0f}, room {window.room()}"]
+
+    def _do_runs(self, number: str) -> list[str]:
+        runs = [run for run in self.world.runs if run.name[2] == int(number)]
+        return [f"started {len(runs)} times: {', '.join(run.process.name for run in runs)}"]
