@@ -142,12 +142,12 @@ class Opened:
             raise UsageError(f"at_least(n) takes a number from 1 on, not {n!r}.")
         promise = self.promise("write `await zw.workers(…).at_least(n)`")
 
-        def look() -> None:
-            if not promise.done() and len(self.node.workers(channel)) >= n:
+        def look() -> bool:
+            if len(self.node.workers(channel)) >= n:
                 promise.set(None)
+            return promise.done()
 
         self.node.when_peers_change(look)
-        look()
         return promise
 
     def status(self) -> Status:

@@ -9,6 +9,7 @@
     outcome B N retry|dead|unstarted [after=S]     how the next run of message N ends at B
     takes B S · serve B CHANNEL…
     run S                                  time passes; what happens in it is shown
+    stands B S                             its handlers' loop has not turned for so long
     frames on|off                          also what is said (without PING, PONG, CREDIT, WANT and STATE)
     ledger A · held B · window B · runs N
 
@@ -18,6 +19,7 @@ Only the channel `work` is used, unless `serve` says otherwise. Proof of death i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import groupby
 
 from tests.protocol.store import Store
 from tests.protocol.world import Process, Run, World
@@ -26,6 +28,7 @@ from zerowait.engines.brokerless.protocol.effects import Say, Withdrawn
 from zerowait.message import Numbers, Outcome, Service, Verdict
 
 CHANNEL = "work"
+LINES_OF_RUNS = 6
 QUIET = (frames.Ping, frames.Pong, frames.Credit, frames.Want, frames.State, frames.Hello)
 VERDICTS = {"retry": Verdict.RETRY, "dead": Verdict.DEAD, "unstarted": Verdict.UNSTARTED}
 
@@ -41,6 +44,7 @@ class Scenario:
         self.processes: dict[str, Process] = {}
         self.stores: dict[str, Store] = {}
         self._lines: list[tuple[str, str, list[tuple[int, int]], str]] = []  # (who, what, numbers, the rest)
+        self._openings: dict[int, list[int]] = {}  # outbox → its epochs
         self._takes: dict[str, float] = {}
         self._outcomes: dict[tuple[str, int], Outcome] = {}
 
@@ -66,7 +70,15 @@ class Scenario:
             verb, runs = what
             for run in runs:
                 ended = f" {run.outcome.verdict.name.lower()}" if verb == "ends" and run.outcome is not None else ""
-                self._note(process.name, verb, [(run.name[2], 1)], ended)
+                self._note(process.name, verb + self._opening(run), [(run.name[2], 1)], ended)
+
+    def _opening(self, run: Run) -> str:
+        """Numbers begin again in each opening of an outbox: @2 is the second one that anything was heard of."""
+        box, epoch, _ = run.name
+        epochs = self._openings.setdefault(box, [])
+        if epoch not in epochs:
+            epochs.append(epoch)
+        return f" @{epochs.index(epoch) + 1}" if epoch != epochs[0] else ""
 
     def _log(self, sender: Process, receiver: Process, frame: frames.Frame) -> None:
         if not isinstance(frame, QUIET):
@@ -102,8 +114,18 @@ class Scenario:
             self._lines.append((who, what, list(numbers), rest))
 
     def _seen(self) -> list[str]:
+        """Many short runs of one process are told in two lines: what was started meanwhile, and what ended."""
         lines, self._lines = self._lines, []
-        return [f"{who} {what}{' ' + ranges(numbers) if numbers else ''}{rest}" for who, what, numbers, rest in lines]
+        told: list[tuple[str, str, list[tuple[int, int]], str]] = []
+        for (who, numbered), group in groupby(lines, lambda line: (line[0], bool(line[2]))):
+            same = list(group)
+            if numbered and len(same) > LINES_OF_RUNS:
+                merged: dict[tuple[str, str], list[tuple[int, int]]] = {}
+                for _, what, numbers, rest in same:
+                    merged.setdefault((what, rest), []).extend(numbers)
+                same = [(who, what, numbers, rest) for (what, rest), numbers in merged.items()]
+            told.extend(same)
+        return [f"{who} {what}{' ' + ranges(numbers) if numbers else ''}{rest}" for who, what, numbers, rest in told]
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
@@ -183,6 +205,9 @@ class Scenario:
     def _do_run(self, seconds: str) -> list[str]:
         self.world.run(self.world.now + float(seconds.removesuffix("s")))
         return self._seen()
+
+    def _do_stands(self, name: str, seconds: str) -> None:
+        self.processes[name].core.still_ms = int(float(seconds) * 1_000)
 
     def _do_frames(self, how: str) -> None:
         self.world.log = self._log if how == "on" else None

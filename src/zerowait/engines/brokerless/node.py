@@ -161,7 +161,7 @@ class Node:
         self._withdrawals: dict[tuple[int, int, int], list[Callable[[bool | None], None]]] = {}
         self._askers: set[int] = set()
         self._names: dict[int, str] = {}  # of processes that were met, for the lines that tell of their end
-        self._peers_changed: list[Callable[[], None]] = []
+        self._peers_changed: list[Callable[[], bool]] = []
 
     # -- any thread ------------------------------------------------------------------------------------------------
 
@@ -468,7 +468,7 @@ class Node:
             case Say():
                 self._say(effect)
             case Met():
-                pass  # the contacts are told by `_say`, once the link is up
+                self._contacts.met(effect.conn, effect.instance)
 
     def _lost_contact(self, conn: int, words: str, now: float) -> None:
         contact = self._contacts.lost(conn, words, now)
@@ -488,16 +488,14 @@ class Node:
         name = self._names.get(said.instance) or f"{said.instance:016x}"
         if said.topic in ("left", "dead", "gone"):
             self._names.pop(said.instance, None)
-        if said.topic == "met" and peer is not None and peer.link is not None:
-            if ASKING in peer.hello.features:
-                self._askers.add(said.instance)
+        if said.topic == "met" and peer is not None and ASKING in peer.hello.features:
+            self._askers.add(said.instance)
         if said.instance in self._askers:  # a command line that looks in is no news
             if said.topic in ("left", "dead", "gone"):
                 self._askers.discard(said.instance)
             return
         if said.topic in ("state", "lost", "dead", "left", "gone"):
-            for call in self._peers_changed:
-                call()
+            self._peers_changed = [look for look in self._peers_changed if not look()]
         self._notice(said, name)
 
     # -- finding peers -----------------------------------------------------------------------------------------------
@@ -632,8 +630,14 @@ class Node:
         """Who serves this channel now, by name."""
         return [link.hello.name for link in self.core.owner.workers(channel) if link.hello is not None]
 
-    def when_peers_change(self, call: Callable[[], None]) -> None:
-        self._peers_changed.append(call)
+    def when_peers_change(self, look: Callable[[], bool]) -> None:
+        """Calls `look` on the network thread, now and at each change, until it gives True."""
+
+        def begin() -> None:
+            if not look():
+                self._peers_changed.append(look)
+
+        self.call(begin)
 
 
 def _pid() -> int:

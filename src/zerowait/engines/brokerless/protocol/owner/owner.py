@@ -172,6 +172,7 @@ class Owner:
             raise ProtocolError(frames.UNEXPECTED, words) from None
         notes = {(epoch, number): (after_ms, note) for epoch, number, after_ms, note in frame.notes}
         now_us = self._wall_us(now)
+        returned: list[Slice] = []
         for part in frame.parts:
             done = custody.settle(link.instance, verdict, part, notes, now_us)
             if done.elsewhere or done.unqueue or done.answered:
@@ -180,8 +181,9 @@ class Owner:
                 self._effects.commit(frame.box, done.changes).phantoms.extend(done.unqueue)
             if verdict is not Verdict.STARTED:  # an answer, not an outcome: its worker does not keep it
                 self._effects.confirm(frame.box, part, link.conn, lasting=bool(done.changes))
-            if done.returned:
-                self._wait_again(custody, done.returned)
+            returned.extend(done.returned)
+        if returned:
+            self._wait_again(custody, returned)
 
     def _beyond(self, custody: Custody, done: Settled) -> None:
         """What an outcome means for others than who said it."""
