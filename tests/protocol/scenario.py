@@ -217,11 +217,12 @@ class Scenario:
         counts = store.counts
         flying = sum(process.core.owner.in_flight(store.box).values()) if process.alive else 0
         assert store.is_exact()
-        return [
+        told = (
             f"accepted {store.accepted} = handled {counts[Verdict.HANDLED]} + dead {counts[Verdict.DEAD]} + expired "
             f"{counts[Verdict.EXPIRED]} + dropped {counts[Verdict.DROPPED]} + waiting {len(store.rows) - flying} "
             f"+ in flight {flying}"
-        ]
+        )
+        return [told]
 
     def _do_held(self, name: str) -> list[str]:
         worker = self.processes[name].core.worker

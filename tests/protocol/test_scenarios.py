@@ -1,4 +1,5 @@
-"""The stories of the rules, section by section. ZEROWAIT_REWRITE=1 writes down what is seen now: then read the difference."""
+"""The stories of the rules, section by section. ZEROWAIT_REWRITE=1 writes down what is seen now: then read the
+difference."""
 
 from __future__ import annotations
 

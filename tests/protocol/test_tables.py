@@ -1,5 +1,5 @@
-"""Every cell of the tables of rules §12, against the real thing: the message is brought into the state, the event happens, and
-what is seen is what the cell says."""
+"""Every cell of the tables of rules §12, against the real thing: the message is brought into the state, the event
+happens, and what is seen is what the cell says."""
 
 from __future__ import annotations
 
@@ -538,7 +538,8 @@ def frame_of(kind: type) -> Frame:
 def test_a_link_does_with_each_frame_what_the_table_says(phase: LinkPhase, kind: type) -> None:
     store = Store(BOX)
     stage = Stage(store=store, services={CHANNEL: 1})
-    puppet = Puppet(stage, X, channels=[CHANNEL], boxes=[Owned(frame_of(Batch).box, 1, "owner")])  # type: ignore[union-attr]
+    # type: ignore[union-attr]
+    puppet = Puppet(stage, X, channels=[CHANNEL], boxes=[Owned(frame_of(Batch).box, 1, "owner")])
     if phase is not LinkPhase.DIALLED:
         puppet.greet()
     if phase in (LinkPhase.READY, LinkPhase.LOST):

@@ -30,7 +30,7 @@ NOW = datetime.now(UTC)
 
 
 def ledger(channel: str = "numbers", **counts: int) -> ChannelStatus:
-    return ChannelStatus(channel=channel, **counts, oldest_at=NOW - timedelta(minutes=5))
+    return ChannelStatus(channel=channel, **counts, oldest_at=datetime.now(UTC) - timedelta(minutes=5))
 
 
 def box(name: str = "counter", *channels: ChannelStatus) -> BoxStatus:

@@ -191,15 +191,15 @@ class Effects:
         ticket = self._open.get(box)
         return ticket if ticket is not None else self._waiting[box][-1]
 
-    def confirm(self, box: int, part: Part, on: int, lasting: bool) -> None:
-        """CONFIRM this part once all is durable that was decided about this outbox: what changes nothing now may repeat
+    def confirm(self, box: int, parts: Sequence[Part], on: int, lasting: bool) -> None:
+        """CONFIRM these once all is durable that was decided about this outbox: what changes nothing now may repeat
         what changed something a moment ago."""
         if lasting:
-            self.ticket(box).confirm.setdefault(on, []).append(part)
+            self.ticket(box).confirm.setdefault(on, []).extend(parts)
         elif box in self._open or self._waiting.get(box):
-            self._latest(box).confirm.setdefault(on, []).append(part)
+            self._latest(box).confirm.setdefault(on, []).extend(parts)
         else:
-            self.send(on, Confirm(box, (part,)))
+            self.send(on, Confirm(box, tuple(parts)))
 
     def take(self) -> list[Effect]:
         effects, self._effects = self._effects, []

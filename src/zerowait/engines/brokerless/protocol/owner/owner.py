@@ -173,15 +173,17 @@ class Owner:
         notes = {(epoch, number): (after_ms, note) for epoch, number, after_ms, note in frame.notes}
         now_us = self._wall_us(now)
         returned: list[Slice] = []
+        lasting = False
         for part in frame.parts:
             done = custody.settle(link.instance, verdict, part, notes, now_us)
             if done.elsewhere or done.unqueue or done.answered:
                 self._beyond(custody, done)
             if done.changes:
+                lasting = True
                 self._effects.commit(frame.box, done.changes).phantoms.extend(done.unqueue)
-            if verdict is not Verdict.STARTED:  # an answer, not an outcome: its worker does not keep it
-                self._effects.confirm(frame.box, part, link.conn, lasting=bool(done.changes))
             returned.extend(done.returned)
+        if verdict is not Verdict.STARTED:  # an answer, not an outcome: its worker does not keep it
+            self._effects.confirm(frame.box, frame.parts, link.conn, lasting)
         if returned:
             self._wait_again(custody, returned)
 

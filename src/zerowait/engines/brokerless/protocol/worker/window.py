@@ -117,7 +117,8 @@ class Window:
     # -- what follows ------------------------------------------------------------------------------------------------
 
     def tick(self, now: float, running: int) -> None:
-        """Follows the rate; grows at most twofold a tick. `running`: messages; a runner of fast ones has many at once."""
+        """Follows the rate; grows at most twofold a tick. `running`: messages; a runner of fast ones has many at
+        once."""
         self._rate.tick(now, working=self._held > 0, running=min(running, self.concurrency))
         wanted = int(self.concurrency + self.rate * self._config.horizon)
         self.size = max(self.concurrency, min(wanted, self.size * 2, self._prefetch))

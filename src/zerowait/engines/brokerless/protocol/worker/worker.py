@@ -215,13 +215,17 @@ class Worker:
         )
 
     def _drop(self, link: Link, frame: Drop, now: float) -> None:
+        unstarted: list[Part] = []
+        started: list[Part] = []
         for epoch, first, count in frame.ranges:
             dropped, running = self.desk.drop(frame.box, epoch, first, count)
             self._release(dropped)
-            if dropped:
-                self._tell(frame.box, Verdict.UNSTARTED, tuple(part for back in dropped for part in back.parts))
-            if running and not frame.answers:
-                self._tell(frame.box, Verdict.STARTED, tuple(running))
+            unstarted.extend(part for back in dropped for part in back.parts)
+            started.extend(running)
+        if unstarted:
+            self._tell(frame.box, Verdict.UNSTARTED, unstarted)
+        if started and not frame.answers:
+            self._tell(frame.box, Verdict.STARTED, started)
         if frame.answers and frame.answers == link.held.get(frame.box):
             self.owners.permit(frame.box).resuming = False
             self._wake_runners(now)
