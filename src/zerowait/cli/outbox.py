@@ -124,7 +124,9 @@ def _deliver(reach: Reach, name: str, timeout: float) -> int:
         while time.monotonic() < began + timeout:
             boxes = client.status().boxes
             missing = {file.id for file in reach.files(name) if file.id in ownerless} - {
-                int(box.id, 16) for box in boxes if box.id  # none: not open yet
+                int(box.id, 16)
+                for box in boxes
+                if box.id  # none: not open yet
             }
             # One that is missing for longer has been taken over by another process, which delivers it.
             if not any(box.unsettled for box in boxes) and (not missing or time.monotonic() > began + TAKEN_OVER_S):
