@@ -84,7 +84,7 @@ class Estate:
         if (
             not durable
         ):  # with a store thread between them, giving way to the network costs more than it brings (measured)
-            intake.is_awaited = self._is_network_busy
+            intake.give_way = opened.node.give_way
         intake.withdraw = self._withdraw
         return intake
 
@@ -92,9 +92,6 @@ class Estate:
         promise = self._opened.promise("write `await error.room`")
         intake.on_room(lambda: promise.set(None))
         return promise
-
-    def _is_network_busy(self) -> bool:
-        return self._opened.node.is_busy
 
     def _wake_keeper(self) -> None:
         keeper = self._keeper

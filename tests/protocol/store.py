@@ -7,7 +7,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable
 
-from zerowait.engines.brokerless.protocol.owner.custody import ONE_MORE
+from zerowait.engines.brokerless.protocol.owner.failures import ONE_MORE
 from zerowait.message import (
     ARRAY32,
     BODY_HEADER,

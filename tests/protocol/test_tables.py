@@ -10,7 +10,7 @@ import pytest
 
 from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
 from tests.protocol.store import START_US, Store
-from tests.protocol.vectors import VECTORS
+from tests.protocol.vectors import TWO, VECTORS
 from zerowait.engines.brokerless.protocol import frames, tables
 from zerowait.engines.brokerless.protocol.effects import Withdrawn
 from zerowait.engines.brokerless.protocol.frames import (
@@ -538,8 +538,7 @@ def frame_of(kind: type) -> Frame:
 def test_a_link_does_with_each_frame_what_the_table_says(phase: LinkPhase, kind: type) -> None:
     store = Store(BOX)
     stage = Stage(store=store, services={CHANNEL: 1})
-    # type: ignore[union-attr]
-    puppet = Puppet(stage, X, channels=[CHANNEL], boxes=[Owned(frame_of(Batch).box, 1, "owner")])
+    puppet = Puppet(stage, X, channels=[CHANNEL], boxes=[Owned(TWO.box, 1, "owner")])
     if phase is not LinkPhase.DIALLED:
         puppet.greet()
     if phase in (LinkPhase.READY, LinkPhase.LOST):

@@ -59,7 +59,6 @@ CALL_IN: Final = 0.1  # seconds, at most, that a push at the limit waits for ano
 PRESSED_BYTES: Final = 16 << 20  # so much is pushed and not stored: pushes begin to give way
 NAP: Final = 0.0001  # seconds for each MiB, once a segment
 LONGEST_NAP: Final = 0.004
-YIELD: Final = 0.00002  # long enough for a thread that waits for the interpreter to get it
 ROOMY: Final = 0.9  # QueueFull.room is done when this part is used: not at each message that leaves
 
 
@@ -102,9 +101,7 @@ class Intake:
         self.closed: str | None = None  # the name of the client that was closed: verbs raise Closed
         self.box = 0  # the outbox's id, once it is open
         self.pid = 0  # of the process it belongs to; a forked child has no part in it
-        self.is_awaited: Callable[[], bool] = (
-            _never  # whether a thread that carries messages on is awake: it gets its turn
-        )
+        self.give_way: Callable[[], object] = _nothing  # lets the thread that carries messages on finish its turn
         self.is_plain = False  # what is taken here goes to a bare socket, which acknowledges nothing
         self.callbacks: Any = None  # what receipts call back on, and how they withdraw: given by who composes
         self.withdraw: Callable[[Sheaf, int], Any] | None = None
@@ -178,8 +175,8 @@ class Intake:
             unstored += len(begun) * len(begun[len(begun) // 2].buffer)  # to add them up would cost more than it tells
         if unstored > PRESSED_BYTES:
             sleep(min(LONGEST_NAP, NAP * unstored / (1 << 20)))
-        elif self.is_awaited():
-            sleep(YIELD)
+        else:
+            self.give_way()
 
     def _made(
         self,
@@ -440,5 +437,5 @@ class Intake:
         self._tell_of_room()
 
 
-def _never() -> bool:
-    return False
+def _nothing() -> None:
+    return None

@@ -19,13 +19,13 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from zerowait.engines.brokerless.protocol.frames import Part
+from zerowait.engines.brokerless.protocol.owner.failures import Failures
 from zerowait.engines.brokerless.protocol.owner.flights import Flight, Flights, Name, Slice
+from zerowait.engines.brokerless.protocol.owner.past import Past
 from zerowait.message import Again, Bury, Change, Forget, Note, Numbers, Segment, Settle, Verdict
 
 Notes = Mapping[tuple[int, int], tuple[int, bytes]]  # (epoch, number) → (milliseconds until due, note)
 Ranges = list[tuple[int, int, int]]  # (epoch, first, count)
-
-ONE_MORE = 0  # in a change: one failure more than the row says (no failure that is counted leaves it at 0)
 
 
 class Settled(Struct):
@@ -36,14 +36,6 @@ class Settled(Struct):
     returned: list[Slice]  # waits again
     unqueue: Ranges  # settled while it waited, in memory or on disk
     answered: list[tuple[int, int, bool]]  # (epoch, number, taken back): what was asked for by `withdraw`
-
-
-class Counted(Struct, gc=False):
-    """The dispatch whose failure was counted last, and how many there were then."""
-
-    fence: int
-    n: int
-    failures: int
 
 
 class Custody:
@@ -58,17 +50,13 @@ class Custody:
         self.withdrawing: set[tuple[int, int]] = set()  # asked to come back from where it is in flight
         self._n = 0
         self._noted: set[int] = set(noted)
-        # What is owed to the past (rules §3.3): each noted worker resumes, is proved dead, or the grace is over.
-        self._awaited: set[int] = set(noted)
-        self._past_until = now + grace
-        self._past: list[Slice] = []
+        self._past = Past(box, epoch, noted, now + grace)
         # Settled while not in memory (a late `handled` for what waits on disk): kept out of what is read until that is
         # durable.
         self._phantoms: dict[int, Numbers] = {}
         # What was given back because its holder is gone, under the dispatch by which it may still tell how it ended.
         self._ghosts: dict[Name, Flight] = {}
-        # For messages that fail again (rules §3.2): a run that began before one that was counted fails for free.
-        self._counted: dict[tuple[int, int], Counted] = {}
+        self._failures = Failures()
 
     @property
     def in_flight(self) -> dict[str, int]:
@@ -86,7 +74,7 @@ class Custody:
         slices = [
             Slice(self.box, segment, first, count) for first, count in absent.missing(segment.first, segment.count)
         ]
-        return self._unless_awaited(slices)
+        return self._past.keep(slices)
 
     def _attach(self, segment: Segment, absent: Numbers) -> None:
         """What of the segment is in flight already, because a worker runs it from before this opening."""
@@ -96,12 +84,6 @@ class Custody:
                     self.flights.attach(flight, segment, unread, mine)
                 absent.add(start, n)
 
-    def _unless_awaited(self, slices: list[Slice]) -> list[Slice]:
-        if self._awaited and slices and slices[0].segment.epoch < self.epoch:
-            self._past.extend(slices)
-            return []
-        return slices
-
     def resumed(self, holder: int) -> list[Slice]:
         """This worker has said how everything ended and what it holds: perhaps the past may go out now."""
         if self._ghosts:
@@ -110,41 +92,22 @@ class Custody:
 
     def released(self, holder: int) -> list[Slice]:
         """This worker is not waited for any more."""
-        self._awaited.discard(holder)
-        return self._release()
+        return self._past.released(holder)
 
     def tick(self, now: float) -> tuple[list[Slice], list[Change]]:
         """The grace after an opening ends: who has not come is waited for no more, and forgotten."""
-        if not self._awaited or now < self._past_until:
-            return [], []
-        forgotten: list[Change] = [change for holder in sorted(self._awaited) for change in self.forget(holder)]
-        self._awaited.clear()
-        return self._release(), forgotten
+        late, released = self._past.over(now)
+        return released, [change for holder in late for change in self.forget(holder)]
 
     def wake(self) -> float | None:
-        return self._past_until if self._awaited else None
-
-    def _release(self) -> list[Slice]:
-        if self._awaited or not self._past:
-            return []
-        past, self._past = self._past, []
-        return past
+        return self._past.wake()
 
     def past(self) -> list[Slice]:
         return list(self._past)
 
     def unpast(self, epoch: int, first: int, count: int) -> list[Slice]:
-        """These do not wait for the past any more: settled, adopted or withdrawn meanwhile. Gives those that did."""
-        kept: list[Slice] = []
-        taken: list[Slice] = []
-        for piece in self._past:
-            mine = Numbers([(first, count)]).overlap(piece.first, piece.count) if piece.segment.epoch == epoch else []
-            taken.extend(Slice(self.box, piece.segment, at, many) for at, many in mine)
-            kept.extend(
-                Slice(self.box, piece.segment, at, many) for at, many in Numbers(mine).missing(piece.first, piece.count)
-            )
-        self._past = kept
-        return taken
+        """These do not wait for the past any more. Gives those that did."""
+        return self._past.take(epoch, first, count)
 
     def _phantom(self, epoch: int, first: int, count: int) -> list[tuple[int, int]]:
         phantoms = self._phantoms.get(epoch)
@@ -223,10 +186,7 @@ class Custody:
 
     def wait_for_the_past(self, pieces: list[Slice]) -> list[Slice]:
         """What of this may go out now: what is of an earlier epoch waits for those who may still hold such."""
-        if not self._awaited:
-            return pieces
-        self._past.extend(piece for piece in pieces if piece.segment.epoch < self.epoch)
-        return [piece for piece in pieces if piece.segment.epoch >= self.epoch]
+        return self._past.keep(pieces)
 
     def adopt(self, holder: int, part: Part, queued: Iterable[Slice]) -> None:
         """A worker runs what this opening has not sent: it goes on there, under the number by which the worker knows
@@ -297,7 +257,7 @@ class Custody:
         ghost = self._ghosts.get((holder, part.epoch, part.fence, part.n))
         if ghost is not None:
             waiting = ghost.left.overlap(first, count)
-        elif part.fence < self.epoch and holder in self._awaited:
+        elif part.fence < self.epoch and self._past.awaits(holder):
             flying = Numbers((at, many) for _, at, many in self.flights.over(part.epoch, first, count))
             waiting = flying.missing(first, count)
         else:
@@ -335,34 +295,18 @@ class Custody:
         channel, seq = (segment.channel, segment.seq) if segment is not None else ("", 0)
         self._answer(result, part.epoch, first, count)
         if verdict is Verdict.EXPIRED:
-            self._uncount(part.epoch, first, count)
+            self._failures.forget(part.epoch, first, count)
             result.changes.append(Settle(channel, part.epoch, first, count, Verdict.EXPIRED, seq))
             return
         for number in range(first, first + count):
             after_ms, note = notes.get((part.epoch, number), (0, b""))
-            failures = self._failures(part, number, segment)
+            failures = self._failures.count(part, number, segment)
             if verdict is Verdict.DEAD:
-                self._counted.pop((part.epoch, number), None)
+                self._failures.forget(part.epoch, number, 1)
                 result.changes.append(Bury(channel, part.epoch, number, failures, note, seq))
             else:
                 due = now_us + after_ms * 1_000
                 result.changes.append(Again(channel, part.epoch, number, failures, due, note, seq))
-
-    def _failures(self, part: Part, number: int, segment: Segment | None) -> int:
-        """How often it has failed now. A run that began before one whose failure was counted already fails for free."""
-        name = (part.epoch, number)
-        counted = self._counted.get(name)
-        if counted is not None and (part.fence, part.n) < (counted.fence, counted.n):
-            return counted.failures
-        failures = segment.failures + 1 if segment is not None else counted.failures + 1 if counted else ONE_MORE
-        if failures != ONE_MORE:
-            self._counted[name] = Counted(part.fence, part.n, failures)
-        return failures
-
-    def _uncount(self, epoch: int, first: int, count: int) -> None:
-        if self._counted:
-            for number in range(first, first + count):
-                self._counted.pop((epoch, number), None)
 
     def _handled_late(self, ours: list[tuple[int, int]], part: Part, result: Settled) -> None:
         """Handled by somebody who was thought gone: settled already, in flight elsewhere, or waiting (perhaps on
@@ -374,7 +318,7 @@ class Custody:
                 result.elsewhere.append((other.holder, part.epoch, at, many))
                 self._done(result, other, at, many)
             for at, many in found.missing(first, count):
-                self._uncount(part.epoch, at, many)
+                self._failures.forget(part.epoch, at, many)
                 result.changes.append(self.vanish(part.epoch, at, many, Verdict.HANDLED))
                 result.unqueue.append((part.epoch, at, many))
 
@@ -389,6 +333,5 @@ class Custody:
             channel, seq = (segment.channel, segment.seq) if segment is not None else ("", 0)
             result.changes.append(Settle(channel, flight.epoch, at, many, Verdict.HANDLED, seq))
             self.flights.leave(flight, segment, at, many)
-        if self._counted:
-            self._uncount(flight.epoch, first, count)
+        self._failures.forget(flight.epoch, first, count)
         self._answer(result, flight.epoch, first, count)

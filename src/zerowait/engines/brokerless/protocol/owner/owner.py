@@ -6,18 +6,17 @@ from collections.abc import Callable, Iterable
 
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config
-from zerowait.engines.brokerless.protocol.effects import Dispatched, Effects, Reopen, Returned, Say, Withdrawn
-from zerowait.engines.brokerless.protocol.frames import Batch, Drop, Held, ProtocolError
-from zerowait.engines.brokerless.protocol.link import Link, LinkPhase
-from zerowait.engines.brokerless.protocol.owner.credit import units
+from zerowait.engines.brokerless.protocol.effects import Effects, Reopen, Returned, Say, Withdrawn
+from zerowait.engines.brokerless.protocol.frames import Drop, Held, ProtocolError
+from zerowait.engines.brokerless.protocol.link import Link
 from zerowait.engines.brokerless.protocol.owner.custody import Custody, Ranges, Settled
-from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch, Taker, body_of
+from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch
 from zerowait.engines.brokerless.protocol.owner.expiry import Expiry
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
 from zerowait.engines.brokerless.protocol.owner.reconcile import reconcile
-from zerowait.engines.brokerless.protocol.owner.wants import Wants
+from zerowait.engines.brokerless.protocol.owner.sender import Sender
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.message import BODY_START, Change, Segment, Settle, Verdict
+from zerowait.message import Change, Segment, Settle, Verdict
 
 DAY_MS = 86_400_000  # an epoch is the time of its opening, or a little more: one so far ahead is no fence but an error
 
@@ -31,11 +30,7 @@ class Owner:
         self.custody: dict[int, Custody] = {}
         self.dispatch = Dispatch()
         self._expiry = Expiry(wall_us)
-        self._wants = Wants(effects, config, self.dispatch)
-        self._links: dict[int, Link] = {}
-        self._serving: dict[str, dict[int, Link]] = {}  # channel → connection → link
-        self._told_too_large: set[tuple[int, str]] = set()
-        self._dirty: set[str] = set()
+        self.sender = Sender(effects, peers, config, wall_us, self.custody, self.dispatch)
 
     # -- our outboxes ----------------------------------------------------------------------------------------------
 
@@ -56,14 +51,7 @@ class Owner:
         if custody is None:
             return
         self.dispatch.disown(box)
-        for each in self._links.values():
-            each.resumed.discard(box)
-        for conn, batch in self._effects.disown(box):
-            link = self._links.get(conn)
-            if link is not None:
-                link.credit(batch.channel).refund(_cost_of(batch))
-                self._wants.tell(link, batch.channel)
-                self._dirty.add(batch.channel)
+        self.sender.disowned(box, self._effects.disown(box))
         for epoch, number in custody.withdrawing:
             self._effects.add(Withdrawn(box, epoch, number, None))
 
@@ -74,7 +62,7 @@ class Owner:
         for segment in segments:
             self.dispatch.ready(custody.offer(segment))
             self._expiry.watch(box, segment, segment.first, segment.count)
-            self._dirty.add(segment.channel)
+            self.sender.look(segment.channel)
 
     def pieces(self, box: int) -> list[Slice]:
         """All of this outbox that waits in memory."""
@@ -118,34 +106,23 @@ class Owner:
     # -- links -----------------------------------------------------------------------------------------------------
 
     def opened(self, link: Link) -> None:
-        self._links[link.conn] = link
+        self.sender.opened(link)
 
     def served(self, link: Link, before: Iterable[str]) -> None:
         """Its STATE has come: which channels it serves now."""
-        before = set(before)
-        for channel in before.difference(link.served):
-            self._serving.get(channel, {}).pop(link.conn, None)
-        for channel in link.served:
-            self._serving.setdefault(channel, {})[link.conn] = link
-            self._dirty.add(channel)
-            if channel not in before:
-                link.credit(channel).told = 0  # what it was told before it served this it has not heard
+        self.sender.served(link, before)
 
     def unstuck(self, link: Link) -> None:
-        self._dirty.update(link.served)
+        self.sender.look(*link.served)
 
     def closed(self, link: Link) -> None:
-        self._links.pop(link.conn, None)
-        for channel in [channel for channel, links in self._serving.items() if links.pop(link.conn, None)]:
-            if not self._serving[channel]:
-                del self._serving[channel]
-        self._told_too_large = {told for told in self._told_too_large if told[0] != link.conn}
+        self.sender.closed(link)
 
     def workers(self, channel: str) -> list[Link]:
-        return [link for link in self._serving.get(channel, {}).values() if link.phase is LinkPhase.READY]
+        return self.sender.workers(channel)
 
     def channels_served(self) -> dict[str, int]:
-        return {channel: len(links) for channel, links in self._serving.items() if links}
+        return self.sender.channels_served()
 
     # -- frames ----------------------------------------------------------------------------------------------------
 
@@ -153,8 +130,9 @@ class Owner:
         match frame:
             case frames.Credit():
                 if link.credit(frame.channel, frame.lane).grant(frame.limit, frame.serial):
-                    self._wants.tell(link, frame.channel)  # lowered: given back only once we have said that we know
-                self._dirty.add(frame.channel)
+                    # lowered: given back only once we have said that we know
+                    self.sender.wants.tell(link, frame.channel)
+                self.sender.look(frame.channel)
             case frames.Outcome():
                 self._outcome(link, frame, now)
             case Held():
@@ -218,7 +196,7 @@ class Owner:
         self._started(custody, plan.started)
         self._wait_again(custody, plan.again)
         self.dispatch.ready(custody.resumed(link.instance))
-        self._dirty.update(link.served)
+        self.sender.look(*link.served)
 
     def _withdrawn(self, custody: Custody, held: Held) -> Ranges:
         """What is queued there and has been asked back meanwhile: it is answered `unstarted`, as if DROP had come at
@@ -249,11 +227,11 @@ class Owner:
         if changes:
             self._effects.commit(box, changes)
         self.dispatch.ready(pieces)
-        self._dirty.update(piece.segment.channel for piece in pieces)
+        self.sender.look(*(piece.segment.channel for piece in pieces))
 
     def _wait_again(self, custody: Custody, pieces: list[Slice]) -> None:
         for piece in pieces:
-            self._dirty.add(piece.segment.channel)
+            self.sender.look(piece.segment.channel)
             self._effects.add(Returned(piece.box, piece.segment.epoch, piece.segment.first, piece.first, piece.count))
             self._expiry.watch(piece.box, piece.segment, piece.first, piece.count)
         if custody.withdrawing:
@@ -275,88 +253,18 @@ class Owner:
             self._drop_waiting(custody, epoch, number, True)
         return left
 
-    # -- sending ---------------------------------------------------------------------------------------------------
+    # -- time and fences -------------------------------------------------------------------------------------------
 
     def send(self, now: float) -> None:
         """Everything that may go, goes: to each worker of a channel by its credit."""
         for custody in self.custody.values():
-            self._go(*_with_box(custody, now))
-        dirty, self._dirty = self._dirty, set()
-        for channel in dirty:
-            links = {
-                conn: link
-                for conn, link in self._serving.get(channel, {}).items()
-                if link.phase is LinkPhase.READY and link.side != "worker" and self._takes_work(link)
-            }
-            if not links:
-                continue
-            takers = [
-                Taker(conn, left, link.resumed, link.message_bytes)
-                for conn, link in links.items()
-                if (left := link.credit(channel).left()) > 0
-            ]
-            for taker, piece in self.dispatch.pick(channel, takers):
-                self._batch(links[taker.conn], piece, now)
-            for link in links.values():
-                self._wants.speak(link, channel, now)
-            if self.dispatch.too_large(channel):
-                self._tell_too_large(channel, links.values())
-
-    def _takes_work(self, link: Link) -> bool:
-        peer = self._peers.get(link.instance)
-        return not link.draining and (peer is None or peer.stuck_since is None)
-
-    def _tell_too_large(self, channel: str, links: Iterable[Link]) -> None:
-        """A message that no worker takes waits for one that does, and a person is told (rules §7)."""
-        largest = max(len(piece.segment.body) - BODY_START for piece in self.dispatch.too_large(channel))
-        for link in links:
-            if link.message_bytes < largest and (link.conn, channel) not in self._told_too_large:
-                self._told_too_large.add((link.conn, channel))
-                words = (
-                    f"a message of {largest} bytes for {channel} is not offered to it: it takes {link.message_bytes} "
-                    "at most. Nothing is lost; raise message_bytes there"
-                )
-                self._effects.add(Say("too large", words, link.instance, channel))
-
-    def _batch(self, link: Link, piece: Slice, now: float) -> None:
-        segment, custody = piece.segment, self.custody[piece.box]
-        body, ends, base = body_of(piece)
-        n, note = custody.take(link.instance, piece)
-        link.credit(segment.channel).spend(units(piece.count, len(body) - BODY_START))
-        left_ms = {}
-        if segment.expires is not None:
-            left_ms = {piece.first: max(0, (segment.expires - self._wall_us(now)) // 1_000)}
-        numbers = range(piece.first, piece.first + piece.count)
-        headers = {n: dict(segment.headers[n]) for n in numbers if n in segment.headers} if segment.headers else {}
-        batch = Batch(
-            box=piece.box,
-            epoch=segment.epoch,
-            fence=custody.epoch,
-            n=n,
-            channel=segment.channel,
-            lane=0,
-            ranges=((piece.first, piece.count),),
-            accepted_at=(segment.accepted_at, segment.accepted_at),
-            sender=custody.name,
-            failures={piece.first: segment.failures} if segment.failures else {},
-            keys={piece.first: segment.key} if segment.key is not None else {},
-            left_ms=left_ms,
-            traces={},
-            headers=headers,
-            base=base,
-            ends=ends,
-            body=memoryview(body),
-        )
-        if note:
-            self._effects.commit(piece.box, note, then=[batch], on=link.conn)
-        else:
-            self._effects.follow(piece.box, batch, link.conn)
-        self._effects.add(Dispatched(piece.box, segment, piece.first, piece.count, len(body)))
-
-    # -- time and fences -------------------------------------------------------------------------------------------
+            released, forgotten = custody.tick(now)
+            if released or forgotten:
+                self._go(released, custody.box, forgotten)
+        self.sender.send(now)
 
     def tick(self, now: float) -> None:
-        self._wants.tick(now, lambda conn: conn in self._links)
+        self.sender.tick(now)
         for box, epoch, first, count in self._expiry.over(now):
             custody = self.custody.get(box)
             if custody is None:
@@ -368,7 +276,7 @@ class Owner:
 
     def wake(self) -> float | None:
         times = [at for custody in self.custody.values() if (at := custody.wake()) is not None]
-        if (quiet := self._wants.wake()) is not None:
+        if (quiet := self.sender.wants.wake()) is not None:
             times.append(quiet)
         if (over := self._expiry.wake()) is not None:
             times.append(over)
@@ -397,12 +305,3 @@ class Owner:
             return
         self.disown(box)
         self._effects.add(Reopen(box, fence, words))
-
-
-def _cost_of(batch: Batch) -> int:
-    return units(len(batch.ends) // 4, len(batch.body) - BODY_START)
-
-
-def _with_box(custody: Custody, now: float) -> tuple[list[Slice], int, list[Change]]:
-    released, forgotten = custody.tick(now)
-    return released, custody.box, forgotten

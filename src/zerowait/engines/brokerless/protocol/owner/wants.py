@@ -7,7 +7,7 @@ others may use), else after a quiet tick: a stream pauses for moments all the ti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Effects
@@ -51,10 +51,10 @@ class Wants:
                 credit.quiet_since = now
                 self._quiet[link.conn, channel] = link
 
-    def tick(self, now: float, is_open: Callable[[int], bool]) -> None:
+    def tick(self, now: float, open_conns: Collection[int]) -> None:
         for (conn, channel), link in list(self._quiet.items()):
             since = link.credit(channel).quiet_since
-            if not is_open(conn) or since is None:
+            if conn not in open_conns or since is None:
                 del self._quiet[conn, channel]
             elif now >= since + self._config.tick:
                 if self.waiting(link, channel):

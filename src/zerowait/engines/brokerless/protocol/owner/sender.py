@@ -1,0 +1,163 @@
+"""What leaves: which links serve what, and what goes to each of them as its credit allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from zerowait.engines.brokerless.protocol.config import Config
+from zerowait.engines.brokerless.protocol.effects import Dispatched, Effects, Say
+from zerowait.engines.brokerless.protocol.frames import Batch
+from zerowait.engines.brokerless.protocol.link import Link, LinkPhase
+from zerowait.engines.brokerless.protocol.owner.credit import units
+from zerowait.engines.brokerless.protocol.owner.custody import Custody
+from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch, Taker, body_of, largest_of
+from zerowait.engines.brokerless.protocol.owner.flights import Slice
+from zerowait.engines.brokerless.protocol.owner.wants import Wants
+from zerowait.engines.brokerless.protocol.peers import Peers
+from zerowait.message import BODY_START
+
+
+class Sender:
+    def __init__(
+        self,
+        effects: Effects,
+        peers: Peers,
+        config: Config,
+        wall_us: Callable[[float], int],
+        custody: Mapping[int, Custody],
+        dispatch: Dispatch,
+    ) -> None:
+        self._effects = effects
+        self._peers = peers
+        self._wall_us = wall_us
+        self._custody = custody
+        self._dispatch = dispatch
+        self.wants = Wants(effects, config, dispatch)
+        self._links: dict[int, Link] = {}
+        self._serving: dict[str, dict[int, Link]] = {}  # channel → connection → link
+        self._told_too_large: set[tuple[int, str]] = set()
+        self._dirty: set[str] = set()
+
+    def look(self, *channels: str) -> None:
+        """Something has changed that may let messages of these go."""
+        self._dirty.update(channels)
+
+    # -- links -----------------------------------------------------------------------------------------------------
+
+    def opened(self, link: Link) -> None:
+        self._links[link.conn] = link
+
+    def served(self, link: Link, before: Iterable[str]) -> None:
+        """Its STATE has come: which channels it serves now."""
+        before = set(before)
+        for channel in before.difference(link.served):
+            self._serving.get(channel, {}).pop(link.conn, None)
+        for channel in link.served:
+            self._serving.setdefault(channel, {})[link.conn] = link
+            self._dirty.add(channel)
+            if channel not in before:
+                link.credit(channel).told = 0  # what it was told before it served this it has not heard
+
+    def closed(self, link: Link) -> None:
+        self._links.pop(link.conn, None)
+        for channel in [channel for channel, links in self._serving.items() if links.pop(link.conn, None)]:
+            if not self._serving[channel]:
+                del self._serving[channel]
+        self._told_too_large = {told for told in self._told_too_large if told[0] != link.conn}
+
+    def workers(self, channel: str) -> list[Link]:
+        return [link for link in self._serving.get(channel, {}).values() if link.phase is LinkPhase.READY]
+
+    def channels_served(self) -> dict[str, int]:
+        return {channel: len(links) for channel, links in self._serving.items() if links}
+
+    def disowned(self, box: int, unsent: Iterable[tuple[int, Batch]]) -> None:
+        """That opening of the outbox is over; these batches have been paid for and will never leave."""
+        for link in self._links.values():
+            link.resumed.discard(box)
+        for conn, batch in unsent:
+            payer = self._links.get(conn)
+            if payer is not None:
+                cost = units(len(batch.ends) // 4, len(batch.body) - BODY_START)
+                payer.credit(batch.channel).refund(cost)
+                self.wants.tell(payer, batch.channel)
+                self.look(batch.channel)
+
+    def tick(self, now: float) -> None:
+        self.wants.tick(now, self._links.keys())
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def send(self, now: float) -> None:
+        """Everything that may go, goes: to each worker of a channel by its credit."""
+        dirty, self._dirty = self._dirty, set()
+        for channel in dirty:
+            links = {
+                conn: link
+                for conn, link in self._serving.get(channel, {}).items()
+                if link.phase is LinkPhase.READY and link.side != "worker" and self._takes_work(link)
+            }
+            if not links:
+                continue
+            takers = [
+                Taker(conn, left, link.resumed, link.message_bytes)
+                for conn, link in links.items()
+                if (left := link.credit(channel).left()) > 0
+            ]
+            for taker, piece in self._dispatch.pick(channel, takers):
+                self._batch(links[taker.conn], piece, now)
+            for link in links.values():
+                self.wants.speak(link, channel, now)
+            if self._dispatch.too_large(channel):
+                self._tell_too_large(channel, links.values())
+
+    def _takes_work(self, link: Link) -> bool:
+        peer = self._peers.get(link.instance)
+        return not link.draining and (peer is None or peer.stuck_since is None)
+
+    def _tell_too_large(self, channel: str, links: Iterable[Link]) -> None:
+        """A message that no worker takes waits for one that does, and a person is told (rules §7)."""
+        largest = max(largest_of(piece) for piece in self._dispatch.too_large(channel))
+        for link in links:
+            if link.message_bytes < largest and (link.conn, channel) not in self._told_too_large:
+                self._told_too_large.add((link.conn, channel))
+                words = (
+                    f"a message of {largest} bytes for {channel} is not offered to it: it takes {link.message_bytes} "
+                    "at most. Nothing is lost; raise message_bytes there"
+                )
+                self._effects.add(Say("too large", words, link.instance, channel))
+
+    def _batch(self, link: Link, piece: Slice, now: float) -> None:
+        segment, custody = piece.segment, self._custody[piece.box]
+        body, ends, base = body_of(piece)
+        n, note = custody.take(link.instance, piece)
+        link.credit(segment.channel).spend(units(piece.count, len(body) - BODY_START))
+        left_ms = {}
+        if segment.expires is not None:
+            left_ms = {piece.first: max(0, (segment.expires - self._wall_us(now)) // 1_000)}
+        numbers = range(piece.first, piece.first + piece.count)
+        headers = {n: dict(segment.headers[n]) for n in numbers if n in segment.headers} if segment.headers else {}
+        batch = Batch(
+            box=piece.box,
+            epoch=segment.epoch,
+            fence=custody.epoch,
+            n=n,
+            channel=segment.channel,
+            lane=0,
+            ranges=((piece.first, piece.count),),
+            accepted_at=(segment.accepted_at, segment.accepted_at),
+            sender=custody.name,
+            failures={piece.first: segment.failures} if segment.failures else {},
+            keys={piece.first: segment.key} if segment.key is not None else {},
+            left_ms=left_ms,
+            traces={},
+            headers=headers,
+            base=base,
+            ends=ends,
+            body=memoryview(body),
+        )
+        if note:
+            self._effects.commit(piece.box, note, then=[batch], on=link.conn)
+        else:
+            self._effects.follow(piece.box, batch, link.conn)
+        self._effects.add(Dispatched(piece.box, segment, piece.first, piece.count, len(body)))
