@@ -46,6 +46,7 @@ class Client:
         self._lanes: dict[Any, Lane] = {}  # those of the short way; emptied by whatever ends it: closing, a fork
         self._opened: Opened | None = None
         self._inherited: list[Opened] = []  # in a forked child: the parent's
+        self._watches_forks = False
         self._closed = False
         self._lock = threading.RLock()
 

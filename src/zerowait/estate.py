@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerowait.engines.brokerless.shelf import OutboxFile, OutboxLock
-from zerowait.errors import StoreError, UsageError, ZerowaitError
-from zerowait.message import Change, Segment, Settle, Verdict
+from zerowait.errors import Closed, StoreError, ZerowaitError
+from zerowait.message import Change, Segment
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.keeper import Keeper
 from zerowait.outbox.ledger import Ledger
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("zerowait.outbox")
 
 ADOPT_S = 1.0  # how often the elected adopter looks for outboxes whose owner is gone
-MEMORY_WAIT = 5.0
 
 
 class Estate:
@@ -45,7 +44,7 @@ class Estate:
         self._disk_intake: Intake | None = None
         self._memory: Outbox | None = None
         self._disk: Outbox | None = None
-        self._adopted: dict[int, Outbox] = {}
+        self._told: set[tuple[Path, str]] = set()
         self._by_id: dict[int, Outbox] = {}
         self._ready = False  # the network thread listens
         self._disk_asked = False
@@ -155,9 +154,12 @@ class Estate:
         assert directory is not None
         assert self._disk_intake is not None
         for file in directory.outboxes(opened.name):
-            lock = None if file.owned else directory.lock_outbox(file.path)
-            if lock is not None:
-                return self._open_file(file.path, lock, self._disk_intake)
+            try:
+                lock = None if file.owned else directory.lock_outbox(file.path)
+                if lock is not None:
+                    return self._open_file(file.path, lock, self._disk_intake)
+            except StoreError as error:
+                self._tell_once(file.path, error)  # left as it is; a new one beside it
         path, _, lock = directory.new_outbox(opened.name)
         return self._open_file(path, lock, self._disk_intake)
 
@@ -168,17 +170,22 @@ class Estate:
         except BaseException:
             lock.release()
             raise
+        with self._lock:
+            self._by_id[box.id] = box
+        # Before its first turn can offer anything: what is offered of an outbox that is not announced is lost sight of.
+        self._opened.node.call(lambda: self._opened.node.own(box))
         return box
 
     def _own_is_open(self, over: Future[Outbox]) -> None:
         error = over.exception()
         if error is not None:
-            self.fail(_error_of(error) or ZerowaitError(str(error)))
+            log.error("%s: %s", self._opened.name, error)
+            with self._lock:
+                if self._disk_intake is not None:  # what lies in memory is not concerned
+                    self._refuse(self._disk_intake, _error_of(error) or ZerowaitError(str(error)))
             return
         with self._lock:
             self._disk = box = over.result()
-            self._by_id[box.id] = box
-        self._opened.node.call(lambda: self._opened.node.own(box))
         self._want_what_waits(box)
 
     def _want_what_waits(self, box: Outbox) -> None:
@@ -274,15 +281,16 @@ class Estate:
         promise = self._opened.promise("write `await receipt.withdraw()`")
 
         def stored() -> None:
-            if not sheaf.is_stored(index):
-                promise.set(False)
+            if not sheaf.is_stored(index) or not sheaf.lane.intake.box:
+                promise.set(False)  # the file failed, or a bare socket has it
                 return
             box, number = sheaf.lane.intake.box, sheaf.first + index
 
             def tell(taken_back: bool | None) -> None:
                 promise.set(sheaf.state(index) == "withdrawn" if taken_back is None else taken_back)
 
-            self._opened.node.call(lambda: self._opened.node.withdraw(box, sheaf.epoch, number, tell))
+            asked = self._opened.node.call(lambda: self._opened.node.withdraw(box, sheaf.epoch, number, tell))
+            asked.add_done_callback(lambda over: promise.set(False) if over.exception() is not None else None)
 
         sheaf.when_stored(index, stored)
         return promise
@@ -298,10 +306,11 @@ class Estate:
         while not self._closed:
             try:
                 self._adopt_once()
-            except ZerowaitError as error:
-                log.warning("an outbox that nobody has open was left alone: %s", error)
+            except Closed:
+                return
             except Exception:
-                log.exception("looking for outboxes that nobody has open went wrong")
+                if not self._closed:
+                    log.exception("looking for outboxes that nobody has open went wrong")
             self._leaving.wait(ADOPT_S)
 
     def _adopt_once(self) -> None:
@@ -317,7 +326,15 @@ class Estate:
                     elected = self._opened.node.call(directory.try_elect).result(5.0)
                 if not elected:
                     continue
-            self._take_over(file, always=file.name == name)
+            try:
+                self._take_over(file, always=file.name == name)
+            except StoreError as error:
+                self._tell_once(file.path, error)
+
+    def _tell_once(self, path: Path, error: StoreError) -> None:
+        if (path, error.message) not in self._told:
+            self._told.add((path, error.message))
+            log.warning("an outbox that nobody has open was left alone: %s", error)
 
     def _take_over(self, file: OutboxFile, *, always: bool) -> None:
         directory = self._opened.node.directory
@@ -345,9 +362,6 @@ class Estate:
             self._keeper = Keeper(self._offer)
         intake = self.new_intake(durable=True, limits=self._opened.disk_limits, wake=self._wake_keeper)
         box: Outbox = self._keeper.add(lambda: self._open_file(path, lock, intake)).result(30.0)
-        with self._lock:
-            self._adopted[box.id] = self._by_id[box.id] = box
-        self._opened.node.call(lambda: self._opened.node.own(box)).result(5.0)
         self._want_what_waits(box)
         count = sum(row.waiting_and_in_flight for row in box.ledger.rows().values())
         log.info("took over the outbox %s, whose owner is gone: %d messages to deliver", path.name, count)
@@ -378,6 +392,3 @@ def _error_of(error: BaseException | None) -> ZerowaitError | None:
     if error is None or isinstance(error, ZerowaitError):
         return error
     return StoreError(f"The outbox could not be opened: {error!r}")
-
-
-__all__ = ["Estate", "Settle", "UsageError", "Verdict"]

@@ -11,6 +11,7 @@ Nothing here decides about messages.
 from __future__ import annotations
 
 import atexit
+import builtins
 import logging
 import os
 import sys
@@ -57,6 +58,7 @@ class Opened:
         self._offset_us = int(time.time() * 1e6 - clock() * 1e6)
         self._lanes = lanes
         self._closing: Promise[int] | None = None
+        self._at_exit = partial(_close_at_exit, weakref.ref(self))
         self._lock = threading.Lock()
         self._error: ZerowaitError | None = None
         self._started: Promise[None] = self.promise("write `async with`")
@@ -172,14 +174,18 @@ class Opened:
 
     def start(self) -> None:
         self.node.start(self._has_started)
-        atexit.register(_at_exit, weakref.ref(self))
+        atexit.register(self._at_exit)
+        if "multiprocessing.util" in sys.modules:
+            # A child of multiprocessing ends by os._exit, which knows nothing of atexit; these it does run.
+            from multiprocessing.util import Finalize
+
+            Finalize(None, self._at_exit, exitpriority=10)
 
     def _has_started(self, error: ZerowaitError | None) -> None:
         """On the network thread: it listens, or it never will."""
         if error is not None:
             self._error = error
             self.estate.fail(error)
-            log.error("%s could not be opened: %s", self.name, error)
             self._started.fail(error)
             return
         self.estate.settle_in(self._has_boxes)
@@ -199,15 +205,26 @@ class Opened:
     def close(self, drain: float | None = None) -> Promise[int]:
         with self._lock:
             if self._closing is None:
-                self._closing = self.promise("write `await zw.close()`")
-                for intake in [*self.estate.intakes(), *self._plains.values()]:
-                    intake.close(self.name)
-                closer = threading.Thread(
-                    target=self._close, args=(self._closing, self.settings.drain if drain is None else drain),
-                    name=f"zerowait closing {self.name}", daemon=True,
-                )  # fmt: skip
-                closer.start()
+                closing = self._begin_closing()
+                seconds = self.settings.drain if drain is None else drain
+                name = f"zerowait closing {self.name}"
+                threading.Thread(target=self._close, args=(closing, seconds), name=name, daemon=True).start()
+            assert self._closing is not None
             return self._closing
+
+    def close_here(self) -> None:
+        """The same on this thread: when the interpreter ends, no thread can be started any more."""
+        with self._lock:
+            if self._closing is not None:
+                return
+            closing = self._begin_closing()
+        self._close(closing, self.settings.drain)
+
+    def _begin_closing(self) -> Promise[int]:
+        self._closing = closing = self.promise("write `await zw.close()`")
+        for intake in [*self.estate.intakes(), *self._plains.values()]:
+            intake.close(self.name)
+        return closing
 
     def _close(self, promise: Promise[int], drain: float) -> None:
         began = time.monotonic()
@@ -215,15 +232,21 @@ class Opened:
             if self._error is None:
                 self._wait_for_opening(began + max(drain, 1.0))
                 self._wait_for_workers(began, began + drain)
+        except Exception:
+            log.exception("waiting for workers while closing %s went wrong; it is closed all the same", self.name)
+        left: dict[tuple[str, bool], int] = {}
+        try:
+            # The network first: a file that is given up must not be sent from any more.
+            self.node.stop(final=self.estate.is_settled())
             left = self.estate.close()
-            self.node.stop(final=not any(left.values()))
             self.telling.left(left, self.estate.folder(), self.plain.left())
-            self.callbacks.stop()
-            atexit.unregister(_at_exit)
-            promise.set(sum(count for (_, durable), count in left.items() if durable))
-        except BaseException as error:
+        except Exception as error:
             log.exception("closing %s went wrong", self.name)
-            promise.fail(error if isinstance(error, Exception) else ZerowaitError(str(error)))
+            promise.fail(error)
+        finally:
+            atexit.unregister(self._at_exit)
+            promise.set(sum(count for (_, durable), count in left.items() if durable))
+            self.callbacks.stop()
 
     def _wait_for_opening(self, until: float) -> None:
         try:
@@ -238,11 +261,16 @@ class Opened:
         while time.monotonic() < until and self._error is None:
             stored = self.estate.is_stored()
             settled = self.node.call(self.node.is_settled).result(5.0)
-            nothing_left = self.estate.is_settled()
-            if stored and settled and (nothing_left or not self._may_answer(began)):
+            nothing_left = self.estate.is_settled() and not any(self.plain.left().values())
+            if stored and settled and (nothing_left or not (self._may_answer(began) or self._plain_may_go(began))):
                 return
             time.sleep(pause)  # not to synchronise: a slow look at what other threads do, until the deadline
             pause = min(0.02, pause * 1.5)
+
+    def _plain_may_go(self, began: float) -> bool:
+        """A bare peer says nothing of itself, so that what waits for one gets the second that unknown addresses get, and
+        goes on as long as something leaves."""
+        return time.monotonic() - began < 2.0 and any(self.plain.left().values())
 
     def _may_answer(self, began: float) -> bool:
         if time.monotonic() - began >= 1.0:
@@ -255,7 +283,9 @@ def open_client(
 ) -> Opened:
     """The first verb of a client: everything begins in the background."""
     opened = Opened(client.name, settings if settings is not None else Settings.load(), lanes, headers)
-    os.register_at_fork(after_in_child=partial(_forked, weakref.ref(client), lanes))
+    if not client._watches_forks:
+        client._watches_forks = True
+        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(client), lanes))
     opened.start()
     return opened
 
@@ -265,6 +295,8 @@ def _forked(client: weakref.ref[Client], lanes: dict[Any, Lane]) -> None:
     untouched: were they collected here, closing them would close the parent's."""
     lanes.clear()
     mine = client()
+    if mine is not None:
+        mine._lock = threading.RLock()  # another thread of the parent's may have held the old one
     opened = mine._opened if mine is not None else None
     if mine is not None and opened is not None:
         mine._inherited.append(opened)
@@ -273,13 +305,10 @@ def _forked(client: weakref.ref[Client], lanes: dict[Any, Lane]) -> None:
             opened.node.directory.after_fork_in_child()
 
 
-def _at_exit(opened: weakref.ref[Opened]) -> None:
+def _close_at_exit(opened: weakref.ref[Opened]) -> None:
     mine = opened()
     if mine is not None and mine.is_ours():
-        try:
-            mine.close(None).result(mine.settings.drain + 5.0)
-        except (TimeoutError, ZerowaitError) as error:
-            sys.stderr.write(f"zerowait: closing {mine.name} at exit: {error}\n")
+        mine.close_here()
 
 
 def nothing_to_close(name: str) -> Promise[int]:
@@ -290,5 +319,5 @@ def nothing_to_close(name: str) -> Promise[int]:
 
 def refuse_blocking(instead: str) -> None:
     """A plain `with` on a thread whose event loop runs would block it."""
-    if running_loop() is not None and not hasattr(__builtins__, "__IPYTHON__"):
+    if running_loop() is not None and not hasattr(builtins, "__IPYTHON__"):
         raise UsageError(f"`with` would block the event loop that runs on this thread: write `{instead}`.")

@@ -95,6 +95,7 @@ class Serving:
     def __init__(self, app: App[Any], settings: Settings) -> None:
         self.app = app
         self.settings = settings
+        self.pid = os.getpid()
         self.client = client_of(app)
         self._stage: Stage | None = None
         self._opened: Opened | None = None
@@ -152,6 +153,7 @@ class Serving:
                 break
             await asyncio.sleep(0.005)
         await stage.close()
+        await asyncio.wrap_future(node.call(node.forget_handlers))
         await self.client.close(max(0.0, until - time.monotonic()))
         self._stage = self._opened = None
 
@@ -174,7 +176,8 @@ def _settings_of(app: App[Any]) -> Settings:
 
 
 def _new(app: App[Any]) -> Serving:
-    if vars(app).get("_serving") is not None:
+    running: Serving | None = vars(app).get("_serving")
+    if running is not None and running.pid == os.getpid():
         raise UsageError(f"App {app.name!r} is running in this process already: run another App, or another process.")
     serving = Serving(app, _settings_of(app))
     vars(app)["_serving"] = serving

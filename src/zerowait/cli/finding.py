@@ -22,8 +22,10 @@ def find_app(target: str) -> App:
 
     target: `module:app`; or `module` alone, if there is exactly one App in it. Raises Failure (exit code 2).
     """
-    module_name, _, attribute = target.partition(":")
+    module_name, colon, attribute = target.partition(":")
     _check(target, module_name)
+    if colon and not attribute:
+        raise Failure(f"{target!r} names no app: write {module_name}:app, or {module_name} alone.", MISUSED)
     module = _imported(module_name)
     apps = [name for name, value in vars(module).items() if _is_app(value)]
     if not attribute:
@@ -50,12 +52,14 @@ def _is_app(value: object) -> TypeGuard[App[Any]]:
 
 
 def _check(target: str, module_name: str) -> None:
-    if all(part.isidentifier() for part in module_name.split(".")):
-        return
     if module_name.endswith(".py") or "/" in module_name:
         dotted = module_name.removesuffix(".py").removeprefix("./").strip("/").replace("/", ".")
         attribute = target.partition(":")[2] or "app"
-        raise Failure(f"{module_name!r} is a file: write it as a module, {dotted}:{attribute}.", MISUSED)
+        raise Failure(
+            f"{module_name!r} is a file, and an app is named by its module. Did you mean {dotted}:{attribute}?", MISUSED
+        )
+    if all(part.isidentifier() for part in module_name.split(".")):
+        return
     raise Failure(f"{target!r} does not name an app: write module:app, as printer:app for app in printer.py.", MISUSED)
 
 

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from msgspec import Struct
+
 from zerowait.cli.output import FAILED, MISUSED, OK, PARTIAL, UNAVAILABLE, Failure, colours, give_json, plural, tell
 
 if TYPE_CHECKING:
     from zerowait.client import Client
     from zerowait.pending import Receipt
+    from zerowait.settings import Settings
 
 # How many receipts may be outstanding before the ids of the first are asked for: enough that commits are shared.
 WINDOW = 1_000
+LOOK_S = 0.2  # between looks at what workers have while it closes
 
 
 # An argument such as -1 is a message, not an unknown option.
@@ -39,7 +43,7 @@ WINDOW = 1_000
     "--drain",
     type=click.FloatRange(0),
     metavar="SECONDS",
-    help="How long leaving waits for workers to take what is left.",
+    help="How long leaving waits at most for workers to handle what is left.",
 )
 @click.option(
     "--name", default="cli", show_default=True, help="The lasting name under which the outbox is found again."
@@ -60,8 +64,9 @@ def command(
 ) -> int:
     """Push a message to CHANNEL: JSON, or with - or nothing one message a line on stdin.
 
-    The command ends when workers have taken the messages, or after --drain seconds (else the setting, 5). What is left
-    then stays in the outbox and is delivered later by any process of this user on this machine that reaches a worker.
+    The command ends when workers have handled the messages, or when nobody is there to take them; after --drain seconds
+    (else the setting, 5) at the latest. What is left then stays in the outbox and is delivered later by any process of
+    this user on this machine that reaches a worker.
 
     \b
     zerowait push numbers 42
@@ -73,46 +78,105 @@ def command(
     from zerowait.settings import Settings
 
     settings = Settings.load(flags={"namespace": namespace, "drain": 0.0 if wait and drain is None else drain})
+    way = _Way.of(channel, settings, memory=memory, wait=wait)
     log.configure("warning", "text", coloured=colours(sys.stderr))
+    stopped: Failure | None = None
     with Client(name, settings=settings) as client:
-        pushing = _Pushing(client, channel, durable=not memory, wait=wait, timeout=timeout, as_json=as_json)
+        pushing = _Pushing(client, channel, way, wait=wait, timeout=timeout, as_json=as_json)
         try:
             for line, value in _messages(message):
                 for _ in range(count):
                     pushing.push(line, value)
         except _NotJson as bad:
-            raise pushing.stopped(bad.line, bad.reason) from None
+            stopped = pushing.stopped(bad.line, bad.reason)
+        except Failure as failure:
+            stopped = failure
+        # What was accepted before an error is delivered like all else.
         pushing.finish()
-        stored = client.close().result()
-    return pushing.report(stored)
+        left = _Left.when_closed(client)
+    if stopped is None:
+        return pushing.report(left)
+    if pushing.pushed:
+        pushing.report(left)
+    raise stopped
+
+
+class _Way(Struct, frozen=True):
+    """How the channel's messages go, by the settings and --memory."""
+
+    options: dict[str, Any]  # of each push
+    durable: bool
+    plain: bool = False
+
+    @classmethod
+    def of(cls, channel: str, settings: Settings, *, memory: bool, wait: bool) -> _Way:
+        decided = settings.channel(channel)
+        if (plain := decided.plain) is not None:
+            if plain.bind:
+                raise Failure(
+                    f"the settings bind {channel} to a bare ZeroMQ socket (plain, bind = {', '.join(plain.bind)}), and "
+                    "this command would have to bind that endpoint itself. Push from the process that binds it, or "
+                    "where the settings say connect =.",
+                    MISUSED,
+                )
+            if wait:
+                raise Failure(
+                    f"{channel} goes to a bare ZeroMQ socket, which acknowledges nothing: leave --wait away.", MISUSED
+                )
+        durable = decided.durable if decided.durable is not None else settings.durable
+        return cls({"durable": False} if memory else {}, durable and not memory and plain is None, plain is not None)
+
+
+class _Left(Struct, frozen=True):
+    """Messages that are still in the outbox when the client has closed, and those of them that workers have."""
+
+    stored: int = 0
+    with_workers: int = 0
+
+    @classmethod
+    def when_closed(cls, client: Client) -> _Left:
+        from zerowait.errors import ZerowaitError
+
+        closing, with_workers = client.close(), 0
+        while True:
+            try:
+                stored = closing.result(LOOK_S)
+                return cls(stored, min(stored, with_workers))
+            except TimeoutError:
+                pass
+            try:
+                boxes = client.status().boxes
+            except (ZerowaitError, TimeoutError):  # it has closed meanwhile
+                continue
+            with_workers = sum(each.in_flight for box in boxes if box.durable for each in box.channels)
 
 
 class _Pushing:
     """One run of the command: what was pushed, and what has become of it."""
 
     def __init__(
-        self, client: Client, channel: str, *, durable: bool, wait: bool, timeout: float, as_json: bool
+        self, client: Client, channel: str, way: _Way, *, wait: bool, timeout: float, as_json: bool
     ) -> None:
-        self._client, self._channel, self._durable = client, channel, durable
+        self._client, self._channel, self._way = client, channel, way
         self._wait, self._timeout, self._as_json = wait, timeout, as_json
         self._open: deque[tuple[int | None, Receipt]] = deque()
         self._ends: Counter[str] = Counter()
         self._in_memory: list[Receipt] = []  # whose fate nothing else tells once the client is closed
-        self._pushed = 0
+        self.pushed = 0
 
     def push(self, line: int | None, value: object) -> None:
         from zerowait.errors import NotAccepted, QueueFull, StoreError
 
         try:
             try:
-                receipt = self._client.push(self._channel, value, durable=self._durable)
+                receipt = self._client.push(self._channel, value, **self._way.options)
             except QueueFull as full:
                 self._make_room(full)
-                receipt = self._client.push(self._channel, value, durable=self._durable)
+                receipt = self._client.push(self._channel, value, **self._way.options)
         except NotAccepted as error:
             raise self.stopped(line, str(error), UNAVAILABLE if isinstance(error, StoreError) else FAILED) from error
-        self._pushed += 1
-        if not self._durable:
+        self.pushed += 1
+        if not self._way.durable:
             self._in_memory.append(receipt)
         if self._wait or self._as_json:
             self._open.append((line, receipt))
@@ -126,33 +190,44 @@ class _Pushing:
         while self._open:
             self._end(*self._open.popleft(), deadline)
 
-    def report(self, stored: int) -> int:
-        """Says what became of it all, once the client is closed. stored: messages that are still in its outbox."""
-        pushed = f"{plural(self._pushed, 'message')} pushed to {self._channel}"
+    def report(self, left: _Left) -> int:
+        """Says what became of it all, once the client is closed."""
+        pushed = f"{plural(self.pushed, 'message')} pushed to {self._channel}"
         if self._wait:
             handled = self._ends["handled"]
             others = [f"{n:,} {state}" for state, n in self._ends.items() if state != "handled"]
             tell(f"{pushed}: {', '.join([f'{handled:,} handled', *others])}")
             return OK if not others else PARTIAL if handled else FAILED
-        lost = sum(receipt.state not in ("handled", "dead", "expired") for receipt in self._in_memory)
-        if lost:
-            tell(f"{pushed}; {lost:,} lost: nobody handled them in time, and they were only in memory")
-            return PARTIAL if lost < self._pushed else FAILED
-        if stored:
-            tell(f"{pushed}; {plural(stored, 'message')} in the outbox wait{'s' if stored == 1 else ''} for a worker")
-        else:
-            tell(f"{pushed}: all were taken")
+        if lost := sum(self._is_lost(receipt) for receipt in self._in_memory):
+            them, they = ("it", "it was") if lost == 1 else ("them", "they were")
+            tell(f"{pushed}; {lost:,} lost: nobody {'took' if self._way.plain else 'handled'} {them} in time, and {they} only in memory")
+            return PARTIAL if lost < self.pushed else FAILED
+        if running := left.with_workers:
+            tell(f"{pushed}; {plural(running, 'message')} {'is' if running == 1 else 'are'} being handled by workers")
+        if waiting := left.stored - left.with_workers:
+            tell(f"{pushed}; {plural(waiting, 'message')} in the outbox wait{'s' if waiting == 1 else ''} for a worker")
+        if not self.pushed:
+            tell(f"{pushed}: there was none on stdin")
+        elif not left.stored:
+            tell(f"{pushed}: nothing waits any more")
         return OK
+
+    def _is_lost(self, receipt: Receipt) -> bool:
+        # A bare socket acknowledges nothing: that it took the message is all that is ever known.
+        return receipt.state == "accepted" if self._way.plain else receipt.state not in ("handled", "dead", "expired")
 
     def stopped(self, line: int | None, reason: str, code: int = FAILED) -> Failure:
         """Why it ends here, and what was accepted before."""
-        before = f" {plural(self._pushed, 'message')} before it {'was' if self._pushed == 1 else 'were'} accepted."
-        return Failure(f"{self._at(line)}{reason}{before if self._pushed else ''}", PARTIAL if self._pushed else code)
+        before = f" {plural(self.pushed, 'message')} before it {'was' if self.pushed == 1 else 'were'} accepted."
+        return Failure(f"{self._at(line)}{reason}{before if self.pushed else ''}", PARTIAL if self.pushed else code)
 
     def _end(self, line: int | None, receipt: Receipt, deadline: float | None) -> None:
         from zerowait.errors import NotHandled
 
-        receipt.result(self._timeout)
+        try:
+            receipt.result(self._timeout)
+        except TimeoutError:
+            pass  # its state says so
         state: str = receipt.state
         reason = None
         if self._wait and deadline is not None:
@@ -186,14 +261,14 @@ class _Pushing:
 
 def _messages(given: str) -> Iterator[tuple[int | None, object]]:
     """The messages and the lines they stand on; no line for one that was given as an argument."""
-    from msgspec import DecodeError, json
+    from msgspec import json
 
     if given != "-":
         try:
             yield None, json.decode(given)
-        except DecodeError as error:
+        except (ValueError, RecursionError):
             hint = "" if given[:1] in '{["' else f" For the text itself write '\"{given}\"'."
-            raise Failure(f"the message is not JSON: {error}.{hint}", MISUSED) from None
+            raise Failure(f"the message is not JSON: {_fault(given)}.{hint}", MISUSED) from None
         return
     if sys.stdin.isatty():
         tell("Write one JSON value a line; Ctrl-D ends.")
@@ -202,8 +277,24 @@ def _messages(given: str) -> Iterator[tuple[int | None, object]]:
             continue
         try:
             yield number, json.decode(line)
-        except DecodeError as error:
-            raise _NotJson(number, f"this is not JSON: {error}.") from None
+        except (ValueError, RecursionError):
+            raise _NotJson(number, f"this is not JSON: {_fault(line)}.") from None
+
+
+def _fault(text: str | bytes) -> str:
+    """What keeps it from being JSON, and where, for people: whoever reads it fast only says the byte."""
+    import json
+
+    try:
+        json.loads(text.decode() if isinstance(text, bytes) else text)
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}" if isinstance(text, str) else f"column {error.colno}"
+        return f"{error.msg[:1].lower()}{error.msg[1:]} at {at}"
+    except UnicodeError as error:
+        return f"it is not UTF-8 ({error})"
+    except RecursionError:
+        return "it is nested too deeply"
+    return "NaN, Infinity and numbers out of range are not part of it"
 
 
 class _NotJson(Exception):

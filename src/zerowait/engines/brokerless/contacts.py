@@ -123,6 +123,3 @@ class Contacts:
 
     def troubles(self) -> Mapping[str, str]:
         return {contact.endpoint: contact.trouble for contact in self._contacts.values() if contact.trouble}
-
-    def next_dial(self) -> float | None:
-        return min((c.dial_at for c in self._contacts.values() if not c.conn), default=None)

@@ -44,7 +44,7 @@ from zerowait.engines.brokerless.protocol.link import LinkPhase
 from zerowait.engines.brokerless.resolve import Resolver
 from zerowait.engines.brokerless.wire import Heard, Lost, Opened, PlainHeard, Wire, raise_descriptor_limit
 from zerowait.engines.engine import Handlers
-from zerowait.errors import ZerowaitError
+from zerowait.errors import Closed, ZerowaitError
 from zerowait.message import Bury, Change, Segment
 from zerowait.settings import Settings
 
@@ -146,7 +146,9 @@ class Node:
         self._turning = threading.Lock()  # held by the thread while it is awake
         self._stopping = False
         self._is_final = False
-        self._calls: deque[Callable[[], None]] = deque()
+        self._leaving = False
+        self._calls: deque[Callable[[Exception | None], None]] = deque()
+        self._has_ended = False
         self._offers: deque[tuple[int, list[Segment], int]] = deque()
         self._memory: Box | None = None
         self._memory_pushed = False
@@ -155,7 +157,8 @@ class Node:
         self._drawn: dict[int, dict[str, int]] = {}
         self._tickets: dict[int, deque[tuple[int, int]]] = {}
         self._loop: deque[tuple[int, bytes]] = deque()
-        self._wanted: set[str] = set()
+        self._wanted: frozenset[str] = frozenset()
+        self._wanting = threading.Lock()
         self._lonely: dict[str, tuple[float, float]] = {}
         self._handlers: Handlers | None = None
         self._look_at = 0.0
@@ -198,34 +201,50 @@ class Node:
         """Runs `fn` on the network thread."""
         future: Future[T] = Future()
 
-        def run() -> None:
+        def run(refused: Exception | None) -> None:
+            if refused is not None:
+                future.set_exception(refused)
+                return
             try:
                 future.set_result(fn())
             except BaseException as error:
                 future.set_exception(error)
 
         self._calls.append(run)
-        self.wake()
+        if self._has_ended:
+            self._refuse_calls()
+        else:
+            self.wake()
         return future
+
+    def _refuse_calls(self) -> None:
+        """Nobody will run these any more: whoever waits is told."""
+        while self._calls:
+            try:
+                self._calls.popleft()(self.error or Closed(name=self.name))
+            except IndexError:  # another thread was quicker
+                return
 
     def want(self, channel: str) -> None:
         """Something is or will be pushed to this channel: its workers are to be found."""
         if channel not in self._wanted:
-            self._wanted.add(channel)
+            with self._wanting:
+                self._wanted = self._wanted | {channel}  # a new one: the network thread may be going through the old
             self._look_at = 0.0
             self.wake()
 
     def in_flight(self, box: int) -> dict[str, int]:
         """How many messages of each channel are in flight."""
+        if self.counter is None:
+            return {}
         return self.core.owner.in_flight(box)
 
     def stop(self, *, final: bool) -> None:
         """Says goodbye, closes all sockets, ends the thread. Waits at most about two seconds."""
 
         def leave() -> None:
-            self.core.farewell(clock(), final=final)
             self._is_final = final
-            self._stopping = True
+            self._leaving = True
 
         thread = self._thread
         if thread is not None and thread.is_alive():
@@ -246,6 +265,8 @@ class Node:
         if self.error is not None:
             if self._wire is not None:
                 self._wire.close()
+            self._has_ended = True
+            self._refuse_calls()
             started(self.error)
             return
         started(None)
@@ -260,6 +281,8 @@ class Node:
         finally:
             assert self._wire is not None
             assert self.directory is not None
+            self._has_ended = True
+            self._refuse_calls()
             self._resolver.close()
             self._wire.close()
             self.directory.leave(settled=self._is_final)
@@ -350,6 +373,10 @@ class Node:
         self._perform(now)
         if self._outlets:
             self._outlets.flush()
+        if self._leaving and not self._offers:  # what was committed last is confirmed before the last word
+            core.farewell(now, final=self._is_final)
+            self._perform(now)
+            self._stopping = True
 
     def _has_work(self) -> bool:
         return bool(
@@ -366,8 +393,6 @@ class Node:
         times = [self._look_at]
         if (at := self.core.next_wake()) is not None:
             times.append(at)
-        if (at := self._contacts.next_dial()) is not None and self._wanted:
-            times.append(max(at, now + 0.01))
         if self._memory is not None and (due := self._memory.next_due()) is not None:
             times.append(now + due)
         if (plain := self._plainly.turn()) is not None:
@@ -376,9 +401,11 @@ class Node:
 
     def _from_others(self, now: float) -> None:
         core = self.core
+        # An outbox is announced by a call before its first offer: so those that came before the calls, and no others.
+        offers = len(self._offers)
         while self._calls:
-            self._calls.popleft()()
-        while self._offers:
+            self._calls.popleft()(None)
+        for _ in range(offers):
             box, segments, done = self._offers.popleft()
             self._notice_reopening(box)
             core.owner.offer(box, segments)
@@ -489,6 +516,10 @@ class Node:
             self._resolver.refresh(contact.source)
 
     def _asked(self, effect: Asked) -> None:
+        assert self._wire is not None
+        if not self._wire.is_from_here(effect.conn):
+            return  # payloads, and what may be done with them, are for this user on this machine only
+
         def reply(body: bytes) -> None:
             self.call(lambda: self.core.answer(effect.conn, effect.serial, body))
 
@@ -587,6 +618,10 @@ class Node:
         self.core.drain()
         self._announce()
 
+    def forget_handlers(self) -> None:
+        """They are closed: nothing of them turns any more, and nothing is wrong with that."""
+        self._handlers = None
+
     def is_drained(self) -> bool:
         return self.core.is_drained()
 
@@ -605,7 +640,10 @@ class Node:
         if any(count for custody in owner.custody.values() for count in custody.in_flight.values()):
             return False
         waiting = owner.dispatch.channels()
-        return not any(owner.workers(channel) for channel in waiting)
+        leaving = self._is_draining()  # then our own handlers take nothing more
+        return not any(
+            link.side == "both" or not leaving for channel in waiting for link in owner.workers(channel)
+        )
 
     def may_answer(self) -> bool:
         """Whether somebody who is known has not said yet whether he takes what waits."""
@@ -615,7 +653,7 @@ class Node:
     def peers(self) -> list[PeerView]:
         now = clock()
         views: list[PeerView] = []
-        for peer in self.core.peers:
+        for peer in self.core.peers if self.counter is not None else ():
             if peer.instance == self.instance or peer.instance in self._askers:
                 continue
             link = peer.link
@@ -641,6 +679,8 @@ class Node:
 
     def workers(self, channel: str) -> list[str]:
         """Who serves this channel now, by name."""
+        if self.counter is None:
+            return []
         return [link.hello.name for link in self.core.owner.workers(channel) if link.hello is not None]
 
     def when_peers_change(self, look: Callable[[], bool]) -> None:

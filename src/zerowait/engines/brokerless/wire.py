@@ -189,6 +189,11 @@ class Wire:
         elif (caller := self._callers.get(conn)) is not None:
             caller.line.drop(caller)
 
+    def is_from_here(self, conn: Conn) -> bool:
+        """Whether it came in by a socket of this machine and user, not over the network."""
+        caller = self._callers.get(conn)
+        return caller is not None and caller.line.endpoint.startswith("ipc:")
+
     # -- bare ZeroMQ peers ---------------------------------------------------------------------------------------------
 
     def plain(
