@@ -161,6 +161,9 @@ class App(Generic[R]):
         What it raises is a failure, retried by `retry` and then a dead letter. concurrency, timeout: see PullOptions.
         Raises UsageError, when the module is imported, for whatever can be known to be wrong by then.
         """
+        if callable(channel) and not isinstance(channel, type):
+            name = getattr(channel, "__qualname__", repr(channel))
+            raise UsageError(f'@app.pull wants to know which channel {name} handles: write @app.pull("name").')
         _refuse_unknown(options)
         # Classes defined beside the handler, inside a function, are found only there.
         here = currentframe()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 In = TypeVar("In")
 
+LONGEST_S = 100 * 365.25 * 86_400  # the longest time that may be said of a message, delay or ttl
+
 
 class PushOptions(TypedDict, total=False):
     """What may be said of one push, at the call. It wins over the settings, the channel and the defaults.
@@ -136,6 +138,8 @@ class PushChannel(Channel, Generic[In], frozen=True):
             raise UsageError(f"durable is True, False or None (not said here), not {durable!r}.")
         if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 0 < ttl < inf):
             raise UsageError(f"ttl takes seconds as a number above 0, not {ttl!r}.")
+        if ttl is not None and ttl > LONGEST_S:
+            raise UsageError("ttl takes seconds, 100 years of them at most, and this is more: leave it away for never.")
         if plain is not None and not isinstance(plain, Plain):
             raise UsageError(f'plain takes a Plain("text", connect="tcp://…"), not {plain!r}.')
         return Terms(durable=durable, ttl=None if ttl is None else float(ttl), plain=plain)

@@ -137,6 +137,17 @@ class Serving:
             endpoints=tuple(node.endpoints), serves=tuple(stage.services),
         )  # fmt: skip
 
+    async def finish_own(self) -> None:
+        """At the end of a block: what was pushed in it to channels that this app serves itself is handled first, as far
+        as `drain` reaches. A service that is told to stop does not do that: its backlog is for the next one."""
+        until = time.monotonic() + self.settings.drain
+        opened = self._opened
+        while opened is not None and time.monotonic() < until:
+            stored = opened.estate.is_stored()
+            if stored and await asyncio.wrap_future(opened.node.call(opened.node.has_finished_own)):
+                return
+            await asyncio.sleep(0.005)
+
     async def stop(self) -> None:
         """Drains: afterwards nothing of this app runs, and what was settled is known to its senders as far as they
         could be reached."""
@@ -215,6 +226,7 @@ async def aleave(app: App[Any]) -> None:
     serving: Serving | None = vars(app).get("_serving")
     if serving is not None:
         try:
+            await serving.finish_own()
             await serving.stop()
         finally:
             _forget(app)

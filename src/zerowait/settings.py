@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from msgspec import Meta, Struct, ValidationError, convert
 from msgspec.structs import force_setattr
@@ -162,7 +163,8 @@ class Settings(Struct, frozen=True, kw_only=True, dict=True):
         for pattern, given in self.addresses.items():
             if not is_pattern(pattern):
                 raise SettingsError(
-                    f'addresses: {pattern!r} is no channel and no pattern such as "mail.*" or "mail.>".'
+                    f'addresses: {pattern!r} is no channel and no pattern such as "mail.*" or "mail.>".',
+                    origin=f"addresses.{pattern}",
                 )
             addresses[pattern] = _endpoints(f"addresses.{pattern}", given)
         force_setattr(self, "addresses", addresses)
@@ -225,9 +227,21 @@ class Settings(Struct, frozen=True, kw_only=True, dict=True):
 def _endpoints(field: str, given: str | Sequence[str]) -> tuple[str, ...]:
     endpoints = (given,) if isinstance(given, str) else tuple(given)
     for endpoint in endpoints:
-        if (wrong := endpoint_fault(endpoint)) is not None:
-            raise SettingsError(f"{field}: {wrong}")
+        if (wrong := port_fault(endpoint) or endpoint_fault(endpoint)) is not None:
+            raise SettingsError(f"{field}: {wrong}", origin=field)
     return endpoints
+
+
+def port_fault(endpoint: object) -> str | None:
+    """What is wrong with the port of a tcp endpoint, as a sentence, or None."""
+    found = re.fullmatch(r"tcp://(\[[^\[\]]*\]|[^\[\]:/]+)(:(\d*))?", endpoint) if isinstance(endpoint, str) else None
+    if found is None:
+        return None
+    if not found[3]:
+        return f"{endpoint!r} has no port: write tcp://{found[1]}:5511."
+    if len(found[3]) > 5 or int(found[3]) > 65_535:
+        return f"{endpoint!r}: port {found[3]} is out of range: ports are 1 to 65535."
+    return None
 
 
 def _check_fields(record: Struct) -> None:
@@ -236,7 +250,7 @@ def _check_fields(record: Struct) -> None:
         try:
             convert(getattr(record, name), kind)
         except ValidationError as error:
-            raise SettingsError(f"{name} = {getattr(record, name)!r}: {reason_of(error)}") from None
+            raise SettingsError(f"{name} = {getattr(record, name)!r}: {reason_of(error, kind)}") from None
 
 
 @cache
@@ -255,6 +269,16 @@ def documentation(of: type[Struct]) -> Mapping[str, str]:
     return {name: _description(hints[name]) for name in of.__struct_fields__}
 
 
+def _allowed(kind: Any, place: str) -> tuple[Any, ...]:
+    """The values of the Literal that is meant; place: the key inside the value, if it is not the value itself."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        name, _, rest = place.partition(".")
+        return _allowed(get_type_hints(kind).get(name), rest)
+    return next(filter(None, (_allowed(part, place) for part in get_args(kind))), ())
+
+
 def _description(kind: Any) -> str:
     for part in (*getattr(kind, "__metadata__", ()), *get_args(kind)):
         found = part.description if isinstance(part, Meta) else _description(part)
@@ -263,7 +287,10 @@ def _description(kind: Any) -> str:
     return ""
 
 
-def reason_of(error: ValidationError) -> str:
-    """msgspec's sentence, with the place inside the value in words."""
+def reason_of(error: ValidationError, kind: Any = None) -> str:
+    """msgspec's sentence, with the place inside the value in words. kind: the field's type, whose allowed values are
+    said if it has a list of them."""
     said, _, place = str(error).partition(" - at `$")
+    if said.startswith("Invalid enum value") and (allowed := _allowed(kind, place.rstrip("`").lstrip("."))):
+        said = f"It is one of {', '.join(map(repr, allowed))}"
     return f"{said[:1].lower()}{said[1:]}" + (f" (at {place.rstrip('`')})" if place else "")

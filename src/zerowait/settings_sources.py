@@ -38,8 +38,7 @@ def load(of: type[S], path: str | Path | None, env: Mapping[str, str] | None, fl
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
     file = _file(path, env)
-    if file is not None:
-        _from_file(file, values, origins)
+    lines = _from_file(file, values, origins) if file is not None else None
     _from_variables(env, values, origins)
     for name, value in (flags or {}).items():
         if value is not None:
@@ -49,10 +48,19 @@ def load(of: type[S], path: str | Path | None, env: Mapping[str, str] | None, fl
     try:
         settings = of(**values)  # type: ignore[arg-type]
     except SettingsError as error:  # bounds between fields, names, endpoints
-        named = [origins[word] for word in re.findall(r"\w+", error.message) if word in origins]
-        raise SettingsError(error.message, origin=named[0] if named else "") from None
+        raise SettingsError(error.message, origin=_origin(error, origins, lines)) from None
     vars(settings)["origins_loaded"] = origins
     return settings
+
+
+def _origin(error: SettingsError, origins: Mapping[str, str], lines: _Lines | None) -> str:
+    """Where what is wrong was said: the field, or the key of its table, that the error names."""
+    field, _, key = error.origin.partition(".")
+    if field not in origins:
+        return next((origins[word] for word in re.findall(r"\w+", error.message) if word in origins), "")
+    if lines is None or not origins[field].startswith(f"{lines.file}:"):
+        return origins[field]  # a variable or a flag came in place of what the file says
+    return lines.origin((field, key) if key else (field,))
 
 
 def _file(path: str | Path | None, env: Mapping[str, str]) -> Path | None:
@@ -64,7 +72,7 @@ def _file(path: str | Path | None, env: Mapping[str, str]) -> Path | None:
     return file if file.is_file() else None
 
 
-def _from_file(file: Path, values: dict[str, object], origins: dict[str, str]) -> None:
+def _from_file(file: Path, values: dict[str, object], origins: dict[str, str]) -> _Lines:
     try:
         text = file.read_text(encoding="utf-8")
         read = tomllib.loads(text)
@@ -83,6 +91,7 @@ def _from_file(file: Path, values: dict[str, object], origins: dict[str, str]) -
         else:
             values[name] = _converted(name, value, origin)
         origins[name] = origin
+    return lines
 
 
 def _channel(name: str, table: object, lines: _Lines) -> ChannelSettings:
@@ -152,7 +161,7 @@ def _converted(name: str, value: object, origin: str, types: Mapping[str, Any] |
         strict = not isinstance(value, str) or not origin.startswith((PREFIX, "--"))
         return convert(value, types[name], strict=strict)
     except ValidationError as error:
-        raise SettingsError(f"{name} = {value!r}: {reason_of(error)}.", origin=origin) from None
+        raise SettingsError(f"{name} = {value!r}: {reason_of(error, types[name])}.", origin=origin) from None
     except UsageError as error:
         raise SettingsError(f"{name}: {error}", origin=origin) from None
 
@@ -173,7 +182,7 @@ class _Lines:
     """Finds the line of a key in a TOML file, as far as reading line by line can (tomllib keeps no positions)."""
 
     def __init__(self, file: Path, text: str) -> None:
-        self._file = file
+        self.file = file
         self._found: dict[tuple[str, ...], int] = {}
         table: tuple[str, ...] = ()
         for number, line in enumerate(text.splitlines(), 1):
@@ -191,8 +200,8 @@ class _Lines:
         """The file with the line of the key, or of the nearest table around it."""
         for depth in range(len(path), 0, -1):
             if number := self._found.get(path[:depth]):
-                return f"{self._file}:{number}"
-        return str(self._file)
+                return f"{self.file}:{number}"
+        return str(self.file)
 
 
 class _Variable(_Lines):

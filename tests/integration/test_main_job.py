@@ -384,3 +384,34 @@ def test_a_retry_policy_of_one_attempt_means_none() -> None:
     with app as zw, pytest.raises(Dead):
         zw.push("once", 1).handled.result(10)
     assert tries == [1]
+
+
+def test_a_block_that_pushes_to_its_own_channel_ends_when_that_is_handled() -> None:
+    app, got = App("own"), list[int]()
+
+    @app.pull("own")
+    def take(number: int) -> None:
+        got.append(number)
+
+    began = time.monotonic()
+    with app as zw:
+        for n in range(50):
+            zw.push("own", n, durable=n % 2 == 0)
+    assert sorted(got) == list(range(50))
+    assert time.monotonic() - began < 4
+
+
+def test_messages_of_a_dead_worker_go_on_at_once_when_their_sender_comes_back_too(serve: Start, witness: Path) -> None:
+    worker = serve("echo")
+    with Client("sender") as zw:
+        zw.push(WORK, Work(1, 30.0))
+        wait_until(lambda: lines(witness, "begin"), within=10)
+        zw.close(0).result(5)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait(5)
+    serve("echo")
+    began = time.monotonic()
+    with Client("sender") as zw:
+        wait_until(lambda: len(lines(witness, "begin")) == 2, within=10)
+        assert time.monotonic() - began < 3.5, "a worker that is proved dead is not waited for"
+        zw.close(0).result(5)

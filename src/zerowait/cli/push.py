@@ -154,9 +154,7 @@ class _Left(Struct, frozen=True):
 class _Pushing:
     """One run of the command: what was pushed, and what has become of it."""
 
-    def __init__(
-        self, client: Client, channel: str, way: _Way, *, wait: bool, timeout: float, as_json: bool
-    ) -> None:
+    def __init__(self, client: Client, channel: str, way: _Way, *, wait: bool, timeout: float, as_json: bool) -> None:
         self._client, self._channel, self._way = client, channel, way
         self._wait, self._timeout, self._as_json = wait, timeout, as_json
         self._open: deque[tuple[int | None, Receipt]] = deque()
@@ -200,7 +198,9 @@ class _Pushing:
             return OK if not others else PARTIAL if handled else FAILED
         if lost := sum(self._is_lost(receipt) for receipt in self._in_memory):
             them, they = ("it", "it was") if lost == 1 else ("them", "they were")
-            tell(f"{pushed}; {lost:,} lost: nobody {'took' if self._way.plain else 'handled'} {them} in time, and {they} only in memory")
+            tell(
+                f"{pushed}; {lost:,} lost: nobody {'took' if self._way.plain else 'handled'} {them} in time, and {they} only in memory"
+            )
             return PARTIAL if lost < self.pushed else FAILED
         if running := left.with_workers:
             tell(f"{pushed}; {plural(running, 'message')} {'is' if running == 1 else 'are'} being handled by workers")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -49,6 +51,7 @@ def command(
     """
     from zerowait import log, serving
     from zerowait.cli.finding import find_app
+    from zerowait.errors import ZerowaitError
     from zerowait.settings import Settings
 
     flags: dict[str, Any] = {
@@ -60,11 +63,57 @@ def command(
     }
     settings = Settings.load(flags=flags)  # before anything of the user's is imported: a mistake is said at once
     _tell_the_process(flags)
-    log.configure(settings.log_level, settings.log_format, coloured=colours(sys.stderr))
+    is_ours = log.configure(settings.log_level, settings.log_format, coloured=colours(sys.stderr))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what a handler printed is there even if the worker is killed
     app = find_app(target)
     if app._settings is not None:
         app._settings = replace(app._settings, **{name: value for name, value in flags.items() if value is not None})
-    return serving.run(app, on_started=lambda started: _banner(target, app, started))
+    held = _HeldErrors(logging.getLogger().handlers[-1] if is_ours else None)
+
+    def has_started(started: Started) -> None:
+        held.release()
+        _banner(target, app, started)
+
+    try:
+        return serving.run(app, on_started=has_started)
+    except ZerowaitError as error:
+        held.forget(str(error))  # that is what the command ends with
+        raise
+    finally:
+        held.release()
+
+
+class _HeldErrors(logging.Filter):
+    """Holds back the errors that are logged while it starts: the one that ends the command is said once, by its end.
+
+    handler: the one of this command's own log; None: the program writes its log as it likes, and nothing is held.
+    """
+
+    def __init__(self, handler: logging.Handler | None) -> None:
+        super().__init__()
+        self._handler = handler
+        self._held: list[logging.LogRecord] = []
+        if handler is not None:
+            handler.addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        is_held = record.levelno >= logging.ERROR and record.exc_info is None and record.name.startswith("zerowait")
+        if is_held:
+            self._held.append(record)
+        return not is_held
+
+    def forget(self, said: str) -> None:
+        self._held = [record for record in self._held if said not in record.getMessage()]
+
+    def release(self) -> None:
+        """Writes what it still holds, and holds nothing from then on."""
+        if self._handler is None:
+            return
+        self._handler.removeFilter(self)
+        held, self._held = self._held, []
+        for record in held:
+            self._handler.handle(record)
 
 
 def _tell_the_process(flags: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from zerowait.cli.output import (
     tell_silent,
 )
 from zerowait.cli.reach import Found, Reach
-from zerowait.snapshot import BoxStatus
+from zerowait.snapshot import BoxStatus, ChannelStatus
 
 NUMBERS = (
     "accepted",
@@ -35,6 +35,8 @@ NUMBERS = (
     "oldest",
     "silent",
 )
+
+COUNTS = ("accepted", "handled", "dead", "expired", "dropped", "waiting", "in_flight")
 
 
 @click.command("status")
@@ -78,10 +80,12 @@ def _show(found: Found) -> None:
     waiting = [box for box in found.boxes if box.unsettled]
     if waiting:
         names = sorted({box.name for box in waiting})
+        count = sum(box.unsettled for box in waiting)
+        them = "it" if count == 1 else "them"
         tell(
-            f"\n{plural(sum(box.unsettled for box in waiting), 'message')} in outboxes without a process. The next "
-            f"process called {' or '.join(names)} delivers them, or any process here that reaches a worker for them, "
-            f"or now: zerowait outbox deliver {names[0]}"
+            f"\n{plural(count, 'message')} in {'an outbox' if len(waiting) == 1 else 'outboxes'} without a process. The "
+            f"next process called {' or '.join(names)} delivers {them}, or any process here that reaches a worker for "
+            f"{them}, or now: zerowait outbox deliver {names[0]}"
         )
 
 
@@ -115,19 +119,27 @@ def _ledger_table(found: Found) -> tuple[list[str], list[list[str]]]:
         "in flight",
         "oldest",
     ]
-    rows: list[list[str]] = []
+    # Outboxes of one name in one place are one line: a process may have taken over several.
+    together: dict[tuple[str, str], list[ChannelStatus]] = {}
     for whose, box in _boxes(found):
         for ledger in box.channels:
-            counts = (ledger.accepted, ledger.handled, ledger.dead, ledger.expired, ledger.dropped)
-            now = (ledger.waiting, ledger.in_flight)
-            rows.append([ledger.channel, whose, *[f"{n:,}" for n in (*counts, *now)], age(ledger.oldest_at)])
-    return headings, sorted(rows)
+            together.setdefault((ledger.channel, whose), []).append(ledger)
+    return headings, [[*names, *_sums(ledgers)] for names, ledgers in sorted(together.items())]
+
+
+def _sums(ledgers: list[ChannelStatus]) -> list[str]:
+    counts = [sum(getattr(ledger, name) for ledger in ledgers) for name in COUNTS]
+    oldest = min((ledger.oldest_at for ledger in ledgers if ledger.oldest_at is not None), default=None)
+    return [*[f"{n:,}" for n in counts], age(oldest)]
 
 
 def _boxes(found: Found) -> Iterator[tuple[str, BoxStatus]]:
     for each in found.statuses:
         for box in each.boxes:
-            yield f"{box.name} (pid {each.pid}{'' if box.durable else ', in memory'})", box
+            if box.name == each.name:
+                yield f"{box.name} (pid {each.pid}{'' if box.durable else ', in memory'})", box
+            else:
+                yield f"{box.name}, kept by {each.name} (pid {each.pid})", box
     for box in found.boxes:
         yield f"{box.name} (no process)", box
 

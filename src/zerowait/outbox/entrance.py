@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from zerowait.channels import Channel
+from zerowait.channels import LONGEST_S, Channel, Terms
 from zerowait.codec import Codec
 from zerowait.errors import TooLarge, UsageError
 from zerowait.names import check_channel
@@ -34,7 +34,7 @@ class Way(Struct):
     ttl: float | None
     plain: Plain | None
     encode: Callable[[Any], bytes]
-    typed: bool
+    terms: Terms | None  # as declared; None: pushed to by name only
 
 
 class Ready(Struct):
@@ -79,6 +79,8 @@ class Entrance:
         way = self._ways.get(to) if isinstance(to, (str, Channel)) else None
         if way is None:
             way = self._ways[to] = self._way(to)
+        elif way.terms is not None and to.terms is not way.terms:
+            _compare(to, way.terms)
         durable = self._durable(way, options.get("durable"))
         way.codec.check(value, self._settings.check == "deep", way.name)
         payload = way.encode(value)
@@ -95,12 +97,12 @@ class Entrance:
 
     def _way(self, to: Any) -> Way:
         if isinstance(to, str):
-            name, terms, typed = check_channel(to), None, False
+            name, terms = check_channel(to), None
             codec: Codec[Any] = Codec(Any)
         elif isinstance(to, Channel):
             if to.kind != "push":
                 raise UsageError(f"push() sends to push channels, and {to!r} is of kind {to.kind}.")
-            name, codec, terms, typed = to.name, to.codec(), to.terms, True
+            name, codec, terms = to.name, to.codec(), to.terms
         else:
             channel = getattr(to, "__zerowait_channel__", None)
             if channel is not None:
@@ -116,7 +118,13 @@ class Entrance:
             raise UsageError(f"{name} goes to bare ZeroMQ sockets, which acknowledge nothing: it cannot be durable.")
         encode = codec.encode if plain is None else plain_encoder(plain, codec)
         ttl = decided.ttl if decided.ttl is not None else terms.ttl if terms is not None else None
-        return Way(name, codec, durable and plain is None, ttl, plain, encode, typed)
+        if ttl is not None and ttl > LONGEST_S:
+            where = "the settings of channel" if decided.ttl is not None else "channel"
+            raise UsageError(
+                f"ttl of {where} {name} is {ttl:g} seconds, more than 100 years: leave it away, and messages never "
+                "expire."
+            )
+        return Way(name, codec, durable and plain is None, ttl, plain, encode, terms)
 
     def _durable(self, way: Way, said: Any) -> bool:
         if said is None:
@@ -136,7 +144,7 @@ class Entrance:
         intake = self._intake(durable) if way.plain is None else self._plain(way.name, way.plain)
         exact = way.codec.exact
         if (
-            not way.typed
+            way.terms is None
             and way.codec.encode_into is not None
             and not hasattr(value.__class__, "__pydantic_validator__")
         ):
@@ -161,11 +169,14 @@ class Entrance:
             for name in ("key", "id"):
                 if given.get(name) is not None:
                     raise UsageError(f"{name}= is not there yet in this version: nothing was taken. Push without it.")
-            headers.update(given.get("headers") or {})
+            said = given.get("headers")
+            if said is not None and not isinstance(said, Mapping):
+                raise UsageError(f'headers= takes a mapping of text to text, as {{"trace": "1"}}, not {said!r:.80}.')
+            headers.update(said or {})
             self._times(given, lane, options)
             priority = given.get("priority", "normal")
-            if priority not in PRIORITIES:
-                raise UsageError(f'priority= is "low", "normal" or "high", not {priority!r}.')
+            if not isinstance(priority, str) or priority not in PRIORITIES:
+                raise UsageError(f'priority= is "low", "normal" or "high", not {priority!r:.80}.')
             if priority != "normal":
                 options["priority"] = PRIORITIES[priority]
         if headers:
@@ -185,7 +196,10 @@ class Entrance:
         elif at is not None:
             if not isinstance(at, datetime) or at.tzinfo is None:
                 raise UsageError(f"at= takes a datetime with its time zone, as datetime.now(UTC), not {at!r}.")
-            due = options["due"] = max(now, int(at.timestamp() * 1e6))
+            moment = at.timestamp()
+            if moment - now / 1e6 > LONGEST_S:
+                raise UsageError(f"at= takes a moment within the next 100 years, not {at}.")
+            due = options["due"] = max(now, int(moment * 1e6))
         if ttl is not None:
             options["expires"] = due + int(_seconds("ttl", ttl) * 1e6)
 
@@ -194,7 +208,10 @@ class Entrance:
         for name, value in headers.items():
             if not all(isinstance(part, str) for part in (name, value)):
                 raise UsageError(f"Headers are text: {name!r} is {value!r}.")
-            size += len(name.encode()) + len(value.encode())
+            try:
+                size += len(name.encode()) + len(value.encode())
+            except UnicodeEncodeError:
+                raise UsageError(f"Headers are text, and {name!r}: {value!r} is none: it has half a character.") from None
         if size > self._settings.headers_bytes:
             raise TooLarge(
                 f"The headers of a message for {channel} are {size} bytes, more than the "
@@ -206,9 +223,26 @@ class Entrance:
         return dict(headers)
 
 
+def _compare(to: Channel, first: Terms) -> None:
+    """Equal channels go the same way, so that the terms of a second declaration would be passed over in silence."""
+    known, said = _in_words(first), _in_words(to.terms)
+    if known != said:
+        raise UsageError(
+            f"{to!r} is declared twice and not alike: with {known} where it was first pushed to, and with {said} here. "
+            "Nothing was taken. Declare it once, in a module that both import."
+        )
+
+
+def _in_words(terms: Terms) -> str:
+    said = {name: getattr(terms, name) for name in terms.__struct_fields__}
+    return ", ".join(f"{name}={value!r}" for name, value in said.items() if value is not None) or "no terms"
+
+
 def _seconds(name: str, value: Any, least: float | None = None) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value < inf:
         raise UsageError(f"{name}= takes seconds as a number, not {value!r}.")
     if value < 0 or (least is None and value == 0):
         raise UsageError(f"{name}= takes seconds {'from 0 on' if least is not None else 'above 0'}, not {value!r}.")
+    if value > LONGEST_S:  # moments are microseconds in 64 bits, in files and on the wire
+        raise UsageError(f"{name}= takes seconds, 100 years of them at most, and this is more: nothing was taken.")
     return float(value)

@@ -6,7 +6,7 @@ It commits what has gathered while the last commit ran. Nobody waits for more: a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from logging import getLogger
 from threading import Lock, Thread
@@ -34,6 +34,16 @@ class Offer(Protocol):
     """
 
     def __call__(self, box: Outbox, segments: list[Segment], done: int, /) -> object: ...
+
+
+class _Handed(list[Change]):
+    """Changes on their way to an outbox. An outbox keeps what it has read of them, whatever goes wrong afterwards."""
+
+    is_read = False
+
+    def __iter__(self) -> Iterator[Change]:
+        self.is_read = True
+        return super().__iter__()
 
 
 class _Kept(Struct, eq=False):
@@ -175,7 +185,7 @@ class Keeper:
 
     def _turn(self, kept: _Kept) -> None:
         box = kept.box
-        changes, drawn, submitted = kept.changes, kept.drawn, kept.submitted
+        changes, drawn, submitted = _Handed(kept.changes), kept.drawn, kept.submitted
         kept.changes, kept.drawn = [], {}
         mended = kept.retry_at is not None
         before = box.turns
@@ -192,6 +202,9 @@ class Keeper:
                 f"The outbox {box.path} failed: {error!r}. See the log.", path=box.path or ""
             )
             kept.retry_at = monotonic() + RETRY
+            if not changes.is_read:  # else they would be made twice
+                kept.changes, kept.drawn = list(changes), drawn
+            self._give(box, [], kept.done)
             return
         kept.retry_at = None
         if segments or mended or submitted != kept.done or box.turns != before or box.notices:

@@ -121,6 +121,10 @@ class Directory:
         self._remove_socket(self._folders.sockets / f"{instance:016x}")
         return True
 
+    def is_over(self, instance: int) -> bool:
+        """As `is_dead`, for one that never said HELLO to us: an outbox has noted it, and only its id. Never waits."""
+        return presence.is_over(self._folders.instances, instance)
+
     def new_outbox(self, name: str) -> tuple[Path, int, OutboxLock]:
         """A path for a new outbox, its random id and its lock, held before the file can exist. Raises StoreError."""
         return self._shelf.new(name)

@@ -588,6 +588,10 @@ class Node:
         self.core.own(box.id, box.epoch, box.name, durable=box.durable, noted=box.noted, now=clock())
         if not box.durable:
             self._memory = box
+        # What waits for workers of an earlier life need not wait for those that are proved dead.
+        for instance in box.noted:
+            if self.directory is not None and self.directory.is_over(instance):
+                self.core.buried(instance, clock())
         self._self_link()
         self._announce()
 
@@ -641,8 +645,15 @@ class Node:
             return False
         waiting = owner.dispatch.channels()
         leaving = self._is_draining()  # then our own handlers take nothing more
+        return not any(link.side == "both" or not leaving for channel in waiting for link in owner.workers(channel))
+
+    def has_finished_own(self) -> bool:
+        """Whether nothing waits or is in flight of what this process pushes to channels that it serves itself."""
+        owner, served = self.core.owner, self.core.worker.services
+        if any(channel in served for channel in owner.dispatch.channels()):
+            return False
         return not any(
-            link.side == "both" or not leaving for channel in waiting for link in owner.workers(channel)
+            count and channel in served for c in owner.custody.values() for channel, count in c.in_flight.items()
         )
 
     def may_answer(self) -> bool:

@@ -59,6 +59,11 @@ def standing(folder: Path, here: str, instance: int, boot: str, device: int, ino
     return _examine(f"{folder}/{instance:016x}", instance, (device, inode))[0]
 
 
+def is_over(folder: Path, instance: int) -> bool:
+    """Whether this instance, of which nothing is known but its id, is proved dead: its file is there, and unlocked."""
+    return _examine(f"{folder}/{instance:016x}", instance, None)[0] is Standing.DEAD
+
+
 def tidy(folder: Path, instance: int) -> bool:
     """Removes the file of an instance proved dead long enough ago. True: it is gone."""
     path = f"{folder}/{instance:016x}"
