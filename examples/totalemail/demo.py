@@ -1,4 +1,4 @@
-"""The demonstration: mails through five processes, one of which is killed half-way; nothing is lost."""
+"""The demonstration: mails through five processes, one of which is killed about half-way; nothing is lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PICTURE = f"""
                      └──▶ attachments ──┘
 
   Five processes (headers and urls share one) that never wait for one another.
-  Half-way, {VICTIM} is killed with SIGKILL in the middle of its work, and started again.
+  About half-way, {VICTIM} is killed with SIGKILL in the middle of its work, and started again.
 """
 
 
@@ -90,7 +90,7 @@ def demo(paths: Sequence[Path], rounds: int | None) -> int:
                 crew.start(service)
             crew.start_ingest(run.id, paths, rounds)
             accident = Accident(crew, witness, shown)
-            ending = follow(run, crew, shown, patience=60.0, at_news=accident.watch)
+            ending = follow(run, crew, shown, patience=60.0, at_news=accident.watch, mails=n_mails * rounds)
         witness.look()
         faults = _faults(ending, accident.in_flight, len(witness.redelivered()))
         _table(ending, accident.in_flight, len(witness.redelivered()), faults)
@@ -127,8 +127,12 @@ def _table(ending: Ending, in_flight: frozenset[int] | None, redelivered: int, f
     rows = [
         ("mails in", f"{ending.intake.mails:,}", "pushed by ingest"),
         ("reports out", f"{ending.counts.reports:,}", "headers, urls and attachments of a mail together"),
-        ("in flight", f"{len(in_flight or ()):,}", f"being worked on in {VICTIM} at the moment it was killed"),
-        ("redelivered", f"{redelivered:,}", "begun by the killed process and begun again by its successor"),
+        ("in flight", f"{len(in_flight or ()):,}", f"begun by {VICTIM} and not ended when it was killed"),
+        (
+            "redelivered",
+            f"{redelivered:,}",
+            "begun again by its successor; may be more: also what it had ended and not yet reported",
+        ),
         ("lost", f"{ending.lost:,}", "mails in, less reports out and dead letters"),
         ("time", f"{ending.seconds:.1f} s", f"{rate:,.0f} mails a second"),
     ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from threading import current_thread, main_thread
 from time import monotonic, sleep
 
 from msgspec import Struct
@@ -35,12 +37,16 @@ class Run:
         self.id = token_hex(8)
         self.folder = folder
         self.keep = False
+        own = f"totalemail-{self.id}"
         self.env = {
             "ZEROWAIT_HOME": str(folder / "home"),
-            "ZEROWAIT_NAMESPACE": f"totalemail-{self.id}",
+            "ZEROWAIT_NAMESPACE": own,
             **{name: value for name, value in os.environ.items() if not name.startswith("TOTALEMAIL_")},
             STORE_VARIABLE: str(store or folder / "totalemail.db"),
         }
+        # What our namespace holds in a home of the user's own; a namespace of the user's is not ours to remove.
+        is_own = self.env["ZEROWAIT_NAMESPACE"] == own
+        self.state = Path(self.env["ZEROWAIT_HOME"]).expanduser() / own if is_own else None
         self.shelf = Shelf(Path(self.env[STORE_VARIABLE]))
 
 
@@ -59,7 +65,23 @@ def new_run(store: Path | None = None) -> Generator[Run]:
         if run is not None:
             run.shelf.close()
         if run is None or not run.keep:
-            shutil.rmtree(folder, ignore_errors=True)
+            with _undisturbed():
+                for each in [folder, *([run.state] if run is not None and run.state is not None else [])]:
+                    shutil.rmtree(each, ignore_errors=True)
+
+
+@contextmanager
+def _undisturbed() -> Generator[None]:
+    """Who presses Ctrl-C again while the files are removed gets them removed all the same."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Ending(Struct):
@@ -81,12 +103,18 @@ class Ending(Struct):
 
 
 def follow(
-    run: Run, crew: Crew, display: Display, patience: float, at_news: Callable[[Counts, Intake | None], None]
+    run: Run,
+    crew: Crew,
+    display: Display,
+    patience: float,
+    at_news: Callable[[Counts, Intake | None], None],
+    mails: int | None = None,
 ) -> Ending:
     """Watch until every mail has a report or is dead, or nothing has moved for `patience` seconds.
 
-    at_news is called again and again with how far the run is and, once ingest has ended, what it said. Raises
-    CrewError when a process cannot be kept running, or nothing moves before ingest has ended.
+    at_news is called again and again with how far the run is and, once ingest has ended, what it said. mails:
+    how many there will be, if that is known before. Raises CrewError when a process cannot be kept running, or nothing
+    moves before ingest has ended.
     """
     began = moved = monotonic()
     asked = 0.0
@@ -99,7 +127,7 @@ def follow(
         for sentence in crew.mend():
             display.say(sentence)
         at_news(counts, intake)
-        display.show(counts, intake.mails if intake else None)
+        display.show(counts, intake.mails if intake else mails)
         if counts != before:
             before, moved, settled = counts, looked, 0
         quiet = looked - moved

@@ -163,7 +163,7 @@ class App(Generic[R]):
         """
         if callable(channel) and not isinstance(channel, type):
             name = getattr(channel, "__qualname__", repr(channel))
-            raise UsageError(f'@app.pull wants to know which channel {name} handles: write @app.pull("name").')
+            raise UsageError(f'@app.pull wants its channel, and this is {name}: write @app.pull("name").')
         _refuse_unknown(options)
         # Classes defined beside the handler, inside a function, are found only there.
         here = currentframe()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from zerowait.errors import UsageError, ZerowaitError
@@ -63,39 +66,44 @@ class Client:
         delivered, however often this process, its workers or the connections between them break; at least once, and
         again only for the causes listed in the documentation. Options: see `PushOptions`; seconds everywhere.
 
-        Raises QueueFull, EncodeError, TooLarge, StoreError, Closed; then nothing was taken. UsageError for a program
-        that must be changed.
+        Raises QueueFull, EncodeError, TooLarge, StoreError, Closed, all of `zerowait.errors`; then nothing was taken.
+        After a QueueFull wait for room, `await error.room` or `error.room.result()`, and push again. UsageError for a
+        program that must be changed.
         """
         # The short way takes no lock and makes one small object; `zerowait.outbox.intake` tells why each line is as it
-        # is.
+        # is. All other ways begin outside the `except`s: the KeyError of a first push is no context of what it raises.
         try:
             lane = self._lanes[to]
         except (KeyError, TypeError):
-            return self._push(to, value, options)
-        if options or value.__class__ is not lane.exact:
-            return self._push(to, value, options)
-        slot = lane.slot
-        try:
-            sheaf = slot.pop()
-        except IndexError:
-            return self._first(to, lane, value)
-        try:
-            buffer = sheaf.buffer
-            lane.encode_into(value, buffer, -1)  # type: ignore[misc]  # a lane with `exact` has it
-            ends = sheaf.ends
-            ends.append(size := len(buffer))
-            index = len(ends)
-            if size > sheaf.most_bytes or index >= sheaf.most_messages:
-                sheaf, slot, mine, index = lane.full(sheaf)
-                return Receipt(mine, index - 1)
-            return Receipt(sheaf, index - 1)
-        except BaseException as error:
-            del sheaf.buffer[sheaf.ends[-1] if sheaf.ends else BODY_START :]  # no call: nothing can interrupt it
-            if isinstance(error, ZerowaitError) or not isinstance(error, Exception):
-                raise
-            return self._push(to, value, options)  # the careful way: it says what is wrong, or can do it
-        finally:
-            slot.append(sheaf)
+            pass
+        else:
+            if not options and value.__class__ is lane.exact:
+                slot = lane.slot
+                try:
+                    sheaf = slot.pop()
+                except IndexError:
+                    pass
+                else:
+                    try:
+                        buffer = sheaf.buffer
+                        lane.encode_into(value, buffer, -1)  # type: ignore[misc]  # a lane with `exact` has it
+                        ends = sheaf.ends
+                        ends.append(size := len(buffer))
+                        index = len(ends)
+                        if size > sheaf.most_bytes or index >= sheaf.most_messages:
+                            sheaf, slot, mine, index = lane.full(sheaf)
+                            return Receipt(mine, index - 1)
+                        return Receipt(sheaf, index - 1)
+                    except BaseException as error:
+                        # No call: nothing can interrupt it.
+                        del sheaf.buffer[sheaf.ends[-1] if sheaf.ends else BODY_START :]
+                        if isinstance(error, ZerowaitError) or not isinstance(error, Exception):
+                            raise
+                    finally:
+                        slot.append(sheaf)
+                    return self._push(to, value, options)  # the careful way: it says what is wrong, or can do it
+                return self._first(to, lane, value)
+        return self._push(to, value, options)
 
     def _first(self, to: Any, lane: Lane, value: Any) -> Receipt:
         try:
@@ -103,7 +111,8 @@ class Client:
         except ZerowaitError:
             raise
         except Exception:
-            return self._push(to, value, {})
+            pass
+        return self._push(to, value, {})
 
     def _push(self, to: Any, value: Any, options: dict[str, Any]) -> Receipt:
         """The way of everything that is not plain: options, other types, the first push to a channel."""
@@ -123,16 +132,20 @@ class Client:
         """Pushes all of an iterable, also an async one, and gives how many; done when all of them are safe.
 
         A loader's verb: it takes from `values` only while somebody waits for it (`result()`, `await`), on that thread
-        or loop, and holds back while the outbox is full. What it has pushed when an error ends it stays pushed.
-        progress: shows a bar (extra `rich`).
+        or loop, and holds back while the outbox is full. A timeout or a cancelled `await` ends that waiting only: the
+        next one goes on where it stopped. What it has pushed when an error ends it stays pushed.
+        progress: shows a bar on stderr (extra `rich`).
         """
-        from zerowait.loading import Loading
+        from zerowait.loading import Loading, check_progress
 
+        check_progress(progress)
         if key is not None:
             raise UsageError("key= orders messages, which this version cannot do yet: push them without.")
         options = {"durable": durable, "ttl": ttl, "priority": priority}
         kept = {name: value for name, value in options.items() if value is not None and value != "normal"}
-        return Loading(self._open().callbacks, self, to, values, kept, progress)
+        frame = sys._getframe(1)
+        caller = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        return Loading(self._open().callbacks, self, to, values, kept, progress, caller)
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -154,14 +167,14 @@ class Client:
 
     def _open(self) -> Opened:
         opened = self._opened
-        if opened is not None and opened.is_ours():
+        if opened is not None and not self._closed and opened.is_ours():
             return opened
         with self._lock:
-            if self._opened is None or not self._opened.is_ours():
-                if self._closed:
-                    from zerowait.errors import Closed
+            if self._closed:
+                from zerowait.errors import Closed
 
-                    raise Closed(name=self.name)
+                raise Closed(name=self.name)
+            if self._opened is None or not self._opened.is_ours():
                 from zerowait.opening import open_client
 
                 self._lanes.clear()
@@ -173,8 +186,11 @@ class Client:
 
         drain: seconds at most, None for the setting (5). The result is how many messages stay on disk; a log line says
         for which channels, where, and who will deliver them. A verb on a closed client raises Closed; entering it opens
-        it again.
+        it again. UsageError if drain is not a number of seconds, 0 or more.
         """
+        number = isinstance(drain, (int, float)) and not isinstance(drain, bool)
+        if drain is not None and not (number and 0 <= drain < inf):
+            raise UsageError(f"close(drain) takes seconds, 0 or more and finite, or None for the setting; not {drain!r}.")
         with self._lock:
             self._closed = True
             self._lanes.clear()
@@ -188,13 +204,31 @@ class Client:
         from zerowait.opening import refuse_blocking
 
         refuse_blocking("async with")
-        with self._lock:
-            if self._closed and self._opened is not None:
-                self._opened.close(None).result()
-                self._opened = None
-            self._closed = False
-        self._open().started().result()
+        while (before := self._before()) is not None:
+            before.close().exception()  # it was logged
+            self._is_over(before)
+        try:
+            self._open().started().result()
+        except BaseException as error:
+            # Nothing of a failed opening stays, so that the next `with` tries anew.
+            closing = self.close(0)
+            if isinstance(error, Exception):
+                closing.exception()
+            raise
         return self
+
+    def _before(self) -> Opened | None:
+        """What was closed and must have ended before this can be open again. None: from here on it is not closed."""
+        with self._lock:
+            if self._closed and self._opened is not None and self._opened.is_ours():
+                return self._opened
+            self._closed = False
+            return None
+
+    def _is_over(self, before: Opened) -> None:
+        with self._lock:
+            if self._opened is before:
+                self._opened = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -202,11 +236,18 @@ class Client:
         self.close().result()
 
     async def __aenter__(self) -> Self:
-        if self._closed and self._opened is not None:
-            await self._opened.close(None)
-            self._opened = None
-        self._closed = False
-        await self._open().started()
+        while (before := self._before()) is not None:
+            with suppress(Exception):  # it was logged
+                await before.close()
+            self._is_over(before)
+        try:
+            await self._open().started()
+        except BaseException as error:
+            closing = self.close(0)
+            if isinstance(error, Exception):
+                with suppress(Exception):
+                    await closing
+            raise
         return self
 
     async def __aexit__(

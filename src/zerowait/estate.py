@@ -231,7 +231,7 @@ class Estate:
     def _offer(self, box: Outbox, segments: list[Segment], done: int) -> None:
         while box.notices:
             self._opened.telling.outbox(box.notices.popleft())
-        self._opened.node.offered(box.id, segments, done)
+        self._opened.node.offered(box.id, box.epoch, segments, done)
 
     def reopen(self, box: int, floor_epoch: int) -> None:
         """A worker knows a later opening of this outbox, whose file we hold: our epoch goes above that one."""

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.util
+import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, Any
 
-from zerowait.errors import QueueFull, UsageError
+from msgspec import Struct
+
+from zerowait.errors import QueueFull, Room, UsageError
 from zerowait.pending import Callbacks, Pending, Promise, Receipt
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from zerowait.client import Client
 
 TURN_S = 0.002  # how long a loop is kept before others have their turn
+BAR_S = 0.1  # how often a bar is drawn anew
+FEW = 16
 
 
 class Loading(Pending[int], gc=True, weakref=True, dict=True):
     """The loader runs on the thread or in the loop of whoever waits, so its errors are raised there and it needs no
-    thread."""
+    thread.
+
+    One waiter at a time loads; the others stand by. When its waiting ends before everything is pushed, the next goes on
+    with the same iterator, and with the value that the full outbox refused.
+    """
 
     callbacks: Callbacks
     client: Any
@@ -25,11 +37,24 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
     values: AsyncIterable[Any] | Iterable[Any]
     options: dict[str, Any]
     progress: bool
+    caller: str  # file:line
     promise: Any = None
     begun: bool = False
+    lock: Any = None  # of the next three
+    loads: bool = False  # somebody does, perhaps in this loop
+    loop: Any = None
+    standing: list[Callable[[], object]] = []
+    iterator: Any = None
+    ended: bool = False  # there is nothing more to take from it
+    hand: list[Any] = []  # the value taken and not pushed
+    count: int = 0
+    last: dict[int, Receipt] = {}  # of each sheaf: what it has of ours is stored when this is
+    most: int = FEW
+    bar: Any = None
 
     def __post_init__(self) -> None:
-        self.promise = Promise(self.callbacks, "write `await zw.push_all(…)`")
+        self.promise = Promise(self.callbacks, self._line())
+        self.lock = threading.Lock()
 
     def done(self) -> bool:
         return bool(self.promise.done())
@@ -41,105 +66,255 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
     def _watch(self, call: Callable[[], object]) -> None:
         self.promise._watch(call)
 
+    def _unwatch(self, call: Callable[[], object]) -> None:
+        self.promise._unwatch(call)
+
     def _callbacks(self) -> Callbacks:
         return self.callbacks
 
     def _line(self) -> str:
         return "write `await zw.push_all(…)`"
 
-    def _begin(self) -> bool:
-        if self.begun:
-            return False
-        self.begun = True
-        return True
+    # -- who loads -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, call: Callable[[], object], loop: AbstractEventLoop | None) -> bool:
+        """Whether the caller is the one to load from now on; if not, it is called once it should ask again."""
+        with self.lock:
+            if self.loads and not (self.loop is not None and self.loop.is_closed()):
+                self.standing.append(call)
+                return False
+            self.loads, self.loop, self.begun = True, loop, True
+            return True
+
+    def _leave(self) -> None:
+        if self.bar is not None:
+            self.bar.stop(self.count)
+        with self.lock:
+            self.loads, self.loop = False, None
+            standing, self.standing = self.standing, []
+        for call in standing:
+            call()
+
+    def _gone(self, call: Callable[[], object]) -> None:
+        with self.lock:
+            if call in self.standing:
+                self.standing.remove(call)
+
+    # -- on a thread ---------------------------------------------------------------------------------------------------
 
     def result(self, timeout: float | None = None) -> int:
-        """Pushes what is left to push, on this thread, and waits until all of it is safe. timeout: seconds for the
-        waiting at its end and at a full outbox."""
-        if not self.done():
+        """Pushes what is left to push, on this thread, and waits until all of it is safe.
+
+        timeout: seconds for all of it, None for no end. TimeoutError ends this waiting only: what is pushed is counted,
+        and the next `result()` goes on. A value that takes long to come from the iterable is waited for beyond it.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.done():
             self._refuse_on_a_loop()
-            if isinstance(self.values, AsyncIterable) and not isinstance(self.values, Iterable):
+            if not isinstance(self.values, Iterable):
                 raise UsageError("These values come from an async iterable: write `await zw.push_all(…)`.")
-            if self._begin():
-                self._load(timeout)
-        return super().result(timeout)
+            over = threading.Event()
+            tell = over.set
+            if self._begin(tell, None):
+                try:
+                    self._load(deadline)
+                finally:
+                    self._leave()
+            else:
+                try:
+                    over.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                finally:
+                    self._gone(tell)
+                if deadline is not None and time.monotonic() >= deadline and not self.done():
+                    raise self._too_late()
+        return self._value()
 
-    def _load(self, timeout: float | None) -> None:
-        count, last = 0, None
+    def _load(self, deadline: float | None) -> None:
+        waits: Room | None = None
         try:
-            # What only async code can iterate was refused by `result`.
-            for value in self._shown(cast("Iterable[Any]", self.values)):
-                while True:
-                    try:
-                        last = self._push(value)
+            iterator = self._iterator()
+            while not self.ended:
+                if not self.hand:
+                    if deadline is not None and time.monotonic() >= deadline:
                         break
-                    except QueueFull as full:
-                        full.room.result(timeout)
-                count += 1
-            if last is not None:
-                last.result(timeout)
+                    self._take(iterator)
+                waits = self._push() if self.hand else None
+                if waits is not None and not _until(waits, deadline):
+                    break
+                waits = None
+            for receipt in self._unsafe() if self.ended else ():
+                waits = receipt
+                if not _until(receipt, deadline):
+                    break
+                waits = None
+                self._is_safe(receipt)
         except BaseException as error:
-            self._failed(error, count)
+            if waits is None:
+                self._failed(error)
             raise
-        self.promise.set(count)
+        if self.ended and not self.last:
+            self.promise.set(self.count)
+        else:
+            raise self._too_late()
 
-    def _push(self, value: Any) -> Receipt:
-        client: Client = self.client
-        receipt: Receipt = client.push(self.to, value, **self.options)
-        return receipt
+    def _too_late(self) -> TimeoutError:
+        return TimeoutError(f"push_all has pushed {self.count} messages by now; waiting for it again goes on from there")
 
-    def _failed(self, error: BaseException, count: int) -> None:
-        if hasattr(error, "add_note"):
-            error.add_note(f"push_all had pushed {count} messages before this; they stay pushed.")
-        self.promise.fail(
-            error if isinstance(error, Exception) else UsageError(f"push_all was interrupted after {count}.")
-        )
-
-    def _shown(self, values: Iterable[Any]) -> Iterable[Any]:
-        if not self.progress:
-            return values
-        try:
-            from rich.progress import track
-        except ImportError:
-            raise UsageError("progress=True needs rich: pip install 'zerowait[rich]'.") from None
-        return track(values, description=f"push {self.to if isinstance(self.to, str) else self.to.name}")
+    # -- in a loop -----------------------------------------------------------------------------------------------------
 
     def __await__(self) -> Generator[Any, None, int]:
-        if not self.done() and self._begin():
-            yield from self._aload().__await__()
-        return (yield from super().__await__())
+        while not self.done():
+            import asyncio
 
-    async def _aload(self) -> None:
+            loop = asyncio.get_running_loop()
+            over: asyncio.Future[None] = loop.create_future()
+
+            def tell(over: asyncio.Future[None] = over) -> None:
+                if not over.done():
+                    over.set_result(None)
+
+            def notice(loop: AbstractEventLoop = loop, tell: Callable[[], None] = tell) -> None:
+                try:
+                    loop.call_soon_threadsafe(tell)
+                except RuntimeError:
+                    return  # the loop is closed: nobody awaits any more
+
+            if not self._begin(notice, loop):
+                try:
+                    yield from over
+                except BaseException:
+                    self._gone(notice)
+                    raise
+                continue
+            # In a task of its own: cancelling who awaits must not cancel an async iterator in the middle of its work,
+            # which would end it.
+            load = _Load()
+            task = loop.create_task(self._aload(load))
+
+            def left(_: object, tell: Callable[[], None] = tell) -> None:
+                self._leave()
+                tell()
+
+            task.add_done_callback(left)
+            try:
+                yield from over
+            except BaseException:
+                load.wanted = False
+                if not load.asks and not loop.is_closed():
+                    task.cancel()
+                raise
+            if load.error is not None:
+                raise load.error
+        return self._value()
+
+    async def _aload(self, load: _Load) -> None:
         import asyncio
 
-        count, last = 0, None
+        waits = False
         turn = time.monotonic()
         try:
-            async for value in _each(self._shown(self.values) if isinstance(self.values, Iterable) else self.values):
-                while True:
-                    try:
-                        last = self._push(value)
-                        break
-                    except QueueFull as full:
-                        await full.room
-                count += 1
+            iterator = self._iterator()
+            while load.wanted and not self.ended:
+                if not self.hand:
+                    await self._atake(iterator, load)
+                room = self._push() if self.hand and load.wanted else None
+                waits = True
+                if room is not None:
+                    await _auntil(room)
                 if time.monotonic() - turn > TURN_S:
                     await asyncio.sleep(0)
                     turn = time.monotonic()
-            if last is not None:
-                await last
+                waits = False
+            for receipt in self._unsafe() if self.ended else ():
+                waits = True
+                await _auntil(receipt)
+                waits = False
+                self._is_safe(receipt)
+        except Exception as error:
+            load.error = error
+            if not waits:
+                self._failed(error)
         except BaseException as error:
-            self._failed(error, count)
+            if not waits:
+                self._failed(error)
             raise
-        self.promise.set(count)
+        else:
+            if self.ended and not self.last:
+                self.promise.set(self.count)
+
+    # -- one value -----------------------------------------------------------------------------------------------------
+
+    def _iterator(self) -> Any:
+        if self.iterator is None:
+            values = self.values
+            if self.progress:
+                name = self.to if isinstance(self.to, str) else self.to.name
+                self.bar = _Bar(f"push {name}", len(values) if isinstance(values, Sized) else None)
+            self.iterator = iter(values) if isinstance(values, Iterable) else aiter(values)
+        if self.bar is not None:
+            self.bar.start()
+        return self.iterator
+
+    def _take(self, iterator: Iterator[Any]) -> None:
+        try:
+            self.hand.append(next(iterator))
+        except StopIteration:
+            self.ended = True
+
+    async def _atake(self, iterator: Iterator[Any] | AsyncIterator[Any], load: _Load) -> None:
+        if isinstance(iterator, Iterator):
+            self._take(iterator)
+            return
+        load.asks = True
+        try:
+            self.hand.append(await anext(iterator))
+        except StopAsyncIteration:
+            self.ended = True
+        finally:
+            load.asks = False
+
+    def _push(self) -> Room | None:
+        """Pushes the value in hand; if the outbox is full, gives what to wait for before trying again."""
+        client: Client = self.client
+        try:
+            receipt: Receipt = client.push(self.to, self.hand[0], **self.options)
+        except QueueFull as full:
+            return full.room
+        self.hand.clear()
+        self.count += 1
+        sheaf = id(receipt._sheaf)
+        if sheaf not in self.last and len(self.last) >= self.most:
+            for safe in [each for each in self.last.values() if each.done()]:
+                self._is_safe(safe)
+            self.most = max(FEW, 2 * len(self.last))
+        self.last[sheaf] = receipt
+        if self.bar is not None:
+            self.bar.show(self.count)
+        return None
+
+    def _unsafe(self) -> list[Receipt]:
+        return list(self.last.values())
+
+    def _is_safe(self, receipt: Receipt) -> None:
+        """Of one that is done. Raises what became of it if it is not safe."""
+        receipt._value()
+        del self.last[id(receipt._sheaf)]
+
+    def _failed(self, error: BaseException) -> None:
+        error.add_note(f"push_all had pushed {self.count} messages before this; they stay pushed.")
+        self.hand.clear()
+        self.promise.fail(
+            error if isinstance(error, Exception) else UsageError(f"push_all was interrupted after {self.count}.")
+        )
 
     def __del__(self) -> None:
         if not self.begun:
             import logging
 
             logging.getLogger("zerowait").warning(
-                "push_all(%s) was never waited for, so nothing was pushed: write `.result()` or `await`, or use push() "
-                "for each",
+                "%s: push_all(%s) was never waited for, so nothing was pushed: write `.result()` or `await`, or use "
+                "push() for each",
+                self.caller,
                 self.to if isinstance(self.to, str) else getattr(self.to, "name", self.to),
             )
 
@@ -147,10 +322,60 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
         return f"<push_all {self.to!r}: {'done' if self.done() else 'loading' if self.begun else 'not begun'}>"
 
 
-async def _each(values: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
-    if isinstance(values, AsyncIterable):
-        async for value in values:
-            yield value
-    else:
-        for value in values:
-            yield value
+class _Load(Struct, eq=False):
+    """One waiter's loading in a loop."""
+
+    wanted: bool = True
+    asks: bool = False  # an async iterator is at work on the next value
+    error: Exception | None = None
+
+
+class _Bar:
+    """stderr, as all that is not the program's own output."""
+
+    def __init__(self, label: str, total: int | None) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._bar = Progress(console=Console(stderr=True))
+        self._task = self._bar.add_task(label, total=total)
+        self._drawn = 0.0
+
+    def start(self) -> None:
+        self._bar.start()
+
+    def show(self, count: int) -> None:
+        now = time.monotonic()
+        if now - self._drawn >= BAR_S:
+            self._drawn = now
+            self._bar.update(self._task, completed=count)
+
+    def stop(self, count: int) -> None:
+        self._bar.update(self._task, completed=count)
+        self._bar.stop()
+
+
+def check_progress(progress: bool) -> None:
+    """Raises UsageError if bars are asked for and cannot be shown."""
+    if progress and importlib.util.find_spec("rich") is None:
+        raise UsageError("progress=True needs rich: pip install 'zerowait[rich]'.")
+
+
+def _until(what: Room, deadline: float | None) -> bool:
+    """Waits until it is done, whatever became of it; False if the time is over before."""
+    try:
+        what.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        return what.done()
+    except Exception:
+        if not what.done():
+            raise
+    return True
+
+
+async def _auntil(what: Room) -> None:
+    try:
+        await what
+    except Exception:
+        if not what.done():
+            raise

@@ -63,7 +63,7 @@ class Opened:
         self._error: ZerowaitError | None = None
         self._started: Promise[None] = self.promise("write `async with`")
         self.telling = Telling(name, self.callbacks)
-        self.plain = PlainPorts()
+        self.plain = PlainPorts(settings.message_bytes)
         self.node = Node(
             name,
             settings,
@@ -72,6 +72,7 @@ class Opened:
             answer=self._answer,
             notice=self.telling.say,
             buried=self.telling.dead_lettered,
+            lonely=self.telling.lonely,
             wall_us=self.wall_us,
             plainly=self.plain,
         )

@@ -7,15 +7,17 @@ message lies in), so a push that nobody asks about pays for one small record and
 from __future__ import annotations
 
 import builtins
+import copy
+import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from msgspec import Struct, msgpack
+from msgspec import MsgspecError, Struct, msgpack
 
-from zerowait.errors import Cancelled, Dead, Expired, OutcomeUnknown, UsageError
+from zerowait.errors import Cancelled, Dead, Expired, OutcomeUnknown, UsageError, ZerowaitError
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -45,6 +47,17 @@ class Pending(Struct, Generic[T_co], gc=False, eq=False):
         """Calls back once when it is done, on whatever thread notices; at once if it is done."""
         raise NotImplementedError
 
+    def _unwatch(self, call: Callable[[], object]) -> None:
+        """Takes back a `_watch` that has not called yet; nothing if it has."""
+        raise NotImplementedError
+
+    def _here(self) -> None:
+        """Raises UsageError in a forked child, where what it waits for never comes."""
+
+    def _same(self, other: object) -> bool:
+        """Whether both stand for one thing."""
+        return self is other
+
     def _callbacks(self) -> Callbacks:
         raise NotImplementedError
 
@@ -56,18 +69,26 @@ class Pending(Struct, Generic[T_co], gc=False, eq=False):
         """Waits until it is done and gives it, or raises what became of it.
 
         timeout: seconds, None for no end. TimeoutError ends the waiting and nothing else. UsageError on a thread whose
-        event loop runs (there: `await`), unless it is done already.
+        event loop runs (there: `await`), unless it is done already, and in a forked child of the process it is of.
         """
+        self._here()
         if not self.done():
             self._refuse_on_a_loop()
             over = threading.Event()
-            self._watch(over.set)
-            if not over.wait(timeout):
+            tell = over.set
+            self._watch(tell)
+            try:
+                over.wait(timeout)
+            finally:
+                if not over.is_set():
+                    self._unwatch(tell)
+            if not over.is_set() and not self.done():
                 raise TimeoutError(f"not done within {timeout:g} s; nothing was cancelled: {self!r}")
         return self._value()
 
     def exception(self, timeout: float | None = None) -> Exception | None:
         """As `result`, but gives the error in place of raising it; None if there is none."""
+        self._here()
         if not self.done():
             try:
                 self.result(timeout)
@@ -91,10 +112,10 @@ class Pending(Struct, Generic[T_co], gc=False, eq=False):
 
     def add_done_callback(self, fn: Callable[[Self], object]) -> None:
         """Calls `fn(self)` once it is done: in the loop this is called from, else on zerowait's callback thread."""
+        self._here()
         loop = running_loop()
         callbacks = self._callbacks()
         call = _Call(fn, self)
-        callbacks.remember(call)
 
         def over() -> None:
             if loop is None:
@@ -103,15 +124,21 @@ class Pending(Struct, Generic[T_co], gc=False, eq=False):
                 try:
                     loop.call_soon_threadsafe(call)
                 except RuntimeError:  # the loop is closed: nobody is there to be told
-                    call.fn = None
+                    call.drop()
 
+        call.watcher = over
+        callbacks.remember(call)
         self._watch(over)
 
     def remove_done_callback(self, fn: Callable[[Self], object]) -> int:
         """Forgets every registration of `fn`; gives how many there were."""
-        return self._callbacks().forget(self, fn)
+        forgotten = self._callbacks().forget(self, fn)
+        for watcher in forgotten:
+            self._unwatch(watcher)
+        return len(forgotten)
 
     def __await__(self) -> Generator[Any, None, T_co]:
+        self._here()
         if not self.done():
             import asyncio
 
@@ -129,7 +156,13 @@ class Pending(Struct, Generic[T_co], gc=False, eq=False):
                     return  # the loop is closed: nobody awaits any more
 
             self._watch(notice)
-            yield from over
+            try:
+                yield from over
+            except GeneratorExit:
+                raise  # perhaps from the garbage collection, on a thread that holds the very lock `_unwatch` takes
+            except BaseException:
+                self._unwatch(notice)
+                raise
         return self._value()
 
     def _refuse_on_a_loop(self) -> None:
@@ -151,16 +184,21 @@ def running_loop() -> AbstractEventLoop | None:
 class _Call:
     """A registered callback: called at most once, and not after it was removed."""
 
-    __slots__ = ("fn", "of")
+    __slots__ = ("fn", "of", "watcher")
 
     def __init__(self, fn: Callable[[Any], object], of: Any) -> None:
         self.fn: Callable[[Any], object] | None = fn
         self.of = of
+        self.watcher: Callable[[], object] | None = None
+
+    def drop(self) -> None:
+        self.fn = self.of = self.watcher = None
 
     def __call__(self) -> None:
-        fn, self.fn = self.fn, None
+        fn, of = self.fn, self.of
+        self.drop()
         if fn is not None:
-            fn(self.of)
+            fn(of)
 
 
 class Callbacks:
@@ -173,20 +211,27 @@ class Callbacks:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._known: list[_Call] = []
+        self._prune_at = 64
+        self.pid = os.getpid()
 
     def remember(self, call: _Call) -> None:
         with self._lock:
-            self._known = [known for known in self._known if known.fn is not None]
+            if len(self._known) >= self._prune_at:
+                self._known = [known for known in self._known if known.fn is not None]
+                self._prune_at = max(64, 2 * len(self._known))
             self._known.append(call)
 
-    def forget(self, of: object, fn: object) -> int:
-        found = 0
+    def forget(self, of: Pending[Any], fn: object) -> list[Callable[[], object]]:
+        """Ends all that `fn` is registered for with the same pending; gives what watches for each."""
+        found: list[Callable[[], object]] = []
         with self._lock:
             for call in self._known:
-                if call.of is of and call.fn == fn:
-                    call.fn = None
-                    found += 1
-            self._known = [known for known in self._known if known.fn is not None]
+                watcher = call.watcher
+                if watcher is not None and call.fn == fn and of._same(call.of):
+                    call.drop()
+                    found.append(watcher)
+            if found:
+                self._known = [known for known in self._known if known.fn is not None]
         return found
 
     def call(self, fn: Callable[[], object]) -> None:
@@ -215,10 +260,11 @@ class Callbacks:
                 return
             try:
                 fn()
-            except Exception:
+            except BaseException:  # also a SystemExit: nobody would run the callbacks after it
                 import logging
 
                 logging.getLogger("zerowait").exception("a callback raised; the others run on")
+            del fn  # what it holds on to is not kept until the next one comes
 
 
 class Promise(Pending[T], Generic[T], gc=True, weakref=True):
@@ -255,7 +301,7 @@ class Promise(Pending[T], Generic[T], gc=True, weakref=True):
 
     def _value(self) -> T:
         if self.error is not None:
-            raise self.error
+            raise anew(self.error)
         outcome: T = self.outcome
         return outcome
 
@@ -267,6 +313,15 @@ class Promise(Pending[T], Generic[T], gc=True, weakref=True):
                 self.watchers.append(call)
                 return
         call()
+
+    def _unwatch(self, call: Callable[[], object]) -> None:
+        with self.lock:
+            if self.watchers is not None and call in self.watchers:
+                self.watchers.remove(call)
+
+    def _here(self) -> None:
+        if not self.is_over:
+            refuse_elsewhere(self.callbacks.pid, "What you wait for here")
 
     def _callbacks(self) -> Callbacks:
         return self.callbacks
@@ -300,13 +355,22 @@ class Receipt(Pending["Receipt"]):
     def _value(self) -> Receipt:
         error = self._sheaf.error
         if error is not None and not self._sheaf.is_settled(self._index):
-            raise error
+            raise anew(error)
         if error is not None and self._sheaf.state(self._index) == "unknown":
-            raise error
+            raise anew(error)
         return self
 
     def _watch(self, call: Callable[[], object]) -> None:
         self._sheaf.when_stored(self._index, call)
+
+    def _unwatch(self, call: Callable[[], object]) -> None:
+        self._sheaf.forget(self._index, call)
+
+    def _here(self) -> None:
+        refuse_elsewhere(self._sheaf.lane.intake.pid, "This receipt")
+
+    def _same(self, other: object) -> bool:
+        return isinstance(other, Receipt) and other._sheaf is self._sheaf and other._index == self._index
 
     def _callbacks(self) -> Callbacks:
         callbacks: Callbacks = self._sheaf.lane.intake.callbacks
@@ -345,6 +409,7 @@ class Receipt(Pending["Receipt"]):
     def handled(self) -> Pending[None]:
         """Done when a worker has handled it. Raises Dead, Expired, or Cancelled (after `withdraw`), whichever became of
         it."""
+        self._here()
         if self._sheaf.lane.intake.is_plain:
             raise UsageError(
                 f"{self.channel} goes to a bare ZeroMQ socket, which acknowledges nothing: nobody can know that."
@@ -353,6 +418,7 @@ class Receipt(Pending["Receipt"]):
 
     def withdraw(self) -> Pending[bool]:
         """Takes it back if no worker has begun it. True: it was taken back, and the ledger counts it as dropped."""
+        self._here()
         pending: Pending[bool] = self._sheaf.lane.intake.withdraw(self._sheaf, self._index)
         return pending
 
@@ -382,9 +448,9 @@ class Handled(Pending[None]):
         receipt = Receipt(self._sheaf, self._index)
         if state == "dead":
             note = self._sheaf.note(self._index)
-            said: dict[str, Any] = msgpack.decode(note.text) if note is not None and note.text else {}
+            said = _said(note.text) if note is not None and note.text else {}
             raise Dead(
-                reason=str(said.get("reason", "it is a dead letter")),
+                reason=str(said.get("reason", "no reason is noted")),
                 attempts=note.failures if note is not None else 0,
                 traceback=str(said.get("traceback", "")),
                 channel=receipt.channel,
@@ -394,10 +460,20 @@ class Handled(Pending[None]):
             raise Expired(channel=receipt.channel, id=receipt.id)
         if state == "withdrawn":
             raise Cancelled("the message was withdrawn by its sender", channel=receipt.channel, id=receipt.id)
-        raise self._sheaf.error or OutcomeUnknown(channel=receipt.channel)
+        error = self._sheaf.error
+        raise anew(error) if error is not None else OutcomeUnknown(channel=receipt.channel)
 
     def _watch(self, call: Callable[[], object]) -> None:
         self._sheaf.when_settled(self._index, call)
+
+    def _unwatch(self, call: Callable[[], object]) -> None:
+        self._sheaf.forget(self._index, call)
+
+    def _here(self) -> None:
+        refuse_elsewhere(self._sheaf.lane.intake.pid, "This receipt")
+
+    def _same(self, other: object) -> bool:
+        return isinstance(other, Handled) and other._sheaf is self._sheaf and other._index == self._index
 
     def _callbacks(self) -> Callbacks:
         callbacks: Callbacks = self._sheaf.lane.intake.callbacks
@@ -408,6 +484,55 @@ class Handled(Pending[None]):
 
     def __repr__(self) -> str:
         return f"<handled of {Receipt(self._sheaf, self._index)!r}>"
+
+
+def _said(text: bytes) -> dict[str, Any]:
+    """What the note of a dead letter says. It may come from another version, or from a damaged file."""
+    try:
+        said = msgpack.decode(text)
+    except (MsgspecError, ValueError, TypeError, RecursionError):
+        said = None
+    return said if isinstance(said, dict) else {"reason": "its note of why cannot be read"}
+
+
+def refuse_elsewhere(pid: int, what: str) -> None:
+    """In a child of the process with that id; 0: it is not known."""
+    if pid and pid != os.getpid():
+        raise UsageError(
+            f"{what} belongs to process {pid}, and this is process {os.getpid()}, forked from it, to which nothing of "
+            "it is told. Wait for it there; what this process pushes itself has receipts of its own."
+        )
+
+
+def anew(error: Exception) -> Exception:
+    """The same error as a new object: one that is raised again and again keeps the frames of each time."""
+    try:
+        again = _copied(error)
+    except Exception:
+        again = error  # of a class that cannot be copied
+    if type(again) is not type(error):
+        again = error
+    if again is not error:
+        again.__cause__, again.__context__ = error.__cause__, error.__context__
+        again.__suppress_context__ = error.__suppress_context__
+        for note in getattr(error, "__notes__", ()):
+            if note not in getattr(again, "__notes__", ()):
+                again.add_note(note)
+    return again.with_traceback(None)
+
+
+def _copied(error: Exception) -> Exception:
+    if not isinstance(error, ZerowaitError):
+        return copy.copy(error)
+    # Not by their `__init__`, whose arguments they do not keep.
+    again = type(error).__new__(type(error))
+    again.args = error.args
+    again.__dict__.update(error.__dict__)
+    if hasattr(again, "__notes__"):
+        again.__notes__ = list(again.__notes__)
+    if isinstance(error, OSError) and isinstance(again, OSError):
+        again.errno, again.strerror, again.filename = error.errno, error.strerror, error.filename
+    return again
 
 
 def base36(number: int) -> str:

@@ -162,18 +162,21 @@ class Settings(Struct, frozen=True, kw_only=True, dict=True):
         addresses: dict[str, tuple[str, ...]] = {}
         for pattern, given in self.addresses.items():
             if not is_pattern(pattern):
-                raise SettingsError(
+                raise _wrong(
+                    f"addresses.{pattern}",
                     f'addresses: {pattern!r} is no channel and no pattern such as "mail.*" or "mail.>".',
-                    origin=f"addresses.{pattern}",
                 )
             addresses[pattern] = _endpoints(f"addresses.{pattern}", given)
         force_setattr(self, "addresses", addresses)
         try:
             check_process(self.namespace, "a namespace")
-            for name in self.channels:
-                check_channel(name)
         except UsageError as error:
-            raise SettingsError(str(error)) from None
+            raise _wrong("namespace", str(error)) from None
+        for name in self.channels:
+            try:
+                check_channel(name)
+            except UsageError as error:
+                raise _wrong(f"channels.{name}", str(error)) from None
         if self.silence <= self.ping:
             raise SettingsError(
                 f"silence = {self.silence:g} must be longer than ping = {self.ping:g}, or links break between pings."
@@ -228,8 +231,14 @@ def _endpoints(field: str, given: str | Sequence[str]) -> tuple[str, ...]:
     endpoints = (given,) if isinstance(given, str) else tuple(given)
     for endpoint in endpoints:
         if (wrong := port_fault(endpoint) or endpoint_fault(endpoint)) is not None:
-            raise SettingsError(f"{field}: {wrong}", origin=field)
+            raise _wrong(field, f"{field}: {wrong}")
     return endpoints
+
+
+def _wrong(key: str, said: str) -> SettingsError:
+    error = SettingsError(said)
+    error.origin = key  # until it is known where the key was said; the sentence itself names it
+    return error
 
 
 def port_fault(endpoint: object) -> str | None:

@@ -88,10 +88,27 @@ def _from_file(file: Path, values: dict[str, object], origins: dict[str, str]) -
         _must_be_known(name, list(field_types(Settings)), origin, "setting")
         if name == "channels" and (tables := _table(value)) is not None:
             values[name] = {each: _channel(each, table, lines) for each, table in tables.items()}
+        elif name == "addresses" and (given := _table(value)) is not None:
+            values[name] = {each: _address(each, endpoints, lines) for each, endpoints in given.items()}
         else:
             values[name] = _converted(name, value, origin)
         origins[name] = origin
     return lines
+
+
+def _address(pattern: str, endpoints: object, lines: _Lines) -> object:
+    origin = lines.origin(("addresses", pattern))
+    if inner := _table(endpoints):
+        raise SettingsError(_unquoted("addresses", pattern, inner), origin=origin)
+    try:
+        return convert(endpoints, str | list[str])
+    except ValidationError as error:
+        raise SettingsError(f"addresses.{pattern} = {endpoints!r}: {reason_of(error)}.", origin=origin) from None
+
+
+def _unquoted(field: str, name: str, inner: Mapping[str, Any]) -> str:
+    whole = f"{name}.{next(iter(inner))}"
+    return f'{field}: a name with a dot stands in quotes, or TOML takes it for a table in a table: write "{whole}".'
 
 
 def _channel(name: str, table: object, lines: _Lines) -> ChannelSettings:
@@ -104,6 +121,8 @@ def _channel(name: str, table: object, lines: _Lines) -> ChannelSettings:
     values: dict[str, Any] = {}
     for key, value in keys.items():
         origin = lines.origin(("channels", name, key))
+        if key not in types and _table(value) is not None:
+            raise SettingsError(_unquoted("channels", name, {key: value}), origin=origin)
         _must_be_known(key, list(types), origin, f"setting of channel {name}")
         for part in (_table(value) or {}) if key == "plain" else ():
             where = lines.origin(("channels", name, key, part))

@@ -211,6 +211,23 @@ def test_an_app_that_cannot_be_found_is_misuse(zerowait: Zerowait) -> None:
     assert "Did you mean printer?" in ran.stderr
 
 
+def test_what_keeps_it_from_starting_is_said_once(zerowait: Zerowait) -> None:
+    ran = zerowait("run", "printer:app", "--listen", "tcp://192.0.2.1:5511")
+    assert ran.returncode != 0
+    assert ran.stderr.count("192.0.2.1:5511") == 1, ran.stderr
+
+
+def test_what_a_handler_printed_is_there_when_the_worker_is_killed(
+    start: Start, zerowait: Zerowait, folder: Path
+) -> None:
+    (folder / "printer.py").write_text(PRINTER.replace(", flush=True", ""), encoding="utf-8")
+    printer = running(start)
+    assert zerowait("push", "numbers", "7", "--wait").returncode == 0
+    printer.signal(signal.SIGKILL)
+    printer.ended()
+    assert shown(printer) == [7]
+
+
 def test_a_mistaken_option_is_misuse_before_anything_is_imported(zerowait: Zerowait, folder: Path) -> None:
     (folder / "printer.py").write_text("print('imported')", encoding="utf-8")
     ran = zerowait("run", "printer:app", "--listen", "nonsense")

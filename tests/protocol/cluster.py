@@ -176,7 +176,9 @@ class Cluster:
             self.start_worker(index)
         for _ in range(40):
             self.run(2.0)
-            if not any(store.rows for store in self.stores):
+            # What was handled by another still runs where it was begun: nobody can take that back.
+            running = any(worker is not None and any(worker.busy.values()) for worker in self.workers)
+            if not running and not any(store.rows for store in self.stores):
                 self.run(2.0)
                 return
 
@@ -276,8 +278,10 @@ class Cluster:
             assert owner is not None
             assert not any(owner.core.owner.in_flight(store.box).values())
             # It may have been started, failed, and been asked for again while it waited.
-            answers = {(each.epoch, each.number): each for each in owner.withdrawn if each.taken_back is not None}
+            answers = {(each.epoch, each.number): each for each in owner.withdrawn}
             for name, last in answers.items():
+                if last.taken_back is None:
+                    continue
                 dropped = store.settled.get(name) is Verdict.DROPPED
                 assert dropped == last.taken_back, f"{last} but {store.settled.get(name)}"
         for worker in self.workers:

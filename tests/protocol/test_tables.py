@@ -116,7 +116,7 @@ def take(noted: bool) -> Callable[[AtOwner], str]:
             assert not at.is_waiting(), "it could be taken"
             return IMPOSSIBLE
         if noted:
-            at.stage.core.owner.custody[BOX]._noted.add(X)
+            at.stage.core.owner.custody[BOX].noted.add(X)
             at.x.grant(1)
             assert at.holder() == X
             assert at.x.all(Batch)

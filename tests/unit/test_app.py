@@ -323,6 +323,8 @@ def test_a_decorator_without_its_channel_says_what_to_write() -> None:
 
     with pytest.raises(UsageError, match="wants its channel"):
         app.pull(nothing)(nothing)  # type: ignore[call-overload]
+    with pytest.raises(UsageError, match=r'write @app\.pull\("name"\)'):
+        app.pull(nothing)  # type: ignore[call-overload]
 
 
 def test_settings_win_over_the_decorator_and_defaults_fill_the_rest() -> None:

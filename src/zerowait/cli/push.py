@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
-
 from msgspec import Struct
 
+from zerowait.cli.lines import NotJson, messages
 from zerowait.cli.output import FAILED, MISUSED, OK, PARTIAL, UNAVAILABLE, Failure, colours, give_json, plural, tell
 
 if TYPE_CHECKING:
@@ -84,10 +83,10 @@ def command(
     with Client(name, settings=settings) as client:
         pushing = _Pushing(client, channel, way, wait=wait, timeout=timeout, as_json=as_json)
         try:
-            for line, value in _messages(message):
+            for line, value in messages(message):
                 for _ in range(count):
                     pushing.push(line, value)
-        except _NotJson as bad:
+        except NotJson as bad:
             stopped = pushing.stopped(bad.line, bad.reason)
         except Failure as failure:
             stopped = failure
@@ -198,9 +197,8 @@ class _Pushing:
             return OK if not others else PARTIAL if handled else FAILED
         if lost := sum(self._is_lost(receipt) for receipt in self._in_memory):
             them, they = ("it", "it was") if lost == 1 else ("them", "they were")
-            tell(
-                f"{pushed}; {lost:,} lost: nobody {'took' if self._way.plain else 'handled'} {them} in time, and {they} only in memory"
-            )
+            did = "took" if self._way.plain else "handled"
+            tell(f"{pushed}; {lost:,} lost: nobody {did} {them} in time, and {they} only in memory")
             return PARTIAL if lost < self.pushed else FAILED
         if running := left.with_workers:
             tell(f"{pushed}; {plural(running, 'message')} {'is' if running == 1 else 'are'} being handled by workers")
@@ -209,7 +207,7 @@ class _Pushing:
         if not self.pushed:
             tell(f"{pushed}: there was none on stdin")
         elif not left.stored:
-            tell(f"{pushed}: nothing waits any more")
+            tell(f"{pushed}: {'the socket took all' if self._way.plain else 'nothing waits any more'}")
         return OK
 
     def _is_lost(self, receipt: Receipt) -> bool:
@@ -257,47 +255,3 @@ class _Pushing:
     @staticmethod
     def _at(line: int | None) -> str:
         return "" if line is None else f"line {line}: "
-
-
-def _messages(given: str) -> Iterator[tuple[int | None, object]]:
-    """The messages and the lines they stand on; no line for one that was given as an argument."""
-    from msgspec import json
-
-    if given != "-":
-        try:
-            yield None, json.decode(given)
-        except (ValueError, RecursionError):
-            hint = "" if given[:1] in '{["' else f" For the text itself write '\"{given}\"'."
-            raise Failure(f"the message is not JSON: {_fault(given)}.{hint}", MISUSED) from None
-        return
-    if sys.stdin.isatty():
-        tell("Write one JSON value a line; Ctrl-D ends.")
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.decode(line)
-        except (ValueError, RecursionError):
-            raise _NotJson(number, f"this is not JSON: {_fault(line)}.") from None
-
-
-def _fault(text: str | bytes) -> str:
-    """What keeps it from being JSON, and where, for people: whoever reads it fast only says the byte."""
-    import json
-
-    try:
-        json.loads(text.decode() if isinstance(text, bytes) else text)
-    except json.JSONDecodeError as error:
-        at = f"line {error.lineno}, column {error.colno}" if isinstance(text, str) else f"column {error.colno}"
-        return f"{error.msg[:1].lower()}{error.msg[1:]} at {at}"
-    except UnicodeError as error:
-        return f"it is not UTF-8 ({error})"
-    except RecursionError:
-        return "it is nested too deeply"
-    return "NaN, Infinity and numbers out of range are not part of it"
-
-
-class _NotJson(Exception):
-    def __init__(self, line: int, reason: str) -> None:
-        super().__init__(line, reason)
-        self.line, self.reason = line, reason

@@ -82,8 +82,9 @@ def _show(found: Found) -> None:
         names = sorted({box.name for box in waiting})
         count = sum(box.unsettled for box in waiting)
         them = "it" if count == 1 else "them"
+        outboxes = "an outbox" if len(waiting) == 1 else "outboxes"
         tell(
-            f"\n{plural(count, 'message')} in {'an outbox' if len(waiting) == 1 else 'outboxes'} without a process. The "
+            f"\n{plural(count, 'message')} in {outboxes} without a process. The "
             f"next process called {' or '.join(names)} delivers {them}, or any process here that reaches a worker for "
             f"{them}, or now: zerowait outbox deliver {names[0]}"
         )

@@ -243,7 +243,7 @@ def _compare_result(fn: Callable[..., Any], reading: Reading, targets: tuple[Tar
             said = "yields" if reading.is_generator else f"returns {type_name(reading.result)}"
             raise UsageError(
                 f"{called(fn)} {said}, and that goes nowhere: a pull handler returns nothing. Say where it goes, "
-                "@app.pull(…, to=…); or answer requests, @app.reply."
+                "@app.pull(…, to=…)."
             )
         return
     for target in targets:

@@ -211,7 +211,9 @@ class Entrance:
             try:
                 size += len(name.encode()) + len(value.encode())
             except UnicodeEncodeError:
-                raise UsageError(f"Headers are text, and {name!r}: {value!r} is none: it has half a character.") from None
+                raise UsageError(
+                    f"Headers are text, and {name!r}: {value!r} is none: it has half a character."
+                ) from None
         if size > self._settings.headers_bytes:
             raise TooLarge(
                 f"The headers of a message for {channel} are {size} bytes, more than the "

@@ -126,15 +126,16 @@ class Lane:
         priority = self.priority if priority is None else priority
         cost = len(payload) + MESSAGE_COST
         slot = self._slot(due, expires, priority)
-        begun = False
         alone = len(payload) > SEGMENT_BYTES - BODY_START
+        found: Sheaf | None = None
         try:
             if alone:
                 slot = []
-            sheaf = slot.pop()
+            found = slot.pop()
         except IndexError:
-            begun = True
-            sheaf = self._begin(slot, due, expires, priority, cost, force=force, alone=alone)
+            pass  # begun below: what that raises is not the consequence of an IndexError
+        begun = found is None
+        sheaf = found or self._begin(slot, due, expires, priority, cost, force=force, alone=alone)
         back = slot
         try:
             if self.intake.attend(sheaf) or (not alone and len(sheaf.buffer) + len(payload) > SEGMENT_BYTES):

@@ -463,6 +463,7 @@ class Outbox:
         self.epoch = epoch
         self._next = 1
         self._attempt = None
+        self._offer_again(database)
         if arrived:
             assert attempt is not None
             self._fresh = [each for each in self._fresh if each not in attempt.fresh]
@@ -485,9 +486,18 @@ class Outbox:
         except DatabaseError as error:
             raise self._failed(error) from error
         self._next = 1
+        self._offer_again(self._database)
         for fresh in self._fresh:
             self._number(fresh)
         return self.epoch
+
+    def _offer_again(self, database: Database) -> None:
+        """Who carries the messages begins anew under the new epoch, with nothing in hand: everything is read again."""
+        self._segments = []
+        self._ahead = Ahead()
+        for id, channel in self.ledger.channels.items():
+            if self.ledger.row(channel).waiting_and_in_flight:
+                self._ahead.load(channel, id, database)
 
     def _set_aside(self, found: Found | int) -> None:
         """A body on disk is not what was written: its row leaves the queue with the next transaction."""

@@ -19,7 +19,7 @@ def plain_encoder(plain: Plain, codec: Codec[Any]) -> Callable[[Any], bytes]:
     if plain.encoding == "msgpack":
         return codec.encode
     if plain.encoding == "json":
-        return lambda value: msgspec.json.encode(msgspec.msgpack.decode(codec.encode(value)))
+        return lambda value: _json(codec.encode(value))
     wanted: Any = (str,) if plain.encoding == "text" else (bytes, bytearray, memoryview)
 
     def encode(value: Any) -> bytes:
@@ -38,6 +38,8 @@ def plain_encoder(plain: Plain, codec: Codec[Any]) -> Callable[[Any], bytes]:
 def plain_decoder(plain: Plain, codec: Codec[Any]) -> Callable[[bytes], bytes]:
     """From what a bare socket received to a payload as the outbox has it. Raises ValueError with the reason."""
 
+    read_json = _json_reader(codec)
+
     def value_of(data: bytes) -> Any:
         match plain.encoding:
             case "bytes":
@@ -46,7 +48,7 @@ def plain_decoder(plain: Plain, codec: Codec[Any]) -> Callable[[bytes], bytes]:
                 text = data.decode()  # UnicodeDecodeError is a ValueError
                 return text if codec.exact in (None, str) else msgspec.convert(text, codec.type, strict=False)
             case "json":
-                return msgspec.json.decode(data)
+                return read_json(data)
             case "msgpack":
                 return msgspec.msgpack.decode(data)
 
@@ -54,3 +56,27 @@ def plain_decoder(plain: Plain, codec: Codec[Any]) -> Callable[[bytes], bytes]:
         return msgspec.msgpack.encode(value_of(data))
 
     return decode
+
+
+def _json(payload: bytes) -> bytes:
+    try:
+        return msgspec.json.encode(msgspec.msgpack.decode(payload))
+    except Exception as error:
+        raise EncodeError(f"The value cannot be written as JSON ({error}): nothing was taken.") from None
+
+
+def _json_reader(codec: Codec[Any]) -> Callable[[bytes], Any]:
+    """JSON has no bytes and no times: only the channel's type knows which text is one."""
+    untyped = msgspec.json.Decoder()
+    try:
+        typed: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any if codec.type is object else codec.type)
+    except TypeError:
+        return untyped.decode
+
+    def read(data: bytes) -> Any:
+        try:
+            return typed.decode(data)
+        except msgspec.ValidationError:  # of another type: a dead letter, at the handler, and not lost here
+            return untyped.decode(data)
+
+    return read

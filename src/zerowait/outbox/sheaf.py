@@ -139,7 +139,7 @@ class Sheaf:
         self._state = 0
         self._states: bytearray | None = None
         self._notes: dict[int, Note] | None = None
-        self._stored_watchers: list[tuple[int, Callable[[], object]]] | None = None
+        self._stored_watchers: dict[int, list[Callable[[], object]]] | None = None
         self._settled_watchers: dict[int, list[Callable[[], object]]] | None = None
         self.reserve(reserved_messages, reserved_bytes)
 
@@ -226,8 +226,10 @@ class Sheaf:
                     self._notes = {}
                 self._notes.update(dict.fromkeys(range(start, start + count), note))
             if self._stored_watchers is not None:
-                calls += [call for index, call in self._stored_watchers if self.is_stored(index)]
-                self._stored_watchers = [it for it in self._stored_watchers if not self.is_stored(it[0])] or None
+                for index in [i for i in self._stored_watchers if self.is_stored(i)]:
+                    calls += self._stored_watchers.pop(index)
+                if not self._stored_watchers:
+                    self._stored_watchers = None
             if self._settled_watchers is not None:
                 for index in [i for i in self._settled_watchers if self._code(i) >= _FIRST_FINAL]:
                     calls += self._settled_watchers.pop(index)
@@ -263,8 +265,8 @@ class Sheaf:
         with self.lane.intake.watch:
             if not self.is_stored(index):
                 if self._stored_watchers is None:
-                    self._stored_watchers = []
-                self._stored_watchers.append((index, callback))
+                    self._stored_watchers = {}
+                self._stored_watchers.setdefault(index, []).append(callback)
                 # The outbox knows its sheaves weakly; one that somebody waits for must not go with its last receipt.
                 self.lane.intake.watched.add(self)
                 return
@@ -280,3 +282,18 @@ class Sheaf:
                 self.lane.intake.watched.add(self)
                 return
         callback()
+
+    def forget(self, index: int, callback: Callable[[], object]) -> None:
+        """Whoever waited for that message does so no more: takes back one `when_stored` or `when_settled`."""
+        with self.lane.intake.watch:
+            for watchers in (self._stored_watchers, self._settled_watchers):
+                calls = watchers.get(index) if watchers is not None else None
+                if watchers is not None and calls is not None and callback in calls:
+                    calls.remove(callback)
+                    if not calls:
+                        del watchers[index]
+                    break
+            self._stored_watchers = self._stored_watchers or None
+            self._settled_watchers = self._settled_watchers or None
+            if self._stored_watchers is None and self._settled_watchers is None:
+                self.lane.intake.watched.discard(self)

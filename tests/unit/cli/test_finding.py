@@ -84,6 +84,11 @@ def test_what_is_no_app_is_said_to_be_none(folder: Path) -> None:
 def test_a_file_is_told_to_be_written_as_a_module() -> None:
     assert "service.mail:app" in refused("./service/mail.py:app")
     assert "service.mail:worker" in refused("service/mail.py:worker")
+    assert "Did you mean printer:app?" in refused("printer.py:app")
+
+
+def test_a_colon_with_nothing_behind_it_names_no_app() -> None:
+    assert "printer:app" in refused("printer:")
 
 
 def test_nonsense_is_told_what_to_write() -> None:

@@ -140,6 +140,18 @@ def test_status_shows_processes_ledgers_and_peers(zerowait: Zerowait, there: The
     assert ran.err == ""
 
 
+def test_outboxes_taken_over_say_who_keeps_them_and_stand_together(zerowait: Zerowait, there: There) -> None:
+    boxes = [box("cli", ledger(accepted=1_000, waiting=3)), box("cli", ledger(accepted=234, waiting=1))]
+    there([Somebody("printer (pid 4711)", process("printer", *boxes))])
+    [line] = [line for line in zerowait("status").out.splitlines() if "cli, kept by printer (pid 4711)" in line]
+    assert "1,234" in line
+
+
+def test_one_message_without_a_process_is_one(zerowait: Zerowait, there: There) -> None:
+    there([], [Somebody("counter", box("counter", ledger(accepted=1, waiting=1)))])
+    assert "1 message in an outbox without a process" in zerowait("status").err
+
+
 def test_messages_without_a_process_come_with_what_to_do(zerowait: Zerowait, there: There) -> None:
     there([], [Somebody("counter", box("counter", ledger(accepted=3, waiting=3)))])
     ran = zerowait("status")

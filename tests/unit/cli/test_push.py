@@ -19,10 +19,12 @@ class Fates:
     """What the next runs of the command meet: what becomes of each message, by number."""
 
     def __init__(self) -> None:
-        self.pushed: list[tuple[str, Any, bool]] = []
+        self.pushed: list[tuple[str, Any, bool | None]] = []
         self.refused: dict[int, Exception] = {}
         self.ends: dict[int, Exception] = {}
         self.stored = 0
+        self.in_flight = 0
+        self.looks = 0  # until it has closed
         self.name = ""
         self.drain = -1.0
         self.closed = 0
@@ -36,6 +38,17 @@ class Done:
         if self.error is not None:
             raise self.error
         return self.value
+
+
+class Closing:
+    def __init__(self, fates: Fates) -> None:
+        self.fates = fates
+
+    def result(self, timeout: float | None = None) -> int:
+        if timeout is not None and self.fates.looks:
+            self.fates.looks -= 1
+            raise TimeoutError
+        return self.fates.stored
 
 
 @pytest.fixture
@@ -52,7 +65,7 @@ def fates(monkeypatch: pytest.MonkeyPatch) -> Fates:
         def __exit__(self, *error: object) -> None:
             self.close()
 
-        def push(self, channel: str, value: object, *, durable: bool) -> Any:
+        def push(self, channel: str, value: object, *, durable: bool | None = None) -> Any:
             number = len(fates.pushed)
             if (error := fates.refused.pop(number, None)) is not None:
                 raise error
@@ -66,9 +79,13 @@ def fates(monkeypatch: pytest.MonkeyPatch) -> Fates:
                 id=f"7f3a-{number}", channel=channel, state=state, result=result, handled=Done(error=end)
             )
 
-        def close(self) -> Done:
+        def close(self) -> Closing:
             fates.closed += 1
-            return Done(fates.stored)
+            return Closing(fates)
+
+        def status(self) -> Any:
+            ledger = SimpleNamespace(in_flight=fates.in_flight)
+            return SimpleNamespace(boxes=[SimpleNamespace(durable=True, channels=[ledger])])
 
     monkeypatch.setitem(sys.modules, "zerowait.client", SimpleNamespace(Client=Client))
     return fates
@@ -89,7 +106,7 @@ def full(*, room: Exception | None = None) -> QueueFull:
 def test_a_message_is_json(zerowait: Zerowait, fates: Fates) -> None:
     ran = zerowait("push", "mail.parse", '{"path": "a.eml", "n": [1, null]}')
     assert ran.code == 0
-    assert fates.pushed == [("mail.parse", {"path": "a.eml", "n": [1, None]}, True)]
+    assert fates.pushed == [("mail.parse", {"path": "a.eml", "n": [1, None]}, None)]
     assert ran.out == ""
     assert "1 message pushed to mail.parse" in ran.err
     assert fates.closed
@@ -104,7 +121,7 @@ def test_a_message_that_is_no_json_is_told_how_to_write_text(zerowait: Zerowait,
 
 def test_a_negative_number_is_a_message_and_a_mistyped_option_is_none(zerowait: Zerowait, fates: Fates) -> None:
     assert zerowait("push", "numbers", "-1").code == 0
-    assert fates.pushed == [("numbers", -1, True)]
+    assert fates.pushed == [("numbers", -1, None)]
     assert zerowait("push", "numbers", "1", "--cuont", "3").code == 2
     assert zerowait("push", "numbers", "--cuont").code == 2
     assert len(fates.pushed) == 1
@@ -135,7 +152,7 @@ def test_a_bad_line_ends_it_and_says_what_was_accepted(zerowait: Zerowait, fates
     stdin("1\n2\n{oops\n4\n")
     ran = zerowait("push", "numbers")
     assert ran.code == 4
-    assert "line 3: this is not JSON" in ran.err
+    assert "line 3: this is not JSON: expecting property name enclosed in double quotes at column 2" in ran.err
     assert "2 messages before it were accepted" in ran.err
     assert len(fates.pushed) == 2
     assert fates.closed
@@ -200,3 +217,50 @@ def test_what_was_only_in_memory_and_not_taken_is_lost(zerowait: Zerowait, fates
     assert ran.code == 4
     assert "lost" in ran.err
     assert [durable for _, _, durable in fates.pushed] == [False] * 3
+
+
+def test_a_message_that_a_worker_has_does_not_wait_for_one(zerowait: Zerowait, fates: Fates) -> None:
+    fates.stored, fates.in_flight, fates.looks = 3, 1, 1
+    ran = zerowait("push", "numbers", "1", "--count", "3")
+    assert ran.code == 0
+    assert "1 message is being handled by workers" in ran.err
+    assert "2 messages in the outbox wait for a worker" in ran.err
+
+
+def test_nothing_on_stdin_is_said_to_be_nothing(zerowait: Zerowait, fates: Fates, stdin: Stdin) -> None:
+    stdin("\n")
+    assert "0 messages pushed to numbers: there was none on stdin" in zerowait("push", "numbers").err
+
+
+def test_what_was_accepted_before_a_bad_line_is_waited_for(zerowait: Zerowait, fates: Fates, stdin: Stdin) -> None:
+    stdin("1\n2\n\xff{\n")
+    ran = zerowait("push", "numbers", "--wait", "--json")
+    assert ran.code == 4
+    assert [json.loads(line)["state"] for line in ran.out.splitlines()] == ["handled", "handled"]
+    assert ran.err.index("2 handled") < ran.err.index("line 3: this is not JSON")
+
+
+def test_a_message_that_is_no_json_is_told_where(zerowait: Zerowait, fates: Fates) -> None:
+    assert "expecting value at line 2, column 3" in zerowait("push", "numbers", "[1,\n  oops]").err
+
+
+def test_a_channels_own_durability_holds(
+    zerowait: Zerowait, fates: Fates, monkeypatch: pytest.MonkeyPatch, stdin: Stdin
+) -> None:
+    monkeypatch.setenv("ZEROWAIT_CHANNELS", '{"numbers": {"durable": false}}')
+    fates.ends = {0: TimeoutError()}
+    ran = zerowait("push", "numbers", "1")
+    assert [durable for _, _, durable in fates.pushed] == [None]
+    assert ran.code == 1
+    assert "1 lost" in ran.err
+
+
+def test_a_channel_bound_to_a_bare_socket_is_refused(
+    zerowait: Zerowait, fates: Fates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = '{"numbers": {"plain": {"encoding": "text", "bind": "tcp://127.0.0.1:5559"}}}'
+    monkeypatch.setenv("ZEROWAIT_CHANNELS", plain)
+    ran = zerowait("push", "numbers", "1")
+    assert ran.code == 2
+    assert "tcp://127.0.0.1:5559" in ran.err
+    assert not fates.pushed

@@ -270,10 +270,11 @@ def test_after_a_failing_disk_everything_is_there_once(
     # when it works again
     faults.failing = None
     got = bench.turns()
-    # then all is as if nothing had been, without another life
-    assert values(got) == ["while it failed"]
+    # then all is as if nothing had been, without another life; under a new epoch what is not settled is offered again
+    again = [5, 6, 7, 8, 9] if bench.box.epoch > segment.epoch else []
+    assert sorted(values(got), key=str) == [*again, "while it failed"]
     assert stored == ["stored"]
-    assert sheaf.epoch == got[0].epoch
+    assert sheaf.epoch in {each.epoch for each in got}
     row = bench.row()
     assert (row.accepted, row.handled, row.dead, row.waiting_and_in_flight) == (11, 4, 1, 6)
     if error is apsw.IOError:

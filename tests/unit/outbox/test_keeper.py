@@ -198,3 +198,28 @@ def test_a_bug_in_a_turn_is_told_and_does_not_end_the_thread(
     assert "ZeroDivisionError" in caplog.text
     monkeypatch.setattr(box, "_insert", real)
     wait_until(lambda: store.values() == ["a"], within=5)
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_turn_that_fails_by_a_bug_keeps_its_changes_and_makes_them_once(
+    store: Store, is_taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "RETRY", 0.01)
+    box = store.open()
+    pusher(box)("a")
+    wait_until(lambda: store.values() == ["a"], within=5)
+    name, whole = ("_has_work", box._has_work) if is_taken else ("turn", box.turn)
+    failed: list[object] = []
+
+    def fail_once(*given: object) -> object:
+        if not failed:
+            failed.append(given)
+            raise KeyError("a bug")
+        return whole(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(box, name, fail_once)
+    number = store.settle(box)
+    wait_until(lambda: store.done == number, within=5)
+    assert failed
+    assert box.ledger.rows()["mail"].handled == 1
+    assert box.ledger.rows()["mail"].waiting_and_in_flight == 0

@@ -121,5 +121,12 @@ class Contacts:
         """Whether an address is known that has neither answered nor failed yet."""
         return any(not contact.trouble and not contact.met for contact in self._contacts.values())
 
-    def troubles(self) -> Mapping[str, str]:
-        return {contact.endpoint: contact.trouble for contact in self._contacts.values() if contact.trouble}
+    def troubles(self, channel: str) -> Mapping[str, str]:
+        """What is known of each address that settings name for this channel."""
+        addresses = self._book.of(channel)
+        found = {c.endpoint: c.trouble for c in self._contacts.values() if c.source in addresses}
+        return {**{address: "not resolved" for address in addresses if not self._resolve(address)}, **found}
+
+    def channels(self) -> set[str]:
+        """What the processes of this namespace serve, linked to us or not."""
+        return {channel for entry in self._local.values() for channel in entry.serves}

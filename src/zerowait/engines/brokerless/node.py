@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Literal, Protocol, TypeVar
 
@@ -123,6 +123,7 @@ class Node:
         answer: Callable[[bytes, Callable[[bytes], None]], None],
         notice: Callable[[Say, str], None],
         buried: Callable[[int, Bury], None],
+        lonely: Callable[[str, Sequence[str], Mapping[str, str]], None],
         wall_us: Callable[[float], int],
         plainly: Plainly,
     ) -> None:
@@ -138,6 +139,7 @@ class Node:
         self._answer = answer
         self._notice = notice
         self._buried = buried
+        self._lonesome = lonely
         self._wall_us = wall_us
         self._plainly = plainly
         self._thread: threading.Thread | None = None
@@ -149,8 +151,9 @@ class Node:
         self._leaving = False
         self._calls: deque[Callable[[Exception | None], None]] = deque()
         self._has_ended = False
-        self._offers: deque[tuple[int, list[Segment], int]] = deque()
+        self._offers: deque[tuple[int, int, list[Segment], int]] = deque()
         self._memory: Box | None = None
+        self._plain_again: float | None = None  # in how many seconds a bare socket is to be tried again
         self._memory_pushed = False
         self._memory_owes = False  # what was begun there has no rows yet
         self._boxes: dict[int, Box] = {}
@@ -192,9 +195,9 @@ class Node:
         self._memory_pushed = True
         self.wake()
 
-    def offered(self, box: int, segments: list[Segment], done: int) -> None:
-        """From the store thread, after a turn of that outbox."""
-        self._offers.append((box, segments, done))
+    def offered(self, box: int, epoch: int, segments: list[Segment], done: int) -> None:
+        """From the store thread, after a turn of that outbox under that epoch."""
+        self._offers.append((box, epoch, segments, done))
         self.wake()
 
     def call(self, fn: Callable[[], T]) -> Future[T]:
@@ -365,6 +368,7 @@ class Node:
             conn, data = self._loop.popleft()
             core.receive(WORKER_END if conn == OWNER_END else OWNER_END, data, now)
         self._from_others(now)
+        self._plain_again = self._plainly.turn()
         self._look(now)
         if self._handlers is not None:
             core.still_ms = max(0, int((time.monotonic() - self._handlers.beat()) * 1_000) - 300)
@@ -395,8 +399,8 @@ class Node:
             times.append(at)
         if self._memory is not None and (due := self._memory.next_due()) is not None:
             times.append(now + due)
-        if (plain := self._plainly.turn()) is not None:
-            times.append(now + plain)
+        if self._plain_again is not None:
+            times.append(now + self._plain_again)
         return max(0.0, min(times) - now)
 
     def _from_others(self, now: float) -> None:
@@ -406,9 +410,13 @@ class Node:
         while self._calls:
             self._calls.popleft()(None)
         for _ in range(offers):
-            box, segments, done = self._offers.popleft()
+            box, epoch, segments, done = self._offers.popleft()
             self._notice_reopening(box)
-            core.owner.offer(box, segments)
+            custody = core.owner.custody.get(box)
+            if (
+                custody is not None and epoch == custody.epoch
+            ):  # those of an epoch that is over are read and offered again
+                core.owner.offer(box, segments)
             tickets = self._tickets.get(box)
             while tickets and tickets[0][0] <= done:
                 core.owner.committed(box, tickets.popleft()[1])
@@ -576,7 +584,8 @@ class Node:
             since, told = self._lonely.setdefault(channel, (now, now - 50.0))
             if now - since >= 10.0 and now - told >= 60.0:
                 self._lonely[channel] = since, now
-                self._notice(Say("lonely", "", 0, channel), ", ".join(sorted(owner.channels_served())))
+                served = {*owner.channels_served(), *self._contacts.channels()}
+                self._lonesome(channel, sorted(served), self._contacts.troubles(channel))
         for channel in [channel for channel in self._lonely if channel not in waiting]:
             del self._lonely[channel]
 
@@ -597,7 +606,9 @@ class Node:
 
     def reopened(self, box: Box) -> None:
         """It has a new epoch: every worker says anew what it holds of it."""
-        self.core.own(box.id, box.epoch, box.name, durable=box.durable, noted=(), now=clock())
+        custody = self.core.owner.custody.get(box.id)
+        noted = {*box.noted, *(custody.noted if custody is not None else ())}
+        self.core.own(box.id, box.epoch, box.name, durable=box.durable, noted=noted, now=clock())
 
     def disown(self, box: int) -> None:
         self._boxes.pop(box, None)

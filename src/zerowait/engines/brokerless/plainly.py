@@ -9,13 +9,17 @@ frame that cannot be read, or a message of several, is counted and named in the 
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from typing import Literal
 
 from msgspec import Struct, field
 
 from zerowait.engines.brokerless.wire import PlainHeard, Wire
-from zerowait.errors import NotAccepted, ZerowaitError
+from zerowait.errors import EncodeError, NotAccepted, TooLarge
+from zerowait.message import BODY_START
 from zerowait.outbox.intake import Intake
 from zerowait.outbox.sheaf import MESSAGE_COST, Piece, Sheaf
 from zerowait.plain import Plain
@@ -23,90 +27,149 @@ from zerowait.plain import Plain
 log = logging.getLogger("zerowait.plain")
 
 RETRY_S = 0.05  # how soon a socket that took nothing is tried again
+MEND_S = 1.0  # how soon what failed is tried again: an address in use, say
+HELD_S = 0.001  # how soon a sheaf is looked at again that a push had in hand
+TOLD_MOST = 16  # different troubles of a socket that are logged until it works again
 
 
-class _Out(Struct):
+class _Port(Struct):
+    channel: str
+    plain: Plain
+    socket: int = -1
+    retry_at: float = 0.0
+    told: set[str] = field(default_factory=set[str])
+
+
+class _Out(_Port, kw_only=True):
     """A channel of ours that goes to a bare PULL."""
 
-    channel: str
-    plain: Plain
     intake: Intake
-    socket: int = -1
-    # With each piece how many of its messages are sent.
-    waiting: deque[tuple[Sheaf, Piece, int]] = field(default_factory=deque[tuple[Sheaf, Piece, int]])
+    waiting: deque[tuple[Sheaf, Piece]] = field(default_factory=deque[tuple[Sheaf, Piece]])
+    sent: int = 0  # messages of the first piece; the intake counts a piece whole until all of it is sent
 
 
-class _In(Struct):
+class _In(_Port, kw_only=True):
     """A bare PUSH that feeds a channel that we serve."""
 
-    channel: str
-    plain: Plain
     decode: Callable[[bytes], bytes]
     accept: Callable[[bytes], None]
-    socket: int = -1
     refused: int = 0
-    told: int = 0
+    told_held: bool = False
     held: deque[bytes] = field(default_factory=deque[bytes])  # read, but the outbox was full
 
 
 class PlainPorts:
-    """Driven by the network thread; `push_to` and `pull_from` may be called from any thread before or after it runs."""
+    """message_bytes: of the largest message that is received; a peer that sends a larger frame is disconnected.
 
-    def __init__(self) -> None:
+    Driven by the network thread. `push_to`, `pull_from`, `left`, `is_empty` and `refused` may be called by any.
+    """
+
+    def __init__(self, message_bytes: int = 16 << 20, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._message_bytes = message_bytes
+        self._clock = clock
+        self._lock = threading.Lock()  # of the tables, and of the moment in which a piece is over
         self._outs: dict[str, _Out] = {}
         self._ins: dict[str, _In] = {}
         self._by_socket: dict[int, _In] = {}
         self._wire: Wire | None = None
 
     def push_to(self, channel: str, plain: Plain, intake: Intake) -> None:
-        self._outs.setdefault(channel, _Out(channel, plain, intake))
+        with self._lock:
+            self._outs.setdefault(channel, _Out(channel, plain, intake=intake))
 
     def pull_from(
         self, channel: str, plain: Plain, decode: Callable[[bytes], bytes], accept: Callable[[bytes], None]
     ) -> None:
         """accept: takes a payload into our outbox; raises NotAccepted while that is full."""
-        self._ins.setdefault(channel, _In(channel, plain, decode, accept))
+        with self._lock:
+            self._ins.setdefault(channel, _In(channel, plain, decode=decode, accept=accept))
 
     def open(self, wire: Wire) -> None:
         self._wire = wire
 
     def turn(self) -> float | None:
-        """Sends what waits, takes up what was held back. Gives in how many seconds there is something to try again."""
+        """Sends what waits, takes up what was held back. Gives in how many seconds there is something to try again.
+
+        A socket that cannot be opened, or fails, is tried again in a second; the others go on.
+        """
         wire = self._wire
         if wire is None:
             return None
-        again: float | None = None
-        for out in list(self._outs.values()):
-            if out.socket < 0:
-                out.socket = wire.plain("push", tuple(out.plain.bind), tuple(out.plain.connect))
-            out.waiting.extend((sheaf, piece, 0) for sheaf, piece in out.intake.take())
-            if not self._send(wire, out):
-                again = RETRY_S
-        for port in list(self._ins.values()):
-            if port.socket < 0:
-                port.socket = wire.plain("pull", tuple(port.plain.bind), tuple(port.plain.connect))
-                self._by_socket[port.socket] = port
-            while port.held:
-                if not self._accept(port, port.held[0]):
-                    again = RETRY_S
-                    break
-                port.held.popleft()
-            wire.hold_plain(port.socket, bool(port.held))
-        return again
+        outs, ins = self._tables()
+        waits = [wait for port in outs if (wait := self._turn_out(wire, port)) is not None]
+        waits += [wait for port in ins if (wait := self._turn_in(wire, port)) is not None]
+        return min(waits, default=None)
+
+    def _tables(self) -> tuple[list[_Out], list[_In]]:
+        with self._lock:
+            return list(self._outs.values()), list(self._ins.values())
+
+    def _turn_out(self, wire: Wire, out: _Out) -> float | None:
+        if (wait := self._opening(wire, out, "push")) is not None:
+            return wait
+        out.waiting.extend(out.intake.take())
+        try:
+            is_sent = self._send(wire, out)
+        except Exception as error:
+            return self._trouble(out, f"could not be sent to: {error}")
+        if not is_sent:
+            return RETRY_S
+        return HELD_S if out.intake.held else None
+
+    def _turn_in(self, wire: Wire, port: _In) -> float | None:
+        if (wait := self._opening(wire, port, "pull")) is not None:
+            return wait
+        self._by_socket[port.socket] = port
+        while port.held and self._accept(port, port.held[0]):
+            port.held.popleft()
+        wire.hold_plain(port.socket, bool(port.held))
+        return RETRY_S if port.held else None
+
+    def _opening(self, wire: Wire, port: _Port, kind: Literal["push", "pull"]) -> float | None:
+        """None: it is open. Else the seconds until it is worth another attempt."""
+        if port.socket < 0 or port.retry_at:
+            if (wait := port.retry_at - self._clock()) > 0:
+                return wait
+            port.retry_at = 0.0
+        if port.socket < 0:
+            try:
+                port.socket = wire.plain(
+                    kind, tuple(port.plain.bind), tuple(port.plain.connect), message_bytes=self._message_bytes
+                )
+            except Exception as error:  # of one socket: the process has others, and its own links
+                return self._trouble(port, f"could not be opened: {error}")
+            if port.told:
+                port.told.clear()
+                log.info("channel %s: its bare ZeroMQ socket (%s) is open now", port.channel, _endpoints(port.plain))
+        return None
+
+    def _trouble(self, port: _Port, words: str) -> float:
+        port.retry_at = self._clock() + MEND_S
+        if words not in port.told and len(port.told) < TOLD_MOST:
+            port.told.add(words)
+            log.error(
+                "channel %s: its bare ZeroMQ socket (%s) %s It is tried again every second; what was pushed waits here",
+                port.channel,
+                _endpoints(port.plain),
+                words.rstrip(".") + ".",
+            )
+        return MEND_S
 
     def _send(self, wire: Wire, out: _Out) -> bool:
         while out.waiting:
-            sheaf, piece, sent = out.waiting.popleft()
-            ends = memoryview(piece.ends).cast("I")
-            while sent < piece.count:
-                start = ends[sent - 1] if sent else 5
-                if not wire.send_plain(out.socket, bytes(memoryview(piece.body)[start : ends[sent]])):
-                    out.waiting.appendleft((sheaf, piece, sent))
+            sheaf, piece = out.waiting[0]
+            body, ends = memoryview(piece.body), memoryview(piece.ends).cast("I")
+            while out.sent < piece.count:
+                start = ends[out.sent - 1] if out.sent else BODY_START
+                if not wire.send_plain(out.socket, bytes(body[start : ends[out.sent]])):
                     return False
-                sent += 1
+                out.sent += 1
+            with self._lock:  # whoever counts sees the piece whole and sent, or not at all
+                out.waiting.popleft()
+                out.sent = 0
+                out.intake.stored([(sheaf, piece.count)])
             sheaf.stored()
-            out.intake.stored([(sheaf, piece.count)])
-            out.intake.settled(piece.count, len(piece.body) - 5 + MESSAGE_COST * piece.count)
+            out.intake.settled(piece.count, len(piece.body) - BODY_START + MESSAGE_COST * piece.count)
         return True
 
     def heard(self, event: PlainHeard) -> None:
@@ -118,22 +181,25 @@ class PlainPorts:
             return
         try:
             payload = port.decode(event.parts[0])
-        except (ValueError, TypeError, RecursionError, ZerowaitError) as error:
-            self._refuse(port, str(error))
+        except Exception as error:  # a stranger's bytes, read as a type of the user's: whatever it is, it is theirs
+            self._refuse(port, str(error) or repr(error))
             return
         if port.held or not self._accept(port, payload):
             port.held.append(payload)
 
     def _accept(self, port: _In, payload: bytes) -> bool:
+        """False: there is no room for it now."""
         try:
             port.accept(payload)
+        except (TooLarge, EncodeError) as error:  # there never will be
+            self._refuse(port, str(error))
+            return True
         except NotAccepted as error:
-            if port.told != -1:
+            if not port.told_held:
                 log.warning("channel %s: a bare sender is held back: %s", port.channel, error)
-                port.told = -1
+            port.told_held = True
             return False
-        if port.told == -1:
-            port.told = port.refused
+        port.told_held = False
         return True
 
     def _refuse(self, port: _In, words: str) -> None:
@@ -143,17 +209,26 @@ class PlainPorts:
                 "channel %s: a frame of a bare ZeroMQ sender (%s) was refused: %s. %d refused so far; "
                 "the service goes on",
                 port.channel,
-                ", ".join((*port.plain.bind, *port.plain.connect)),
-                words,
+                _endpoints(port.plain),
+                words.rstrip("."),
                 port.refused,
             )
 
     def refused(self) -> dict[str, int]:
-        return {channel: port.refused for channel, port in self._ins.items()}
+        _, ins = self._tables()
+        return {port.channel: port.refused for port in ins}
 
     def left(self) -> dict[str, int]:
-        """Messages that no bare socket has taken yet."""
-        return {
-            channel: sum(piece.count - sent for _, piece, sent in out.waiting) + sum(out.intake.counts().values())
-            for channel, out in self._outs.items()
-        }
+        """Messages that no bare socket has taken yet, by channel, each counted once. Any thread."""
+        with self._lock:
+            return {
+                channel: max(0, sum(out.intake.counts().values()) - out.sent) for channel, out in self._outs.items()
+            }
+
+    def is_empty(self) -> bool:
+        """Whether bare sockets have taken all that was pushed to them. Any thread."""
+        return not any(self.left().values())
+
+
+def _endpoints(plain: Plain) -> str:
+    return ", ".join((*plain.bind, *plain.connect))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -19,27 +19,31 @@ from zerowait.pending import Callbacks, base36
 
 log = logging.getLogger("zerowait.peers")
 
+LISTED = 10  # names in a line
+REFUSALS_MOST = 256  # different words that are counted apart: they are the other end's
+WORDS_MOST = 200
+LEFT = ("it left", "left")  # said goodbye: "has left" follows
+
 
 class Telling:
     def __init__(self, name: str, callbacks: Callbacks) -> None:
         self._name = name
         self._callbacks = callbacks
-        self._listeners: list[tuple[type[Any], Callable[[Any], object]]] = []
+        self._listeners: dict[object, tuple[type[Any], Callable[[Any], object]]] = {}
         self._refused: dict[str, int] = {}
         self._broken_at = time.monotonic()
 
     def listen(self, kind: type[Any], fn: Callable[[Any], object]) -> Callable[[], None]:
-        entry = (kind, fn)
-        self._listeners.append(entry)
+        name = object()
+        self._listeners[name] = kind, fn
 
         def stop() -> None:
-            if entry in self._listeners:
-                self._listeners.remove(entry)
+            self._listeners.pop(name, None)
 
         return stop
 
     def notice(self, notice: notices.Notice) -> None:
-        for kind, fn in list(self._listeners):
+        for kind, fn in list(self._listeners.values()):
             if isinstance(notice, kind):
                 self._callbacks.call(lambda fn=fn: fn(notice))  # type: ignore[misc]
 
@@ -50,6 +54,8 @@ class Telling:
             case "met":
                 log.debug("connected to %s", peer)
                 self.notice(notices.PeerUp(name=name, instance=instance))
+            case "lost" if said.words in LEFT:
+                log.debug("%s has closed its connection: %s", peer, said.words)
             case "lost":
                 log.info(
                     "the connection to %s is lost (%s); what it holds is kept for it", peer, said.words or "closed"
@@ -67,8 +73,6 @@ class Telling:
                 log.warning("%s: %s", peer, said.words)
             case "unstuck":
                 log.info("%s: %s", peer, said.words)
-            case "lonely":
-                self._lonely(said.channel, peer)
             case "refused" | "refused by":
                 self._refuse(said, peer)
             case "fenced":
@@ -93,7 +97,7 @@ class Telling:
                 log.warning("%s", notice.text)
 
     def dead_lettered(self, box: int, change: Bury) -> None:
-        if any(issubclass(notices.DeadLettered, kind) for kind, _ in self._listeners):
+        if any(issubclass(notices.DeadLettered, kind) for kind, _ in list(self._listeners.values())):
             said = _said(change.note)
             self.notice(
                 notices.DeadLettered(
@@ -107,21 +111,26 @@ class Telling:
             )
 
     def _refuse(self, said: Say, peer: str) -> None:
-        count = self._refused[said.words] = self._refused.get(said.words, 0) + 1
+        words = said.words[:WORDS_MOST]
+        if words not in self._refused and len(self._refused) >= REFUSALS_MOST - 1:
+            words = ""  # all others together
+        count = self._refused[words] = self._refused.get(words, 0) + 1
         if count & (count - 1) == 0:  # 1, 2, 4, 8 …: a stranger who tries for ever does not fill the log
             who = "the other end refused" if said.topic == "refused by" else "refused"
             log.warning("a connection with %s was ended, %s: %s (%d times)", peer, who, said.words, count)
 
-    def _lonely(self, channel: str, served: str) -> None:
-        names = served.split(", ") if served else []
-        near = get_close_matches(channel, names, 1)
+    def lonely(self, channel: str, served: Sequence[str], troubles: Mapping[str, str]) -> None:
+        """Nobody serves it, and messages wait. served: channels that have workers, here or by links or the directory.
+        troubles: the addresses that settings name for it, each with what is wrong there, "" if nothing is known."""
+        others = sorted(set(served) - {channel})
+        near = get_close_matches(channel, others, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        known = (
-            f"Served are: {', '.join(near + [n for n in names if n not in near][:10])}."
-            if names
-            else "Nobody is there at all."
-        )
-        log.warning("nobody serves channel %s: its messages wait here, safe. %s%s", channel, known, hint)
+        shown = (near + [name for name in others if name not in near])[:LISTED]
+        more = f", and {len(others) - len(shown)} more" if len(others) > len(shown) else ""
+        known = f" Served are: {', '.join(shown)}{more}." if shown else " No channel has a worker that is known here."
+        states = [f"{address}: {words or 'no answer yet'}" for address, words in list(troubles.items())[:LISTED]]
+        tried = f" Its addresses: {'; '.join(states)}." if states else ""
+        log.warning("nobody serves channel %s: its messages wait here, safe.%s%s%s", channel, hint, known, tried)
 
     def left(self, left: dict[tuple[str, bool], int], folder: Path | None, plain: dict[str, int]) -> None:
         """Leaving is loud: what stays, where, and who will deliver it."""
@@ -131,14 +140,19 @@ class Telling:
             if count:
                 lost[channel] = lost.get(channel, 0) + count
         if stays:
+            they, them = ("It", "it") if sum(stays.values()) == 1 else ("They", "them")
             log.warning(
-                "%s leaves %s undelivered in %s. They will be delivered by the next process named %s, by any zerowait "
-                "process of this user on this machine that reaches a worker for them, or by "
+                "%s leaves %s undelivered in %s. %s will be delivered by the next process named %s, by any zerowait "
+                "process of this user on this machine that reaches a worker for %s, or by "
                 "`zerowait outbox deliver %s`",
-                self._name, _in_words(stays), folder, self._name, self._name,
+                self._name, _in_words(stays), folder, they, self._name, them, self._name,
             )  # fmt: skip
         if lost:
-            log.warning("%s ends with %s that lay only in memory: they are lost", self._name, _in_words(lost))
+            one = sum(lost.values()) == 1
+            log.warning(
+                "%s ends with %s that lay only in memory: %s lost", self._name, _in_words(lost),
+                "it is" if one else "they are",
+            )  # fmt: skip
 
 
 def _said(note: bytes) -> dict[str, Any]:

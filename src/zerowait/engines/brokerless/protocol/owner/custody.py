@@ -49,7 +49,7 @@ class Custody:
         self.flights = Flights()
         self.withdrawing: set[tuple[int, int]] = set()  # asked to come back from where it is in flight
         self._n = 0
-        self._noted: set[int] = set(noted)
+        self.noted: set[int] = set(noted)
         self._past = Past(box, epoch, noted, now + grace)
         # Settled while not in memory (a late `handled` for what waits on disk): kept out of what is read until that is
         # durable.
@@ -136,16 +136,16 @@ class Custody:
         self.flights.count(segment.channel, piece.count)
         if self._ghosts:
             self._lay(segment.epoch, piece.first, piece.count)
-        if self.durable and holder not in self._noted:
-            self._noted.add(holder)
+        if self.durable and holder not in self.noted:
+            self.noted.add(holder)
             return self._n, [Note(holder)]
         return self._n, []
 
     def forget(self, holder: int) -> list[Change]:
         """A worker is dead or long gone, and nothing is in flight there: the next opening need not wait for it."""
-        if not self.durable or holder not in self._noted or self.flights.of(holder):
+        if not self.durable or holder not in self.noted or self.flights.of(holder):
             return []
-        self._noted.discard(holder)
+        self.noted.discard(holder)
         return [Forget(holder)]
 
     def flights_of(self, holder: int) -> list[Flight]:

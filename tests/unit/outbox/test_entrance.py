@@ -1,0 +1,72 @@
+"""What a push may say."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.outbox.boxes import START_US, Nowhere
+from zerowait.channels import PushChannel
+from zerowait.errors import UsageError
+from zerowait.outbox.entrance import Entrance
+from zerowait.outbox.intake import Intake, Limits
+from zerowait.settings import ChannelSettings, Settings
+
+
+def entrance(home: Path, **settings: Any) -> Entrance:
+    def intake(durable: bool) -> Intake:
+        return Intake(Limits(), durable=durable, wake=lambda: None, room=Nowhere, now_us=lambda: START_US)
+
+    return Entrance(
+        Settings(home=home, **settings),
+        intake=intake,
+        plain=lambda channel, plain: intake(False),
+        short={},
+        want=lambda channel: None,
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ttl": 1e300},
+        {"ttl": 10**400},
+        {"delay": 4e9},
+        {"at": datetime(9999, 1, 1, tzinfo=UTC)},
+        {"headers": [1]},
+        {"headers": "text"},
+        {"headers": 7},
+        {"headers": {"a": "\ud800"}},
+        {"priority": []},
+        {"priority": {}},
+    ],
+)
+def test_options_that_make_no_sense_are_the_callers_mistake(options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        entrance(tmp_path).accept("mail", 1, options)
+
+
+def test_a_long_but_possible_time_is_taken(tmp_path: Path) -> None:
+    sheaf, _ = entrance(tmp_path).accept("mail", 1, {"ttl": 3e9, "delay": 3e9})
+    assert sheaf.expires is not None
+    assert sheaf.expires < 2**63
+
+
+def test_a_ttl_beyond_a_hundred_years_is_refused_wherever_it_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="100 years"):
+        PushChannel[int]("mail", ttl=1e12)
+    decided = {"mail": ChannelSettings(ttl=float("inf"))}
+    with pytest.raises(UsageError, match="settings of channel mail"):
+        entrance(tmp_path, channels=decided).accept("mail", 1, {})
+
+
+def test_a_second_declaration_with_other_terms_is_told_with_both(tmp_path: Path) -> None:
+    here = entrance(tmp_path)
+    here.accept(PushChannel[int]("mail", ttl=60), 1, {})
+    here.accept(PushChannel[int]("mail", ttl=60), 1, {})
+    with pytest.raises(UsageError, match=r"with ttl=60\.0 where .* with durable=False here"):
+        here.accept(PushChannel[int]("mail", durable=False), 1, {})
+    here.accept(PushChannel[str]("mail"), "of another type, which checks itself", {})

@@ -1,0 +1,181 @@
+"""Bare sockets that fail, on a wire that is none."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.unit.outbox.boxes import Nowhere
+from zerowait.codec import Codec
+from zerowait.engines.brokerless.plainly import MEND_S, PlainPorts
+from zerowait.engines.brokerless.wire import PlainHeard
+from zerowait.errors import QueueFull, TooLarge, UsageError
+from zerowait.outbox.intake import Intake, Limits
+from zerowait.outbox.plaincodec import plain_decoder, plain_encoder
+from zerowait.plain import Plain
+
+PLAIN = Plain("bytes", bind="tcp://127.0.0.1:5599")
+
+
+class FakeWire:
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.held = False
+        self.room = 0
+        self.opening: Exception | None = None
+        self.sending: Exception | None = None
+        self.message_bytes = 0
+
+    def plain(self, kind: str, bind: object, connect: object, *, message_bytes: int) -> int:
+        if self.opening is not None:
+            raise self.opening
+        self.message_bytes = message_bytes
+        return 7
+
+    def send_plain(self, plain: int, payload: bytes) -> bool:
+        if self.sending is not None:
+            raise self.sending
+        if len(self.sent) >= self.room:
+            return False
+        self.sent.append(payload)
+        return True
+
+    def hold_plain(self, plain: int, held: bool) -> None:
+        self.held = held
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.now = 1.0
+        self.wire = FakeWire()
+        self.ports = PlainPorts(1_000, clock=lambda: self.now)
+        wire: Any = self.wire
+        self.ports.open(wire)
+        self.intake = Intake(Limits(), durable=False, wake=lambda: None, room=Nowhere, now_us=lambda: 1)
+        self.lane = self.intake.lane("out")
+
+    def push(self, *payloads: bytes) -> None:
+        self.ports.push_to("out", PLAIN, self.intake)
+        for payload in payloads:
+            self.lane.append(payload)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_what_no_socket_has_taken_is_counted_once(bench: Bench) -> None:
+    bench.push(b"a", b"b", b"c")
+    assert bench.ports.left() == {"out": 3}
+    bench.ports.turn()
+    assert bench.ports.left() == {"out": 3}
+    bench.wire.room = 1
+    bench.ports.turn()
+    assert bench.ports.left() == {"out": 2}
+    assert not bench.ports.is_empty()
+    bench.intake.close("test")
+    assert bench.ports.left() == {"out": 2}
+    bench.wire.room = 9
+    assert bench.ports.turn() is None
+    assert bench.wire.sent == [b"a", b"b", b"c"]
+    assert bench.ports.is_empty()
+    assert bench.wire.message_bytes == 1_000
+
+
+def test_an_address_in_use_is_told_once_and_tried_again_each_second(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.push(b"a")
+    bench.wire.room = 9
+    bench.wire.opening = UsageError("it is in use.")
+    for _ in range(3):
+        assert bench.ports.turn() == MEND_S
+        bench.now += MEND_S
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert "it is in use. It is tried again" in caplog.text
+    bench.wire.opening = None
+    assert bench.ports.turn() is None
+    assert bench.wire.sent == [b"a"]
+
+
+def test_a_socket_that_does_not_open_does_not_keep_the_others_from_their_work(bench: Bench) -> None:
+    bench.ports.pull_from("in", PLAIN, bytes, lambda payload: None)
+    bench.ports.turn()
+    bench.wire.opening = OSError("no more sockets")
+    bench.push(b"a")
+    bench.ports.turn()
+    bench.ports.heard(PlainHeard(7, [b"x", b"y"]))
+    assert bench.ports.refused() == {"in": 1}
+
+
+def test_a_send_that_raises_loses_nothing(bench: Bench) -> None:
+    bench.push(b"a", b"b")
+    bench.wire.room = 1
+    bench.ports.turn()
+    bench.wire.sending = OSError("broken")
+    assert bench.ports.turn() == MEND_S
+    assert bench.ports.left() == {"out": 1}
+    bench.wire.sending, bench.wire.room = None, 9
+    bench.now += MEND_S
+    bench.ports.turn()
+    assert bench.wire.sent == [b"a", b"b"]
+
+
+def test_what_never_fits_is_refused_and_what_does_not_fit_now_is_held_back(bench: Bench) -> None:
+    errors: list[Exception] = [
+        TooLarge(size_bytes=9, limit_bytes=1),
+        QueueFull(limit_bytes=1, limit_messages=1, room=Nowhere()),
+    ]
+    got: list[bytes] = []
+
+    def accept(payload: bytes) -> None:
+        if errors:
+            raise errors.pop(0)
+        got.append(payload)
+
+    bench.ports.pull_from("in", PLAIN, bytes, accept)
+    bench.ports.turn()
+    bench.ports.heard(PlainHeard(7, [b"too large"]))
+    assert bench.ports.refused() == {"in": 1}
+    assert bench.ports.turn() is None
+    bench.ports.heard(PlainHeard(7, [b"later"]))
+    assert not got
+    bench.ports.turn()
+    assert got == [b"later"]
+    assert bench.ports.refused() == {"in": 1}
+
+
+def test_a_decoder_that_raises_anything_costs_one_frame(bench: Bench) -> None:
+    def decode(data: bytes) -> bytes:
+        raise OverflowError
+
+    bench.ports.pull_from("in", PLAIN, decode, lambda payload: None)
+    bench.ports.turn()
+    bench.ports.heard(PlainHeard(7, [b"1"]))
+    assert bench.ports.refused() == {"in": 1}
+
+
+class Stamped(msgspec.Struct):
+    data: bytes
+    at: datetime
+    numbers: dict[int, bytes]
+
+
+def test_json_brings_back_what_it_cannot_say_itself() -> None:
+    plain, codec = Plain("json", connect="tcp://127.0.0.1:5599"), Codec[Stamped](Stamped)
+    value = Stamped(b"\x00\xff", datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC), {3: b"x"})
+    frame = plain_encoder(plain, codec)(value)
+    assert codec.decode_one(plain_decoder(plain, codec)(frame)) == value
+
+
+def test_json_of_another_type_comes_in_as_it_is() -> None:
+    plain = Plain("json", connect="tcp://127.0.0.1:5599")
+    payload = plain_decoder(plain, Codec(Stamped))(b'{"data": 7}')
+    assert msgspec.msgpack.decode(payload) == {"data": 7}
+    with pytest.raises(msgspec.DecodeError):
+        plain_decoder(plain, Codec(Stamped))(b"{")

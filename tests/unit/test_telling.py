@@ -1,0 +1,76 @@
+"""What people read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import wait_until
+from zerowait import notices
+from zerowait.engines.brokerless.protocol.effects import Say
+from zerowait.engines.brokerless.telling import REFUSALS_MOST, Telling
+from zerowait.pending import Callbacks
+
+
+@pytest.fixture
+def telling(caplog: pytest.LogCaptureFixture) -> Iterator[Telling]:
+    caplog.set_level(logging.DEBUG, "zerowait.peers")
+    callbacks = Callbacks("me")
+    yield Telling("me", callbacks)
+    callbacks.stop()
+
+
+def test_a_lonely_channel_is_told_with_who_is_there_and_what_is_wrong(
+    telling: Telling, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = [f"other.{n:02}" for n in range(12)] + ["mail.parse"]
+    telling.lonely("mail.prase", served, {"tcp://127.0.0.1:5599": "connection refused", "tcp://b:1": ""})
+    assert "Did you mean mail.parse? Served are: mail.parse, other.00" in caplog.text
+    assert "and 3 more" in caplog.text
+    assert "tcp://127.0.0.1:5599: connection refused; tcp://b:1: no answer yet." in caplog.text
+    caplog.clear()
+    telling.lonely("mail.prase", [], {})
+    assert "No channel has a worker that is known here." in caplog.text
+
+
+def test_who_says_goodbye_has_left_and_is_not_lost(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:
+    telling.say(Say("lost", "it left", 1), "client (pid 1)")
+    telling.say(Say("left", "", 1), "client (pid 1)")
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO] == [
+        "client (pid 1) has left"
+    ]
+    assert "is kept for it" not in caplog.text
+    telling.say(Say("lost", "", 1), "client (pid 1)")
+    assert "is kept for it" in caplog.text
+
+
+def test_words_of_strangers_are_remembered_up_to_a_bound(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:
+    for n in range(2_000):
+        telling.say(Say("refused", f"nonsense {n}", 1), "somebody")
+    assert len(telling._refused) <= REFUSALS_MOST
+    assert len(caplog.records) < 300
+
+
+def test_each_stop_ends_its_own_listening_only(telling: Telling) -> None:
+    got: list[notices.Notice] = []
+    first = telling.listen(notices.PeerUp, got.append)
+    second = telling.listen(notices.PeerUp, got.append)
+    first()
+    first()
+    telling.say(Say("met", "", 1), "somebody")
+    wait_until(lambda: len(got) == 1, within=5)
+    second()
+    assert not telling._listeners
+
+
+def test_one_message_is_it_and_several_are_they(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:
+    telling.left({("a", True): 1}, Path("/x"), {"b": 1})
+    assert "1 message (1 for a) undelivered in /x. It will be delivered" in caplog.text
+    assert "1 message (1 for b) that lay only in memory: it is lost" in caplog.text
+    caplog.clear()
+    telling.left({("a", True): 2}, Path("/x"), {"b": 2})
+    assert "They will be delivered by the next process named me" in caplog.text
+    assert "they are lost" in caplog.text
