@@ -190,7 +190,9 @@ class Client:
         """
         number = isinstance(drain, (int, float)) and not isinstance(drain, bool)
         if drain is not None and not (number and 0 <= drain < inf):
-            raise UsageError(f"close(drain) takes seconds, 0 or more and finite, or None for the setting; not {drain!r}.")
+            raise UsageError(
+                f"close(drain) takes seconds, finite and 0 or more, or None for the setting, not {drain!r}."
+            )
         with self._lock:
             self._closed = True
             self._lanes.clear()

@@ -6,14 +6,16 @@ import importlib.util
 import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sized
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from zerowait.errors import QueueFull, Room, UsageError
 from zerowait.pending import Callbacks, Pending, Promise, Receipt
 
 if TYPE_CHECKING:
+    import asyncio
     from asyncio import AbstractEventLoop
 
     from zerowait.client import Client
@@ -43,12 +45,12 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
     lock: Any = None  # of the next three
     loads: bool = False  # somebody does, perhaps in this loop
     loop: Any = None
-    standing: list[Callable[[], object]] = []
+    standing: list[Callable[[], object]] = field(default_factory=list)
     iterator: Any = None
     ended: bool = False  # there is nothing more to take from it
-    hand: list[Any] = []  # the value taken and not pushed
+    hand: list[Any] = field(default_factory=list)  # the value taken and not pushed
     count: int = 0
-    last: dict[int, Receipt] = {}  # of each sheaf: what it has of ours is stored when this is
+    last: dict[int, Receipt] = field(default_factory=dict)  # of each sheaf: when it is stored, all before it are
     most: int = FEW
     bar: Any = None
 
@@ -130,7 +132,7 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
         return self._value()
 
     def _load(self, deadline: float | None) -> None:
-        waits: Room | None = None
+        waits: Room | Receipt | None = None
         try:
             iterator = self._iterator()
             while not self.ended:
@@ -158,7 +160,7 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
             raise self._too_late()
 
     def _too_late(self) -> TimeoutError:
-        return TimeoutError(f"push_all has pushed {self.count} messages by now; waiting for it again goes on from there")
+        return TimeoutError(f"push_all has pushed {self.count} messages by now; waiting for it again goes on there")
 
     # -- in a loop -----------------------------------------------------------------------------------------------------
 
@@ -182,6 +184,8 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
             if not self._begin(notice, loop):
                 try:
                     yield from over
+                except GeneratorExit:
+                    raise  # perhaps from the garbage collection, on a thread that holds the lock
                 except BaseException:
                     self._gone(notice)
                     raise
@@ -200,8 +204,9 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
                 yield from over
             except BaseException:
                 load.wanted = False
-                if not load.asks and not loop.is_closed():
-                    task.cancel()
+                if not load.asks:
+                    with suppress(RuntimeError):  # the loop is closed, and the task with it
+                        loop.call_soon_threadsafe(load.end, task)
                 raise
             if load.error is not None:
                 raise load.error
@@ -329,6 +334,10 @@ class _Load(Struct, eq=False):
     asks: bool = False  # an async iterator is at work on the next value
     error: Exception | None = None
 
+    def end(self, task: asyncio.Task[None]) -> None:
+        if not self.asks:
+            task.cancel()
+
 
 class _Bar:
     """stderr, as all that is not the program's own output."""
@@ -361,7 +370,7 @@ def check_progress(progress: bool) -> None:
         raise UsageError("progress=True needs rich: pip install 'zerowait[rich]'.")
 
 
-def _until(what: Room, deadline: float | None) -> bool:
+def _until(what: Room | Receipt, deadline: float | None) -> bool:
     """Waits until it is done, whatever became of it; False if the time is over before."""
     try:
         what.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -373,7 +382,7 @@ def _until(what: Room, deadline: float | None) -> bool:
     return True
 
 
-async def _auntil(what: Room) -> None:
+async def _auntil(what: Room | Receipt) -> None:
     try:
         await what
     except Exception:

@@ -269,8 +269,7 @@ class Opened:
             pause = min(0.02, pause * 1.5)
 
     def _plain_may_go(self, began: float) -> bool:
-        """A bare peer says nothing of itself, so that what waits for one gets the second that unknown addresses get, and
-        goes on as long as something leaves."""
+        """A bare peer says nothing of itself, so that what waits for one gets two seconds."""
         return time.monotonic() - began < 2.0 and any(self.plain.left().values())
 
     def _may_answer(self, began: float) -> bool:

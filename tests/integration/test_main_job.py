@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 from tests.integration.services import WORK, Work
 from tests.waiting import wait_until
 from zerowait import App, Client, Dead, PushChannel, QueueFull, Retry, Settings
-from zerowait.errors import Cancelled, Closed, EncodeError, Expired, TooLarge, UsageError
+from zerowait.errors import Cancelled, Closed, EncodeError, Expired, StoreError, TooLarge, UsageError
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -415,3 +416,48 @@ def test_messages_of_a_dead_worker_go_on_at_once_when_their_sender_comes_back_to
         wait_until(lambda: len(lines(witness, "begin")) == 2, within=10)
         assert time.monotonic() - began < 3.5, "a worker that is proved dead is not waited for"
         zw.close(0).result(5)
+
+
+def test_after_a_full_disk_what_waited_goes_on_without_a_restart(tmp_path: Path) -> None:
+    import shutil
+
+    room = tmp_path / "small"
+    room.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m,mode=700", "tmpfs", str(room)], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        settings = Settings(home=room / "zw", namespace="full")
+        app, got = App("taker", settings=Settings(home=room / "zw", namespace="full")), list[int]()
+
+        @app.pull("sized")
+        def take(message: tuple[int, bytes]) -> None:
+            got.append(message[0])
+
+        with Client("sender", settings=settings) as zw:
+            ballast = room / "ballast"
+            ballast.write_bytes(bytes(1_500_000))
+            accepted = 0
+            with pytest.raises(StoreError, match="room"):
+                for accepted in range(100_000):
+                    with suppress(TimeoutError):  # accepted, and stored as soon as there is room
+                        zw.push("sized", (accepted, bytes(10_000))).result(0.5)
+            ballast.unlink()
+            began = time.monotonic()
+            wait_until(lambda: try_push(zw, accepted), within=5)
+            assert time.monotonic() - began < 2.5
+            with app:
+                wait_until(lambda: set(got) >= set(range(accepted)), within=20)
+            assert_exact(zw)
+    finally:
+        subprocess.run(["umount", "-l", str(room)], check=False)
+
+
+def try_push(zw: Client, number: int) -> bool:
+    try:
+        zw.push("sized", (number, b"")).result(5)
+    except StoreError:
+        return False
+    return True

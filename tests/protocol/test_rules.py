@@ -349,6 +349,33 @@ def test_what_is_settled_on_disk_unread_is_not_sent_when_it_is_read_too_late() -
     assert stage.store.counts[Verdict.HANDLED] == 1
 
 
+@pytest.mark.parametrize("verdict", [Verdict.HANDLED, Verdict.DEAD, Verdict.RETRY])
+def test_what_was_adopted_unread_and_ends_before_it_is_read_does_not_run_again(verdict: Verdict) -> None:
+    """Its row was read while the settlement was on its way to the disk."""
+    store = Store(BOX)
+    stage = Stage(store=store)
+    x = stage.peer(X, channels=[CHANNEL], credit=3)
+    stage.push(3)
+    sent = x.last(Batch)
+
+    again = Stage(instance=101)
+    again.store = store
+    again.holds_commits = True
+    epoch = store.open(stage.wall_us(stage.now) // 1_000 + 5)
+    again.core.own(BOX, epoch, "tested", durable=True, noted=store.noted, now=again.now)
+    back = Puppet(again, X, channels=[CHANNEL])
+    back.greet()
+    back.say(State((Served(CHANNEL),)))
+    part = Part(sent.epoch, 2, 1, sent.fence, sent.n)
+    back.held(running=(part,))
+    back.say(Outcome(BOX, verdict, (part,), ((sent.epoch, 2, 60_000, b""),)))
+    again.core.owner.offer(BOX, store.unread(10))
+    back.grant(10)
+    again.commit()
+    again.step()
+    assert sorted(number for batch in back.all(Batch) for number, _ in batch.ranges) == [1, 3]
+
+
 def test_noted_workers_are_forgotten_when_they_are_gone() -> None:
     """Without: each restart waits the whole grace for workers of last year."""
     store = Store(BOX)

@@ -234,7 +234,7 @@ class Custody:
             elif verdict in (Verdict.RETRY, Verdict.DEAD, Verdict.EXPIRED):
                 for segment, at, many in flight.pieces(first, count):
                     self._failed(result, verdict, part, segment, at, many, notes, now_us)
-                    self.flights.leave(flight, segment, at, many)
+                    self._leave(result, flight, segment, at, many)
         if verdict in (Verdict.RETRY, Verdict.DEAD, Verdict.EXPIRED) and sum(n for _, n in ours) < part.count:
             for first, count in Numbers(ours).missing(part.first, part.count):
                 self._failed_while_it_waits(holder, result, verdict, part, first, count, notes, now_us)
@@ -271,6 +271,13 @@ class Custody:
             self.absent(part.epoch, at, many)
             result.unqueue.append((part.epoch, at, many))
             self._lay(part.epoch, at, many)
+
+    def _leave(self, result: Settled, flight: Flight, segment: Segment | None, first: int, count: int) -> None:
+        """It has ended. If its row has not been read, it may have been read just now by who does not know that yet."""
+        self.flights.leave(flight, segment, first, count)
+        if segment is None:
+            self.absent(flight.epoch, first, count)
+            result.unqueue.append((flight.epoch, first, count))
 
     def _answer(self, result: Settled, epoch: int, first: int, count: int) -> None:
         """It was started, or has ended: it was not taken back."""
@@ -332,6 +339,6 @@ class Custody:
         for segment, at, many in flight.pieces(first, count):
             channel, seq = (segment.channel, segment.seq) if segment is not None else ("", 0)
             result.changes.append(Settle(channel, flight.epoch, at, many, Verdict.HANDLED, seq))
-            self.flights.leave(flight, segment, at, many)
+            self._leave(result, flight, segment, at, many)
         self._failures.forget(flight.epoch, first, count)
         self._answer(result, flight.epoch, first, count)

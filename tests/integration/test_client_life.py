@@ -1,0 +1,107 @@
+"""A client's life: opened, failed, closed, and opened again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zerowait import Client, QueueFull, Settings
+from zerowait.errors import Closed, EncodeError, UsageError, ZerowaitError
+from zerowait.notices import DeadLettered
+
+VERBS: list[Callable[[Client], Any]] = [
+    lambda zw: zw.push("c", 1),
+    lambda zw: zw.push("c", 1, priority="high"),
+    lambda zw: zw.push_all("c", [1]),
+    lambda zw: zw.workers("c"),
+    lambda zw: zw.status(),
+    lambda zw: zw.listen(DeadLettered, print),
+]
+
+
+def test_every_verb_of_a_closed_client_raises_closed_and_entering_opens_it_again() -> None:
+    zw = Client("sender")
+    with zw:
+        zw.push("c", 1).result(5)
+    for verb in VERBS:
+        with pytest.raises(Closed) as raised:
+            verb(zw)
+        assert raised.value.__context__ is None
+    with zw:
+        assert zw.push("c", 2).result(5).id
+
+
+def test_a_client_that_was_closed_before_its_first_verb_is_closed_too() -> None:
+    zw = Client("sender")
+    assert zw.close().result(1) == 0
+    with pytest.raises(Closed):
+        zw.status()
+
+
+@pytest.fixture
+def blocked(home: Path, namespace: str) -> tuple[Settings, Path]:
+    """Settings whose home is a file, so that opening fails, and that file."""
+    wrong = home / "home"
+    wrong.write_text("not a folder")
+    return Settings(home=wrong, namespace=namespace), wrong
+
+
+def test_a_failed_opening_is_not_for_ever(blocked: tuple[Settings, Path]) -> None:
+    settings, wrong = blocked
+    zw = Client("sender", settings=settings)
+    for _ in range(2):
+        with pytest.raises(ZerowaitError), zw:
+            pass
+        with pytest.raises(Closed):
+            zw.push("c", 1)
+    wrong.unlink()
+    with zw:
+        assert zw.push("c", 1).result(5).id
+
+
+def test_a_failed_opening_in_a_loop_is_not_for_ever(blocked: tuple[Settings, Path]) -> None:
+    settings, wrong = blocked
+
+    async def live() -> None:
+        zw = Client("sender", settings=settings)
+        for _ in range(2):
+            with pytest.raises(ZerowaitError):
+                await zw.__aenter__()
+        wrong.unlink()
+        async with zw:
+            assert (await zw.push("c", 1)).id
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("drain", [-1, float("nan"), float("inf"), True, "5"])
+def test_close_takes_seconds(drain: Any) -> None:
+    zw = Client("sender")
+    with pytest.raises(UsageError, match="close"):
+        zw.close(drain)
+    with zw:
+        zw.push("c", 1).result(5)
+
+
+def test_no_error_of_push_shows_what_it_stumbled_over_inside(settings: Settings, home: Path, namespace: str) -> None:
+    small = Settings(home=home, namespace=namespace, outbox_messages=5)
+    with Client("sender", settings=small) as zw:
+        with pytest.raises(EncodeError) as refused:
+            zw.push("c", object())
+        assert not isinstance(refused.value.__context__, (KeyError, IndexError))
+        for options in ({}, {"priority": "high"}):
+            with pytest.raises(QueueFull) as full:
+                for number in range(20):
+                    zw.push("c", number, **options)  # type: ignore[call-overload]
+            assert full.value.__context__ is None
+
+
+def test_the_warning_of_push_all_names_the_callers_line(caplog: pytest.LogCaptureFixture) -> None:
+    with Client("sender") as zw, caplog.at_level(logging.WARNING, "zerowait"):
+        zw.push_all("c", [1])
+        assert f"{Path(__file__).name}:" in caplog.text
