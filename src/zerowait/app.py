@@ -169,8 +169,10 @@ class App(Generic[R]):
         here = currentframe()
         names = here.f_back.f_locals if here is not None and here.f_back is not None else {}
 
+        where: Any = channel
+
         def register(fn: F) -> F:
-            spec = pull_spec(fn, channel, to=to, names=names, **options)
+            spec = pull_spec(fn, where, to=to, names=names, **options)
             self._registry.add(spec)
             _remember_channel(fn, spec.channel)
             return fn

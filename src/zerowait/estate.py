@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class Estate:
         self._memory: Outbox | None = None
         self._disk: Outbox | None = None
         self._told: set[tuple[Path, str]] = set()
+        self._rooms: dict[int, Promise[None]] = {}
         self._by_id: dict[int, Outbox] = {}
         self._ready = False  # the network thread listens
         self._disk_asked = False
@@ -88,8 +90,10 @@ class Estate:
         return intake
 
     def _room(self, intake: Intake) -> Promise[None]:
-        promise = self._opened.promise("write `await error.room`")
-        intake.on_room(lambda: promise.set(None))
+        promise = self._rooms.get(id(intake))
+        if promise is None or promise.done():  # one for all who are refused meanwhile
+            promise = self._rooms[id(intake)] = self._opened.promise("write `await error.room`")
+            intake.on_room(partial(promise.set, None))
         return promise
 
     def _wake_keeper(self) -> None:

@@ -45,12 +45,14 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
     lock: Any = None  # of the next three
     loads: bool = False  # somebody does, perhaps in this loop
     loop: Any = None
-    standing: list[Callable[[], object]] = field(default_factory=list)
+    standing: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
     iterator: Any = None
     ended: bool = False  # there is nothing more to take from it
-    hand: list[Any] = field(default_factory=list)  # the value taken and not pushed
+    hand: list[Any] = field(default_factory=list[Any])  # the value taken and not pushed
     count: int = 0
-    last: dict[int, Receipt] = field(default_factory=dict)  # of each sheaf: when it is stored, all before it are
+    last: dict[int, Receipt] = field(
+        default_factory=dict[int, Receipt]
+    )  # of each sheaf: once stored, so are those before
     most: int = FEW
     bar: Any = None
 

@@ -489,10 +489,9 @@ class Handled(Pending[None]):
 def _said(text: bytes) -> dict[str, Any]:
     """What the note of a dead letter says. It may come from another version, or from a damaged file."""
     try:
-        said = msgpack.decode(text)
+        return msgpack.decode(text, type=dict[str, Any])
     except (MsgspecError, ValueError, TypeError, RecursionError):
-        said = None
-    return said if isinstance(said, dict) else {"reason": "its note of why cannot be read"}
+        return {"reason": "its note of why cannot be read"}
 
 
 def refuse_elsewhere(pid: int, what: str) -> None:

@@ -88,7 +88,12 @@ def test_close_takes_seconds(drain: Any) -> None:
         zw.push("c", 1).result(5)
 
 
-def test_no_error_of_push_shows_what_it_stumbled_over_inside(settings: Settings, home: Path, namespace: str) -> None:
+def fill(zw: Client, options: dict[str, Any]) -> None:
+    for number in range(20):
+        zw.push("c", number, **options)
+
+
+def test_no_error_of_push_shows_what_it_stumbled_over_inside(home: Path, namespace: str) -> None:
     small = Settings(home=home, namespace=namespace, outbox_messages=5)
     with Client("sender", settings=small) as zw:
         with pytest.raises(EncodeError) as refused:
@@ -96,8 +101,7 @@ def test_no_error_of_push_shows_what_it_stumbled_over_inside(settings: Settings,
         assert not isinstance(refused.value.__context__, (KeyError, IndexError))
         for options in ({}, {"priority": "high"}):
             with pytest.raises(QueueFull) as full:
-                for number in range(20):
-                    zw.push("c", number, **options)  # type: ignore[call-overload]
+                fill(zw, options)
             assert full.value.__context__ is None
 
 

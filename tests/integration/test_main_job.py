@@ -441,9 +441,8 @@ def test_after_a_full_disk_what_waited_goes_on_without_a_restart(tmp_path: Path)
             ballast.write_bytes(bytes(1_500_000))
             accepted = 0
             with pytest.raises(StoreError, match="room"):
-                for accepted in range(100_000):
-                    with suppress(TimeoutError):  # accepted, and stored as soon as there is room
-                        zw.push("sized", (accepted, bytes(10_000))).result(0.5)
+                accepted = fill(zw)
+            accepted = sum(row.accepted for box in zw.status().boxes for row in box.channels)
             ballast.unlink()
             began = time.monotonic()
             wait_until(lambda: try_push(zw, accepted), within=5)
@@ -453,6 +452,14 @@ def test_after_a_full_disk_what_waited_goes_on_without_a_restart(tmp_path: Path)
             assert_exact(zw)
     finally:
         subprocess.run(["umount", "-l", str(room)], check=False)
+
+
+def fill(zw: Client) -> int:
+    """Pushes until that raises."""
+    for number in range(100_000):
+        with suppress(TimeoutError):  # accepted, and stored as soon as there is room
+            zw.push("sized", (number, bytes(10_000))).result(0.5)
+    return 100_000
 
 
 def try_push(zw: Client, number: int) -> bool:

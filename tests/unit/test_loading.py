@@ -135,7 +135,12 @@ def test_who_stands_by_goes_on_when_the_loader_gives_up() -> None:
     sender = Sender(room=3)
     loading = load(sender, iter(range(10)))
     given: list[int] = []
-    first = threading.Thread(target=lambda: pytest.raises(TimeoutError, loading.result, 0.2))
+
+    def give_up() -> None:
+        with pytest.raises(TimeoutError):
+            loading.result(0.2)
+
+    first = threading.Thread(target=give_up)
     first.start()
     wait_until(lambda: sender.doors, within=5)
     second = threading.Thread(target=lambda: given.append(loading.result(10)))
@@ -266,7 +271,10 @@ def test_a_bar_is_shown_for_async_values_too(capfd: pytest.CaptureFixture[str]) 
 
 
 def test_a_missing_rich_is_told_at_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    def not_found(name: str) -> None:
+        return None
+
+    monkeypatch.setattr("importlib.util.find_spec", not_found)
     client = Client("sender")
     with pytest.raises(UsageError, match="pip install"):
         client.push_all("c", [1], progress=True)

@@ -64,8 +64,9 @@ def command(
     settings = Settings.load(flags=flags)  # before anything of the user's is imported: a mistake is said at once
     _tell_the_process(flags)
     is_ours = log.configure(settings.log_level, settings.log_format, coloured=colours(sys.stderr))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # what a handler printed is there even if the worker is killed
+    out: object = sys.stdout
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(line_buffering=True)  # what a handler printed is there even if the worker is killed
     app = find_app(target)
     if app._settings is not None:
         app._settings = replace(app._settings, **{name: value for name, value in flags.items() if value is not None})

@@ -79,7 +79,7 @@ class Entrance:
         way = self._ways.get(to) if isinstance(to, (str, Channel)) else None
         if way is None:
             way = self._ways[to] = self._way(to)
-        elif way.terms is not None and to.terms is not way.terms:
+        elif way.terms is not None and isinstance(to, Channel) and to.terms is not way.terms:
             _compare(to, way.terms)
         durable = self._durable(way, options.get("durable"))
         way.codec.check(value, self._settings.check == "deep", way.name)
@@ -169,8 +169,8 @@ class Entrance:
             for name in ("key", "id"):
                 if given.get(name) is not None:
                     raise UsageError(f"{name}= is not there yet in this version: nothing was taken. Push without it.")
-            said = given.get("headers")
-            if said is not None and not isinstance(said, Mapping):
+            said: Any = given.get("headers")
+            if said is not None and not hasattr(said, "items"):
                 raise UsageError(f'headers= takes a mapping of text to text, as {{"trace": "1"}}, not {said!r:.80}.')
             headers.update(said or {})
             self._times(given, lane, options)

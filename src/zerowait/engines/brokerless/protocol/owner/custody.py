@@ -66,6 +66,8 @@ class Custody:
 
     def offer(self, segment: Segment) -> list[Slice]:
         """A segment read from the outbox: what of it may go out now. Adopted parts stay with their holders."""
+        if not (segment.gone or self._phantoms or self.flights.adopted):
+            return self._past.keep([Slice(self.box, segment, segment.first, segment.count)])
         absent = Numbers(segment.gone)
         for first, count in self._phantom(segment.epoch, segment.first, segment.count):
             absent.add(first, count)

@@ -16,6 +16,7 @@ from zerowait.message import Numbers, Segment
 BLOCK = 7  # 128 numbers: a full batch enters nine, and a block of lone messages holds at most as many flights
 
 Name = tuple[int, int, int, int]  # (holder, epoch, fence, n)
+NOTHING = Numbers()  # what nearly every flight has not read; never added to
 
 
 class Slice(Struct, gc=False):
@@ -92,7 +93,7 @@ class Flights:
         """These are in flight under that name from now on. Who calls this counts those that have been read."""
         flight = self._by_name.get(name)
         if flight is None:
-            flight = self._by_name[name] = Flight(*name, Numbers(), Numbers(), segments)
+            flight = self._by_name[name] = Flight(*name, Numbers(), NOTHING, segments)
             self._by_holder.setdefault(name[0], {})[name] = flight
         else:
             flight.segments.extend(each for each in segments if not any(each is known for known in flight.segments))
@@ -104,6 +105,8 @@ class Flights:
     def unread(self, flight: Flight, first: int, count: int) -> None:
         """These of it lie on disk, if they are there still."""
         self.adopted += not flight.unread
+        if flight.unread is NOTHING:
+            flight.unread = Numbers()
         flight.unread.add(first, count)
 
     def count(self, channel: str, count: int) -> None:

@@ -45,7 +45,6 @@ class Sorted(Struct):
 class Memory:
     def __init__(self) -> None:
         self._ended: dict[int, dict[Name, Ended]] = {}  # outbox → dispatch → what ended under it
-        self._numbers: dict[tuple[int, int], Numbers] = {}  # (outbox, epoch) → all that is remembered
         self._high: dict[tuple[int, int], int] = {}  # the highest number seen of an outbox's epoch
 
     def boxes(self) -> list[int]:
@@ -62,10 +61,6 @@ class Memory:
         else:
             for number in range(part.first, part.first + part.count):
                 ended.others[number] = Known(verdict, after_ms, note)
-        numbers = self._numbers.get((box, part.epoch))
-        if numbers is None:
-            numbers = self._numbers[box, part.epoch] = Numbers()
-        numbers.add(part.first, part.count)
 
     def sort(self, box: int, epoch: int, ranges: Iterable[tuple[int, int]], here: Numbers | None) -> Sorted:
         """What of a batch is known, held, or to be run. In the ordinary case, numbers above all seen, this looks at
@@ -86,19 +81,15 @@ class Memory:
 
     def _sort(self, box: int, epoch: int, first: int, count: int, result: Sorted) -> None:
         """`handled` and `dead` stand; after any other outcome a newer dispatch does run, and supersedes it."""
-        numbers = self._numbers.get((box, epoch))
         final, passing = Numbers(), Numbers()
-        if numbers and numbers.overlap(first, count):
-            for name, ended in list(self._ended.get(box, {}).items()):
-                if name[0] != epoch:
-                    continue
-                for at, many in ended.handled.overlap(first, count):
-                    final.add(at, many)
-                for number in [number for number in ended.others if first <= number < first + count]:
-                    if ended.others[number].verdict is Verdict.DEAD:
-                        final.add(number, 1)
-                    else:
-                        passing.add(number, 1)
+        for name, ended in self._ended.get(box, {}).items():
+            if name[0] != epoch:
+                continue
+            for at, many in ended.handled.overlap(first, count):
+                final.add(at, many)
+            for number, known in ended.others.items():
+                if first <= number < first + count:
+                    (final if known.verdict is Verdict.DEAD else passing).add(number, 1)
         result.known.extend(final)
         for at, many in passing:
             for start, n in final.missing(at, many):
@@ -147,37 +138,31 @@ class Memory:
         ended = of.get(name) if of is not None else None
         if of is None or ended is None:
             return
-        numbers = self._numbers[box, part.epoch]
         for first, count in ended.handled.overlap(part.first, part.count):
             ended.handled.remove(first, count)
-            numbers.remove(first, count)
         if ended.others:
             for number in [n for n in ended.others if part.first <= n < part.first + part.count]:
                 del ended.others[number]
-                numbers.remove(number, 1)
         if not ended.handled and not ended.others:
             del of[name]
             if not of:
                 del self._ended[box]
-        if not numbers:
-            del self._numbers[box, part.epoch]
 
     def unconfirmed(self, box: int | None = None) -> int:
-        return sum(len(numbers) for (of, _), numbers in self._numbers.items() if box is None or of == box)
+        """Messages whose outcome waits to be confirmed."""
+        boxes = self._ended.values() if box is None else [self._ended.get(box, {})]
+        return sum(len(ended.handled) + len(ended.others) for of in boxes for ended in of.values())
 
     def opened(self, box: int, epoch: int, held: Iterable[int]) -> None:
         """A later opening of this outbox: of epochs of which nothing lies here, nothing need be known any more. `held`:
         epochs of which something is queued or runs."""
-        keep = {epoch, *held}
+        keep = {epoch, *held, *(name[0] for name in self._ended.get(box, ()))}
         for name in [name for name in self._high if name[0] == box and name[1] not in keep]:
-            if name not in self._numbers:
-                del self._high[name]
+            del self._high[name]
 
     def drop(self, box: int) -> None:
         """Its owner lived in memory and is gone, or said that nothing is left: nobody will ever ask."""
         self._ended.pop(box, None)
-        for name in [name for name in self._numbers if name[0] == box]:
-            del self._numbers[name]
         for name in [name for name in self._high if name[0] == box]:
             del self._high[name]
 
