@@ -16,7 +16,7 @@ from tests.protocol.cluster import Cluster
 
 OWNER = st.integers(0, 1)
 WORKER = st.integers(0, 1)
-HISTORIES = 120  # about half a minute
+HISTORIES = 240  # about twenty seconds
 # Read at import, because the tests' own settings are taken out of the environment before they run.
 WANTED = int(os.environ.get("ZEROWAIT_MACHINE", "0"))
 
