@@ -481,7 +481,7 @@ class Node:
                 if effect.conn < 0:
                     self._loop.append((effect.conn, effect.data))
                 else:
-                    self._outlets.send(effect.conn, effect.data)
+                    self._outlets.send(effect.conn, effect.data, passable=effect.passable, behind=effect.behind)
             case Dispatched():
                 box = self._boxes.get(effect.box)
                 drawn = self._drawn.setdefault(effect.box, {})

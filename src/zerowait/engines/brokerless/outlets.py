@@ -32,13 +32,17 @@ class Outlets:
     def has_fragments(self) -> bool:
         return any(outlet.fragments for outlet in self._blocked.values())
 
-    def send(self, conn: int, data: bytes) -> None:
+    def send(self, conn: int, data: bytes, *, passable: bool = True, behind: bool = False) -> None:
+        """passable: other frames may pass its fragments, if it is large. behind: it may not pass those of others."""
         outlet = self._blocked.get(conn)
         if len(data) > FRAME_BYTES:
             if outlet is None:
                 outlet = self._blocked[conn] = _Outlet()
             self._serial += 1
-            outlet.fragments.extend(fragments(data, self._serial))
+            pieces = fragments(data, self._serial)
+            (outlet.fragments if passable else outlet.frames).extend(pieces)
+        elif behind and outlet is not None and outlet.fragments:
+            outlet.fragments.append(data)
         elif outlet is not None and outlet.frames:
             outlet.frames.append(data)
         elif not self._send(conn, data):
