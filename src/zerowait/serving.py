@@ -21,7 +21,7 @@ from msgspec import Struct
 from zerowait.client import Client
 from zerowait.context import Context
 from zerowait.engines.brokerless.node import clock
-from zerowait.errors import UsageError, ZerowaitError
+from zerowait.errors import UsageError
 from zerowait.handlers.outputs import Output
 from zerowait.handlers.stage import Stage
 from zerowait.message import Service
@@ -319,6 +319,3 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     loops: Any = uvloop  # an extra, which need not be installed where this is checked
     factory: Callable[[], asyncio.AbstractEventLoop] = loops.new_event_loop
     return factory
-
-
-__all__ = ["Serving", "Started", "ZerowaitError", "aenter", "aleave", "client_of", "enter", "leave", "run", "serve"]
