@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import ZEROWAIT, Start, programs
+from tests.programs import ZEROWAIT, Program, Start, programs
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,11 +28,16 @@ def run(*args: str) -> str:
     return done.stdout
 
 
+def printed_all(worker: Program) -> bool:
+    """The digits, in any order; `print` writes its newline apart, so lines of two threads may meet."""
+    return sorted("".join(worker.out.split())) == ["0", "1", "2"]
+
+
 def test_the_printer_prints_what_the_counter_pushes(start: Start) -> None:
     worker = start(*ZEROWAIT, "run", "examples.printer:app")
     worker.until(lambda it: "Ctrl-C" in it.err, that="it serves")
     run("examples.printer")
-    worker.until(lambda it: sorted(it.out.split()) == ["0", "1", "2"])
+    worker.until(printed_all)
     worker.signal(signal.SIGTERM)
     assert worker.ended() == 0
 
@@ -44,7 +49,7 @@ def test_what_is_pushed_while_the_worker_is_dead_is_printed_when_it_is_back(star
     worker.ended()
     run("examples.printer")
     again = start(*ZEROWAIT, "run", "examples.printer:app")
-    again.until(lambda it: sorted(it.out.split()) == ["0", "1", "2"])
+    again.until(printed_all)
 
 
 def test_the_pipeline_fans_out(start: Start) -> None:
