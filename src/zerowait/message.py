@@ -201,7 +201,7 @@ class Service(Struct, frozen=True):
     kind: str  # "push", "request", "stream", "topic"
     concurrency: int
     fingerprint: bytes = b""
-    prefetch: int = 10_000
+    prefetch: int = 50_000
 
 
 # Changes to an outbox. They name messages, not rows: (epoch, first, count); seq is the row they were offered from.

@@ -119,7 +119,7 @@ class Settings(Struct, frozen=True, kw_only=True, dict=True):
     # Links
     prefetch: Annotated[
         int, Meta(ge=1, le=1_000_000, description="messages of a channel that a worker may be sent ahead; costs memory")
-    ] = 10_000
+    ] = 50_000
     ping: Annotated[float, Meta(gt=0, description="seconds of quiet after which a peer is asked whether it lives")] = (
         1.0
     )

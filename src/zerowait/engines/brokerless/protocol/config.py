@@ -10,7 +10,7 @@ class Config(Struct, frozen=True, kw_only=True):
     silence: float = 3.0  # nothing heard for so long: the connection is given up
     resume_grace: float = 5.0  # a link that comes back within it resumes; nothing is run twice
     proof_within: float = 0.3  # how long to look for a proof of death before the grace counts
-    prefetch: int = 10_000  # upper bound of a channel's window at a worker, in units
+    prefetch: int = 50_000  # upper bound of a channel's window at a worker, in units
     horizon: float = 0.1  # the window holds this much work beyond what runs
     tick: float = 0.02  # the window grows at most twofold in each
     idle_after: float = 0.2  # runners all busy and nothing started for so long: the queue is handed back
