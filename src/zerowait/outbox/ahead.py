@@ -36,9 +36,10 @@ _NEXT_DUE: Final = (
 class _Reader:
     """One channel."""
 
-    __slots__ = ("cursors", "due_at", "due_cursor", "mean", "nbytes", "out_bytes", "rows", "unread")
+    __slots__ = ("cursors", "due_at", "due_cursor", "mean", "most_bytes", "nbytes", "out_bytes", "rows", "unread")
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
         self.cursors: dict[int, tuple[int, int]] = dict.fromkeys(PRIORITIES, (0, 0))
         self.unread: set[int] = set()  # priorities of which rows lie unread on disk
         self.due_cursor: tuple[int, int] = (0, 0)
@@ -50,16 +51,20 @@ class _Reader:
 
     def fitting(self) -> int:
         """How many rows to read at once: about as many as there is room for, since those too many are read in vain."""
-        return max(1, min(BATCH, CHANNEL_ROWS - self.rows, int((CHANNEL_BYTES - self.nbytes) / self.mean) + 1))
+        return max(1, min(BATCH, CHANNEL_ROWS - self.rows, int((self.most_bytes - self.nbytes) / self.mean) + 1))
 
     def has_room(self) -> bool:
-        return self.rows < CHANNEL_ROWS and self.nbytes < CHANNEL_BYTES
+        return self.rows < CHANNEL_ROWS and self.nbytes < self.most_bytes
 
 
 class Ahead:
-    """out: all rows that dispatch has. They stay there until they are settled, or wait for another time."""
+    """out: all rows that dispatch has. They stay there until they are settled, or wait for another time.
 
-    def __init__(self) -> None:
+    nbytes: how many payload bytes may be out and not yet drawn, where that is not what memory bears (see above)."""
+
+    def __init__(self, nbytes: int | None = None) -> None:
+        self._channel_bytes = CHANNEL_BYTES if nbytes is None else nbytes
+        self._all_bytes = ALL_BYTES if nbytes is None else nbytes
         self.out: dict[int, Row] = {}
         self._readers: dict[str, _Reader] = {}
         self._nbytes = 0
@@ -67,7 +72,7 @@ class Ahead:
     def reader(self, channel: str) -> _Reader:
         reader = self._readers.get(channel)
         if reader is None:
-            reader = self._readers[channel] = _Reader()
+            reader = self._readers[channel] = _Reader(self._channel_bytes)
         return reader
 
     def load(self, channel: str, id: int, database: Database) -> None:
@@ -94,7 +99,7 @@ class Ahead:
             return False
         passed = name < reader.cursors[row.priority]  # whoever reads will not come by here again
         if not passed:
-            room = reader.has_room() and (self._nbytes < ALL_BYTES or not reader.nbytes)
+            room = reader.has_room() and (self._nbytes < self._all_bytes or not reader.nbytes)
             if row.priority in reader.unread or not room:
                 reader.unread.add(row.priority)
                 return False
@@ -150,7 +155,7 @@ class Ahead:
     def _wants(self, reader: _Reader, now: int) -> bool:
         if not reader.unread and (reader.due_at is None or reader.due_at > now):
             return False
-        return reader.has_room() and (self._nbytes < ALL_BYTES or not reader.nbytes)
+        return reader.has_room() and (self._nbytes < self._all_bytes or not reader.nbytes)
 
     def next_due(self) -> int | None:
         """When the next row comes due of a channel that has room."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from zerowait.outbox.ledger import Tally
-from zerowait.outbox.row import Row
+from zerowait.outbox.row import Fresh
 from zerowait.outbox.settlement import Dropped, Settlement
-from zerowait.outbox.sheaf import Piece, Sheaf
 
 
 class Notice(Struct, frozen=True):
@@ -17,17 +16,6 @@ class Notice(Struct, frozen=True):
     text: str
     channel: str = ""
     count: int = 0
-
-
-class Fresh(Struct, eq=False):
-    """Messages on their way to the disk: a piece of a sheaf, and the row it becomes."""
-
-    sheaf: Sheaf
-    piece: Piece
-    row: Row
-    due: int | None
-    given_up: bool = False
-    handed: bool = False  # dispatch has it already
 
 
 class Attempt(Struct):

@@ -99,10 +99,14 @@ class Database:
             at += many
 
     def begin(self) -> None:
-        self.run("BEGIN IMMEDIATE")
+        """Nothing if a transaction has begun."""
+        if not self._connection.in_transaction:
+            self.run("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
-        self.run("COMMIT")
+        """Nothing if none has begun."""
+        if self._connection.in_transaction:
+            self.run("COMMIT")
 
     def roll_back(self) -> None:
         """Undo what was begun. SQLite may have done so by itself after a full disk."""

@@ -23,7 +23,7 @@ from zerowait.errors import OutcomeUnknown, Room, StoreError
 from zerowait.message import BODY_START, SEGMENT_MESSAGES, Change, Segment
 from zerowait.outbox.aging import Aging
 from zerowait.outbox.ahead import Ahead
-from zerowait.outbox.attempt import Attempt, Fresh, Notice
+from zerowait.outbox.attempt import Attempt, Notice
 from zerowait.outbox.clock import Clock
 from zerowait.outbox.database import (
     WAL_IDLE_PAGES,
@@ -39,9 +39,11 @@ from zerowait.outbox.database import (
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.ledger import Ledger, Tally
 from zerowait.outbox.reading import Found, segment_of
-from zerowait.outbox.row import Row, checksum, pack_headers, unpack_gone, unsigned
-from zerowait.outbox.settlement import BODY, BODY_VALUES, MESSAGE, MESSAGE_VALUES, Dropped, Own, Settlement
+from zerowait.outbox.row import Fresh, Row, unpack_gone, unsigned
+from zerowait.outbox.settlement import Dropped, Own, Settlement
 from zerowait.outbox.sheaf import Piece, Sheaf
+from zerowait.outbox.tables import insert
+from zerowait.outbox.young import Young
 
 TRY_AGAIN: Final = 1.0  # seconds until a failing file is tried again
 HELD_AGAIN: Final = 0.001  # seconds until a sheaf that a push had in hand is looked for again
@@ -71,7 +73,8 @@ class Outbox:
         self._database: Database | None = database
         self._clock = clock
         self._lock = lock
-        self._ahead = Ahead()
+        self._ahead = self._new_ahead()
+        self._young = Young()
         self._sheaves: WeakValueDictionary[tuple[int, int], Sheaf] = WeakValueDictionary()
         self._fresh: list[Fresh] = []
         self._segments: list[Segment] = []  # out, and given by the next turn that succeeds
@@ -263,14 +266,19 @@ class Outbox:
     def _write(self, database: Database, now: int, shift: int) -> Attempt:
         tally = Tally()
         settlement = self._settlement(database, tally, now, shift)
-        database.begin()
+        ids: dict[str, int] = {}
+        self._young.begin(database, lambda channel: self._id_of(channel, ids, database))
+        if self.durable or self._spoilt or self._aging.has_work(now):
+            database.begin()  # else there may be nothing to do in the tables
+        for fresh in self._fresh:
+            if fresh.handed:
+                self._young.take(fresh)
         for change in self._changes:
             settlement.apply(change)
         for row in self._spoilt:
             settlement.drop(row)
         expiry_at = self._aging.expire(database, self.ledger.channels, self._ahead.out, settlement, now)
         # Rows that are new come after all that looks for rows: nothing of this turn is about them.
-        ids: dict[str, int] = {}
         if self._fresh:
             self._insert(database, ids, tally)
         settlement.write(database, lambda channel: self._id_of(channel, ids, database))
@@ -281,39 +289,34 @@ class Outbox:
 
     def _settlement(self, database: Database, tally: Tally, now: int, shift: int) -> Settlement:
         return Settlement(
-            database, self.ledger.channels, self._ahead.out, tally, self._new_seq, self._ahead.later, now, shift,
-            checked=self.durable,
+            database, self.ledger.channels, self._ahead.out, self._young, tally, self._new_seq, self._ahead.later, now,
+            shift, checked=self.durable,
         )  # fmt: skip
 
     def _account(self, database: Database, tally: Tally, ids: dict[str, int], now: int) -> int:
         """The ledger, and the number of this transaction, by which it is known again."""
         for channel in tally.rows:
             self._id_of(channel, ids, database)
-        self.ledger.write(tally, ids, database)
         turn = self.turns + 1
         if self.durable:
+            self.ledger.write(tally, ids, database)
             database.run("UPDATE box SET turn = ?, wall = ?", (turn, now))
         return turn
 
     def _insert(self, database: Database, ids: dict[str, int], tally: Tally) -> None:
-        bodies: list[tuple[object, ...]] = []
-        messages: list[tuple[object, ...]] = []
+        rows: list[tuple[Row, bytes | bytearray, int | None]] = []
         for fresh in self._fresh:
-            row, body = fresh.row, fresh.piece.body
-            if fresh.due is not None:
-                fresh.due = self._ahead.later(row.channel, fresh.due)
-            crc = checksum(body, row.ends) if self.durable else None
-            bodies.append((row.seq, row.ends or None, body, crc))
-            channel = self._id_of(row.channel, ids, database)
-            messages.append(
-                (row.seq, row.epoch, row.first, row.count, channel, row.priority, fresh.due, row.expires, 0, 0,
-                 row.seq, None, row.home, row.accepted_at, pack_headers(row.headers))
-            )  # fmt: skip
+            row = fresh.row
             counts = tally.of(row.channel)
             counts.accepted += row.count
             counts.nbytes += row.nbytes(row.first, row.count)
-        database.insert(BODY, BODY_VALUES, bodies)
-        database.insert(MESSAGE, MESSAGE_VALUES, messages)
+            if not fresh.handed:
+                if fresh.due is not None:
+                    fresh.due = self._ahead.later(row.channel, fresh.due)
+                rows.append((row, fresh.piece.body, fresh.due))
+        if rows:
+            database.begin()
+            insert(database, rows, lambda channel: self._id_of(channel, ids, database), checked=self.durable)
 
     def _id_of(self, channel: str, ids: dict[str, int], database: Database) -> int:
         id = ids.get(channel)
@@ -336,6 +339,8 @@ class Outbox:
                 each.sheaf.stored()
         for row in settlement.deleted.values():
             self._ahead.back(row)
+            self._young.settled(row)
+        self._young.applied()
         for touched in settlement.touched.values():
             self._ahead.shrink(touched.row, touched.gone)
         for own in settlement.own.values():
@@ -491,10 +496,18 @@ class Outbox:
             self._number(fresh)
         return self.epoch
 
+    def _new_ahead(self) -> Ahead:
+        # What is in memory anyway need not wait for its turn in a table.
+        return Ahead() if self.durable else Ahead(nbytes=self.intake.limits.nbytes)
+
     def _offer_again(self, database: Database) -> None:
         """Who carries the messages begins anew under the new epoch, with nothing in hand: everything is read again."""
         self._segments = []
-        self._ahead = Ahead()
+        self._ahead = self._new_ahead()
+        self._young.begin(database, self.ledger.ids.__getitem__)
+        self._young.bring_all()
+        database.commit()
+        self._young.applied()
         for id, channel in self.ledger.channels.items():
             if self.ledger.row(channel).waiting_and_in_flight:
                 self._ahead.load(channel, id, database)
@@ -553,7 +566,8 @@ class Outbox:
         at: int | None = self._database.one(
             "SELECT accepted_at FROM message INDEXED BY by_name WHERE state = 0 ORDER BY epoch, first LIMIT 1"
         )
-        return at
+        young = self._young.oldest()
+        return young if at is None or (young is not None and young < at) else at
 
     def amend(self, change: Callable[[Database, Tally], Dropped]) -> None:
         """A transaction of its own, for who looks after dead letters. Raises StoreError; then nothing has changed.
@@ -593,7 +607,7 @@ class Outbox:
 
     def is_empty(self) -> bool:
         """Whether nothing is kept here: nothing unsettled, no dead letter, nothing set aside or owed to others."""
-        if self._fresh or self.intake.counts() or self._database is None:
+        if self._fresh or self._young or self.intake.counts() or self._database is None:
             return False
         try:
             return not self._database.one("SELECT EXISTS (SELECT 1 FROM message) OR EXISTS (SELECT 1 FROM outcome)")

@@ -10,7 +10,7 @@ from zlib import crc32
 from msgspec import Struct, msgpack
 
 from zerowait.message import BODY_HEADER, BODY_START, Numbers
-from zerowait.outbox.sheaf import MESSAGE_COST
+from zerowait.outbox.sheaf import MESSAGE_COST, Piece, Sheaf
 
 Headers = Mapping[int, Mapping[str, str]]
 
@@ -55,6 +55,17 @@ class Row(Struct, gc=False):
         if start >= stop:
             return []
         return gone.missing(start, stop - start) if gone else [(start, stop - start)]
+
+
+class Fresh(Struct, eq=False):
+    """Messages on their way to the disk: a piece of a sheaf, and the row it becomes."""
+
+    sheaf: Sheaf
+    piece: Piece
+    row: Row
+    due: int | None
+    given_up: bool = False
+    handed: bool = False  # dispatch has it already
 
 
 def pack_gone(gone: Numbers, first: int) -> bytes:

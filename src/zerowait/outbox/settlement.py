@@ -17,18 +17,12 @@ from zerowait.outbox.ledger import Tally
 from zerowait.outbox.reading import find
 from zerowait.outbox.row import Row, alone, checksum, pack_gone, pack_headers, signed
 from zerowait.outbox.sheaf import MESSAGE_COST, State
+from zerowait.outbox.tables import BODY, BODY_VALUES, MESSAGE, MESSAGE_VALUES
+from zerowait.outbox.young import Young
 
 WAITING: Final = 0
 LETTER: Final = 3
 SET_ASIDE: Final = 4
-
-MESSAGE: Final = (
-    "message (seq, epoch, first, count, channel, priority, due, expires, state, attempt, body, note, home, accepted_at,"
-    " headers)"
-)
-MESSAGE_VALUES: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-BODY: Final = "body (id, refs, lengths, bytes, crc)"
-BODY_VALUES: Final = "(?, 1, ?, ?, ?)"
 
 _BY_NAME: Final = "epoch = ? AND first > ? AND first < ? ORDER BY epoch, first"
 _LONGEST: Final = 1_024  # numbers of one row
@@ -72,13 +66,15 @@ class Event(Struct):
 
 
 class Settlement:
-    """out: the rows that dispatch has, by seq. later: gives the due time to store for a channel's row."""
+    """out: the rows that dispatch has, by seq. young: those of them that are in no table. later: gives the due time to
+    store for a channel's row."""
 
     def __init__(
         self,
         database: Database,
         channels: dict[int, str],
         out: dict[int, Row],
+        young: Young,
         tally: Tally,
         next_seq: Callable[[], int],
         later: Callable[[str, int], int],
@@ -90,6 +86,7 @@ class Settlement:
         self._database = database
         self._channels = channels
         self._out = out
+        self._young = young
         self._tally = tally
         self._next_seq = next_seq
         self._later = later
@@ -197,6 +194,7 @@ class Settlement:
             living = sum(n for _, n in row.living(first, count, self._gone(row)))
             if living == count:
                 return [row]
+        self._young.bring_all()
         found: dict[int, Row] = {}
         for at in range(first, first + count, _AT_ONCE):
             bindings = (epoch, at - _LONGEST, min(at + _AT_ONCE, first + count))
@@ -214,6 +212,7 @@ class Settlement:
         for row in self._rows(change.epoch, change.number, 1, self._out.get(change.seq)):
             if not row.living(change.number, 1, self._gone(row)):
                 continue
+            self._young.bring(row)
             failures = change.failures
             if not change.seq:
                 failures = max(failures, row.failures + 1)  # who says it had not read the row
@@ -234,13 +233,17 @@ class Settlement:
     # Writing
 
     def write(self, database: Database, id_of: Callable[[str], int]) -> None:
+        deleted = [row for row in self.deleted.values() if row not in self._young]
+        touched = [each for each in self.touched.values() if each.row not in self._young]
+        if self.own or deleted or touched or self.set_aside or self.noted:
+            database.begin()
         if self.own:
             self._write_own(id_of)
-        if self.deleted:
-            database.run("DELETE FROM body WHERE id IN carray(?)", (integers([r.body for r in self.deleted.values()]),))
-            database.run("DELETE FROM message WHERE seq IN carray(?)", (integers(list(self.deleted)),))
-        if self.touched:
-            gone = [(seq, pack_gone(each.gone, each.row.first).hex()) for seq, each in self.touched.items()]
+        if deleted:
+            database.run("DELETE FROM body WHERE id IN carray(?)", (integers([row.body for row in deleted]),))
+            database.run("DELETE FROM message WHERE seq IN carray(?)", (integers([row.seq for row in deleted]),))
+        if touched:
+            gone = [(each.row.seq, pack_gone(each.gone, each.row.first).hex()) for each in touched]
             database.run(
                 "UPDATE message SET gone = unhex(j.value ->> 1) FROM json_each(?) AS j WHERE seq = j.value ->> 0",
                 (json.encode(gone).decode(),),

@@ -165,7 +165,8 @@ def run(make: Maker, time: Time, monkeypatch: pytest.MonkeyPatch, seed: int, fau
             if faults is not None and attempt == 3:
                 faults.failing = None
             try:
-                segments = bench.box.turn(changes if attempt == 0 else (), drawn if attempt == 0 else {})
+                segments = bench.begin() if chance.random() < 0.7 else []
+                segments += bench.box.turn(changes if attempt == 0 else (), drawn if attempt == 0 else {})
                 break
             except StoreError:
                 assert faults is not None
