@@ -7,8 +7,8 @@ import sys
 import time
 from typing import Any
 
-from bench.messages import DURABLE, LONE_DURABLE, LONE_MEMORY, MEMORY, Timed, most_memory_kib, order
-from zerowait import Client, QueueFull, Settings
+from bench.messages import DURABLE, LONE_DURABLE, LONE_MEMORY, MEMORY, Order, Timed, most_memory_kib, order
+from zerowait import Client, PushChannel, QueueFull, Settings
 
 
 def client(endpoint: str, **more: Any) -> Client:
@@ -21,6 +21,17 @@ def handled(zw: Client, channel: str) -> int:
     return sum(each.handled for box in zw.status().boxes for each in box.channels if each.channel == channel)
 
 
+def push_again(zw: Client, channel: PushChannel[Order], message: Order, full: QueueFull) -> None:
+    while True:
+        full.room.result(60)
+        try:
+            zw.push(channel, message)
+        except QueueFull as again:
+            full = again
+        else:
+            return
+
+
 def throughput(endpoint: str, durable: bool, count: int) -> dict[str, float]:
     """From the first push until the ledger says that all are handled; one push() for each message."""
     channel = DURABLE if durable else MEMORY
@@ -28,14 +39,11 @@ def throughput(endpoint: str, durable: bool, count: int) -> dict[str, float]:
         zw.workers(channel).at_least(1).result(10)
         message, push = order(), zw.push
         began = time.perf_counter()
-        pushed = 0
-        while pushed < count:
+        for _ in range(count):
             try:
-                for _ in range(count - pushed):
-                    push(channel, message)
-                    pushed += 1
+                push(channel, message)
             except QueueFull as full:
-                full.room.result(60)
+                push_again(zw, channel, message, full)
         pushing = time.perf_counter() - began
         while handled(zw, channel.name) < count:
             time.sleep(0.002)

@@ -82,12 +82,14 @@ class Estate:
         intake = Intake(limits, durable=durable, wake=wake, room=lambda: self._room(intake), now_us=opened.now_us)
         intake.callbacks = opened.callbacks
         intake.pid = opened.pid
-        if (
-            not durable
-        ):  # with a store thread between them, giving way to the network costs more than it brings (measured)
-            intake.give_way = opened.node.give_way
+        intake.give_way = self._give_way_twice if durable else opened.node.give_way
         intake.withdraw = self._withdraw
         return intake
+
+    def _give_way_twice(self) -> None:
+        if self._keeper is not None:
+            self._keeper.give_way()
+        self._opened.node.give_way()
 
     def _room(self, intake: Intake) -> Promise[None]:
         promise = self._rooms.get(id(intake))

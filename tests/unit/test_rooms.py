@@ -14,7 +14,7 @@ PACKAGE = SOURCE / "zerowait"
 # From the top: who stands higher knows nothing of who stands below. A folder stands for all that is in it.
 GROUPS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "message", "names", "notices", "plain", "retry", "settings", "settings_sources", "codec",
-              "snapshot", "log", "contract", "agreement", "accept", "faults"),
+              "snapshot", "log", "contract", "agreement", "accept", "faults", "turns"),
     "what users hold": ("channels", "app", "context", "client", "pending", "results", "loading"),
     "handlers": ("handlers",),
     "outbox": ("outbox",),

@@ -18,6 +18,7 @@ from msgspec import Struct
 from zerowait.errors import Closed, StoreError
 from zerowait.message import Change, Segment
 from zerowait.outbox.outbox import Outbox
+from zerowait.turns import Turn
 
 T = TypeVar("T")
 
@@ -67,6 +68,7 @@ class Keeper:
         self._submissions: deque[tuple[Outbox, int, Sequence[Change], Mapping[str, int]]] = deque()
         self._asked: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._kept: dict[int, _Kept] = {}
+        self._turning = Turn()  # while the thread is awake, and not waiting for a disk
         self._bell = Lock()
         self._bell.acquire()
         self._is_asleep = False
@@ -82,6 +84,7 @@ class Keeper:
 
         def open_and_keep() -> Outbox:
             box = opener()
+            box.outside = self._turning.outside
             self._kept[id(box)] = _Kept(box, [], {})
             return box
 
@@ -105,6 +108,10 @@ class Keeper:
                 self._bell.release()
             except RuntimeError:
                 pass  # two of us at once: it rings already
+
+    def give_way(self) -> None:
+        """For a thread that pushes without a pause."""
+        self._turning.give_way()
 
     def ask(self, question: Callable[[], T]) -> Future[T]:
         """Run it on the store thread, between turns."""
@@ -135,6 +142,13 @@ class Keeper:
     # The thread
 
     def _run(self) -> None:
+        self._turning.begin()
+        try:
+            self._work()
+        finally:
+            self._turning.end()
+
+    def _work(self) -> None:
         while True:
             self._is_called = False
             self._collect()
@@ -233,7 +247,8 @@ class Keeper:
         """Until called; False: the time was over first."""
         self._is_asleep = True
         # Called between our last look and now? Whoever calls from here on sees that we sleep.
-        rung = self._is_called or self._bell.acquire(timeout=-1 if wait is None else wait)
+        with self._turning.outside():
+            rung = self._is_called or self._bell.acquire(timeout=-1 if wait is None else wait)
         self._is_asleep = False
         return rung
 

@@ -15,6 +15,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from weakref import WeakValueDictionary
@@ -69,6 +70,7 @@ class Outbox:
         self.intake = intake
         self.ledger = Ledger(intake.counts)
         self.notices: deque[Notice] = deque(maxlen=1_000)
+        self.outside: Callable[[], AbstractContextManager[None]] = nullcontext  # in which the disk is waited for
         self.set_aside = 0  # messages whose bodies on disk were damaged, in this life
         self._database: Database | None = database
         self._clock = clock
@@ -259,7 +261,8 @@ class Outbox:
     def _settle_on(self, database: Database, attempt: Attempt) -> None:
         # From here until it is applied, an error leaves open whether it is on disk: `_reopen` finds out.
         self._attempt = attempt
-        database.commit()
+        with self.outside():
+            database.commit()
         self._aging.expiry_at = attempt.expiry_at
         self._apply(attempt)
 
@@ -626,7 +629,8 @@ class Outbox:
             return False
         try:
             if database.wal_pages > (WAL_IDLE_PAGES if idle else WAL_MOST_PAGES):
-                database.checkpoint()
+                with self.outside():
+                    database.checkpoint()
             return idle and database.give_back()
         except DatabaseError as error:
             self._failed(error)

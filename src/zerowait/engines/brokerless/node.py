@@ -47,12 +47,12 @@ from zerowait.engines.engine import Handlers
 from zerowait.errors import Closed, ZerowaitError
 from zerowait.message import Bury, Change, Segment
 from zerowait.settings import Settings
+from zerowait.turns import Turn
 
 log = logging.getLogger("zerowait.node")
 T = TypeVar("T")
 
 ASKING = "asking"  # the feature by which a command line says that it only looks in
-GIVEN_WAY_S = 0.001  # at most so long
 LOOK_S = 0.1  # how often the directory is looked at while a channel that is pushed to has no worker; else seldomer
 OWNER_END, WORKER_END = -1, -2  # the two ends of the link of a process to itself
 
@@ -144,8 +144,7 @@ class Node:
         self._plainly = plainly
         self._thread: threading.Thread | None = None
         self._wire: Wire | None = None
-        self._is_busy = False
-        self._turning = threading.Lock()  # held by the thread while it is awake
+        self._turning = Turn()  # while the thread is awake
         self._stopping = False
         self._is_final = False
         self._leaving = False
@@ -185,11 +184,9 @@ class Node:
             self._wire.wake()
 
     def give_way(self) -> None:
-        """For a thread that pushes without a pause: lets this one finish the turn it is in. Without that it waits 5 ms
-        for the interpreter at each of its steps; a sleep instead costs three times what it gives (measured). While
-        there is nobody to carry anything to, there is no hurry."""
-        if self._is_busy and self.core.links and self._turning.acquire(timeout=GIVEN_WAY_S):
-            self._turning.release()
+        """For a thread that pushes without a pause. While there is nobody to carry anything to, there is no hurry."""
+        if self.counter is not None and self.core.links:
+            self._turning.give_way()
 
     def memory_pushed(self) -> None:
         """Something was pushed to the outbox in memory, which this thread owns."""
@@ -274,7 +271,7 @@ class Node:
             started(self.error)
             return
         started(None)
-        self._turning.acquire()
+        self._turning.begin()
         try:
             while not self._stopping:
                 try:
@@ -283,6 +280,7 @@ class Node:
                     log.exception("an error in the network thread; it goes on")
                     time.sleep(0.05)
         finally:
+            self._turning.end()
             assert self._wire is not None
             assert self.directory is not None
             self._has_ended = True
@@ -343,13 +341,8 @@ class Node:
         wire, core = self._wire, self.core
         assert wire is not None
         timeout = 0.0 if self._has_work() else self._rest(clock())
-        self._is_busy = False
-        self._turning.release()
-        try:
+        with self._turning.outside():
             events = wire.poll(timeout)
-        finally:
-            self._turning.acquire()
-            self._is_busy = True
         now = clock()
         for event in events:
             match event:

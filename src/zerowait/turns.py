@@ -1,0 +1,49 @@
+"""How a thread that pushes without a pause lets those work that carry its messages on.
+
+A busy Python thread keeps the interpreter for 5 ms each time that another asks for it, and the thread that stores and
+the one that sends ask at each of their steps. So what is pushed in a loop would gather for a second before it left. A
+pusher therefore waits, once a segment, until such a thread has finished what it is at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Final
+
+GIVEN_WAY_S: Final = 0.001  # at most so long
+
+
+class Turn:
+    """Begun and ended by one thread; any other may give way to it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._is_on = False
+
+    def begin(self) -> None:
+        self._lock.acquire()
+        self._is_on = True
+
+    def end(self) -> None:
+        self._is_on = False
+        self._lock.release()
+
+    @contextmanager
+    def outside(self) -> Generator[None]:
+        """For what needs no interpreter, such as waiting for a disk: meanwhile nobody gives way. Nothing if it is not
+        begun."""
+        if not self._is_on:
+            yield
+            return
+        self.end()
+        try:
+            yield
+        finally:
+            self.begin()
+
+    def give_way(self) -> None:
+        """Waits for its end, at most a millisecond; at once back if nothing is on."""
+        if self._is_on and self._lock.acquire(timeout=GIVEN_WAY_S):
+            self._lock.release()
