@@ -77,7 +77,7 @@ class Client:
         except (KeyError, TypeError):
             pass
         else:
-            if not options and value.__class__ is lane.exact:
+            if not options and type(value) is lane.exact:
                 slot = lane.slot
                 try:
                     sheaf = slot.pop()
@@ -85,15 +85,14 @@ class Client:
                     pass
                 else:
                     try:
-                        buffer = sheaf.buffer
-                        lane.encode_into(value, buffer, -1)  # type: ignore[misc]  # a lane with `exact` has it
-                        ends = sheaf.ends
-                        ends.append(size := len(buffer))
+                        encode_into, buffer, ends = lane.encode_into, sheaf.buffer, sheaf.ends
+                        encode_into(value, buffer, -1)  # type: ignore[misc]  # a lane with `exact` has it
                         index = len(ends)
-                        if size > sheaf.most_bytes or index >= sheaf.most_messages:
+                        ends.append(size := len(buffer))
+                        if size > sheaf.most_bytes or index >= sheaf.last_index:
                             sheaf, slot, mine, index = lane.full(sheaf)
-                            return Receipt(mine, index - 1)
-                        return Receipt(sheaf, index - 1)
+                            return Receipt(mine, index)
+                        return Receipt(sheaf, index)
                     except BaseException as error:
                         # No call: nothing can interrupt it.
                         del sheaf.buffer[sheaf.ends[-1] if sheaf.ends else BODY_START :]

@@ -2,30 +2,10 @@
 
 A push must cost a fraction of a microsecond, so that its common case takes no lock: a lane keeps its open sheaf in a
 list, its slot, and whoever pops it from there owns it until it is appended again. Both are one operation of the
-interpreter. The whole of it is this (the argument `sheaf` changes hands exactly once on each way out):
-
-    try:
-        sheaf = slot.pop()
-    except IndexError:
-        return Receipt(*lane.first(value))
-    try:
-        buffer = sheaf.buffer
-        lane.encode_into(value, buffer, -1)
-        ends = sheaf.ends
-        ends.append(size := len(buffer))
-        index = len(ends)
-        if size > sheaf.most_bytes or index >= sheaf.most_messages:
-            sheaf, slot, mine, index = lane.full(sheaf)
-            return Receipt(mine, index - 1)
-        return Receipt(sheaf, index - 1)
-    except BaseException:
-        del sheaf.buffer[sheaf.ends[-1] if sheaf.ends else BODY_START :]  # no call: nothing can interrupt it
-        raise
-    finally:
-        slot.append(sheaf)
+interpreter. The common case stands in `Client.push`; the argument `sheaf` changes hands exactly once on each way out.
 
 All that is rare happens under the intake's lock: beginning a sheaf, which sets room aside for a whole segment, and what
-a tripped wire (`most_bytes`, `most_messages`) leads to. Room is counted exactly: what is set aside and not used by the
+a tripped wire (`most_bytes`, `last_index`) leads to. Room is counted exactly: what is set aside and not used by the
 other open sheaves is called in before anybody is refused.
 
 An exception from outside (KeyboardInterrupt) can strike between `slot.pop()` and the name it is bound to; then nobody
@@ -366,7 +346,7 @@ class Intake:
                 elif self._is_lost(sheaf, now):
                     piece = sheaf.copy_out()
                     self._shrink(sheaf, piece.count, len(piece.body) - BODY_START + MESSAGE_COST * piece.count)
-                    sheaf.most_messages = 0
+                    sheaf.last_index = -1
                     self._cut.append(sheaf)
                 else:
                     left.append(sheaf)

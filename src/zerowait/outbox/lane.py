@@ -53,9 +53,9 @@ class Lane:
         try:
             self.encode_into(value, sheaf.buffer, -1)
             sheaf.ends.append(size := len(sheaf.buffer))
-            if size > sheaf.most_bytes or sheaf.most_messages <= 1:
+            if size > sheaf.most_bytes or sheaf.last_index <= 0:
                 sheaf, slot, mine, index = self.full(sheaf)
-                return mine, index - 1
+                return mine, index
             return sheaf, 0
         except BaseException:
             sheaf.undo()
@@ -75,32 +75,31 @@ class Lane:
     def full(self, sheaf: Sheaf) -> tuple[Sheaf, list[Sheaf], Sheaf, int]:
         """Decide about the last message of a sheaf that tripped a wire; the caller has the sheaf and keeps it.
 
-        Gives (sheaf to append, list to append it to, sheaf that has the message, its index + 1). Raises QueueFull and
+        Gives (sheaf to append, list to append it to, sheaf that has the message, its index there). Raises QueueFull and
         TooLarge; then the message is out of the sheaf again and the sheaf belongs back in its slot.
         """
         intake = self.intake
-        index = len(sheaf.ends)
         if intake.attend(sheaf):
             intake.wake()
-            return sheaf, intake.closing, sheaf, index
+            return sheaf, intake.closing, sheaf, len(sheaf.ends) - 1
         try:
-            return self._decide(sheaf, len(sheaf.buffer), index)
+            return self._decide(sheaf, len(sheaf.buffer), len(sheaf.ends) - 1)
         finally:
             sheaf.attended = False
 
     def _decide(self, sheaf: Sheaf, size: int, index: int) -> tuple[Sheaf, list[Sheaf], Sheaf, int]:
         intake = self.intake
         if size <= SEGMENT_BYTES and intake.extend(sheaf):
-            over = index >= SEGMENT_MESSAGES or sheaf.used_bytes >= SEGMENT_BYTES
+            over = index >= SEGMENT_MESSAGES - 1 or sheaf.used_bytes >= SEGMENT_BYTES
             return sheaf, intake.closing if over else sheaf.slot, sheaf, index
-        before = sheaf.ends[-2] if index > 1 else BODY_START
+        before = sheaf.ends[-2] if index else BODY_START
         payload = bytes(memoryview(sheaf.buffer)[before:])
         sheaf.ends.pop()
         sheaf.undo()
         if size <= SEGMENT_BYTES:
             raise intake.refusal(self.channel)
         mine, at = self.append(payload)
-        return sheaf, intake.closing if sheaf.ends else sheaf.slot, mine, at + 1
+        return sheaf, intake.closing if sheaf.ends else sheaf.slot, mine, at
 
     def append(
         self,
@@ -180,7 +179,7 @@ class Lane:
                 sheaf.headers = {**(sheaf.headers or {}), index: headers}
             sheaf.buffer += payload
             sheaf.ends.append(len(sheaf.buffer))
-            tripped = index + 1 >= sheaf.most_messages or len(sheaf.buffer) > sheaf.most_bytes
+            tripped = index >= sheaf.last_index or len(sheaf.buffer) > sheaf.most_bytes
             if tripped and not self.intake.extend(sheaf, force=force):
                 sheaf.ends.pop()
                 raise self.intake.refusal(self.channel)

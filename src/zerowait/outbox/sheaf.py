@@ -100,8 +100,8 @@ class Sheaf:
         "first",
         "headers",
         "lane",
+        "last_index",
         "most_bytes",
-        "most_messages",
         "priority",
         "reserved_bytes",
         "reserved_messages",
@@ -150,8 +150,9 @@ class Sheaf:
         """
         self.reserved_messages = messages
         self.reserved_bytes = nbytes
-        self.most_messages = min(messages, SEGMENT_MESSAGES)
-        self.most_bytes = min(SEGMENT_BYTES, BODY_START + nbytes - MESSAGE_COST * self.most_messages)
+        most = min(messages, SEGMENT_MESSAGES)
+        self.last_index = most - 1
+        self.most_bytes = min(SEGMENT_BYTES, BODY_START + nbytes - MESSAGE_COST * most)
 
     @property
     def used_bytes(self) -> int:
@@ -174,14 +175,14 @@ class Sheaf:
         # Small new ones instead of None: whoever still holds the sheaf after all trips the wire, not over a TypeError.
         self.buffer = bytearray(BODY_START)
         self.ends = []
-        self.most_messages = 0
+        self.last_index = -1
         self.count = start + len(ends)
         BODY_HEADER.pack_into(body, 0, 0xDD, len(ends))
         return Piece(start, len(ends), body, array("I", ends).tobytes())
 
     def copy_out(self) -> Piece:
         """Copy what whole messages there are while somebody else may be at work on the next one."""
-        self.most_messages = 0
+        self.last_index = -1
         ends = self.ends.copy()
         self.cut = self.count = len(ends)
         body = self.buffer[: ends[-1] if ends else BODY_START]
