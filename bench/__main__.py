@@ -61,6 +61,14 @@ class Run:
             assert process.stdout is not None
             return count / raw.send(int(process.stdout.readline()), count, process)
 
+    def raw_alone(self, count: int = 1_000) -> list[float]:
+        """µs from before send() until recv() has returned in another process, 100 a second, less 100 to warm up."""
+        command = [sys.executable, "-m", "bench.raw", "alone", str(count)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.env) as process:
+            assert process.stdout is not None
+            raw.send_alone(int(process.stdout.readline()), count)
+            return [int(each) / 1_000 for each in process.stdout.readline().split()[100:]]
+
     def ours(self, kind: str, durable: bool, count: int) -> float:
         with self.worker(kind) as (_, endpoint):
             return count / self.sender("throughput", endpoint=endpoint, durable=durable, count=count)["seconds"]
@@ -95,7 +103,7 @@ def push(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
     for durable in (False, True):
         theirs: list[float] = []
         ours: list[float] = []
-        for _ in range(pairs):
+        for _ in range(3 * pairs):  # they are short, and a shared machine has fast and slow seconds
             theirs.append(raw.push_ns())
             ours.append(run.sender("push_ns", durable=durable)["ns"])
         ratios = [b / a for a, b in zip(theirs, ours, strict=True)]
@@ -111,6 +119,7 @@ def lone(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
         name = f"one message alone, {'durable' if durable else 'memory'}, µs"
         found = {"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100], "count": len(times)}
         yield {"name": name, "ours": found, "at_most_p50": 1_000 if durable else 150}
+    yield {"name": "beside: raw pyzmq, one message alone, µs", "ours": {"p50": statistics.median(run.raw_alone())}}
     yield {"name": "beside: two thread wake-ups, µs", "ours": {"p50": two_wake_ups()}}
     yield {"name": "beside: one fdatasync of this disk, µs", "ours": {"p50": one_sync(run.env["ZEROWAIT_HOME"])}}
 
@@ -155,9 +164,12 @@ def memory(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
 
 
 def importing(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
+    # As it is once installed: compiled.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
     def once(code: str) -> float:
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True)
+        subprocess.run([sys.executable, "-c", code], check=True, env=env)
         return (time.perf_counter() - began) * 1_000
 
     once("import zerowait")

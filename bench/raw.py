@@ -48,6 +48,34 @@ def send(port: int, count: int, receiver: object) -> float:
     return took
 
 
+def receive_alone(count: int) -> None:
+    context = zmq.Context()
+    pull = context.socket(zmq.PULL)
+    print(pull.bind_to_random_port("tcp://127.0.0.1"), flush=True)
+    took_ns: list[int] = []
+    for _ in range(count):
+        message = pull.recv()
+        took_ns.append(time.time_ns() - int(msgspec.msgpack.decode(message)))
+    print(" ".join(map(str, took_ns)), flush=True)
+    pull.close(0)
+    context.term()
+
+
+def send_alone(port: int, count: int) -> None:
+    """100 a second, the time in the payload."""
+    context = zmq.Context()
+    push = context.socket(zmq.PUSH)
+    push.connect(f"tcp://127.0.0.1:{port}")
+    time.sleep(0.3)
+    at = time.perf_counter()
+    for _ in range(count):
+        push.send(msgspec.msgpack.encode(time.time_ns()))
+        at += 0.01
+        time.sleep(max(0.0, at - time.perf_counter()))
+    push.close(1_000)
+    context.term()
+
+
 def push_ns(blocks: int = 200) -> float:
     """One encode and send, the median of blocks of 1,000: a PULL takes what is sent."""
     import threading
@@ -70,4 +98,7 @@ def push_ns(blocks: int = 200) -> float:
 
 
 if __name__ == "__main__":
-    receive(int(sys.argv[1]))
+    if sys.argv[1] == "alone":
+        receive_alone(int(sys.argv[2]))
+    else:
+        receive(int(sys.argv[1]))
