@@ -10,6 +10,8 @@ from zerowait.contract import Description
 # These travel as text, so that whoever expects a string can read them. The reverse would fail for some strings.
 _AS_TEXT = {"date", "time", "timedelta", "uuid", "decimal"}
 
+WORDS_MOST = 300  # characters of a type in a sentence
+
 
 def compatible(sent: Description, wanted: Description) -> str | None:
     """None if every message of the one type can be read as the other, else the first difference, in words.
@@ -18,6 +20,16 @@ def compatible(sent: Description, wanted: Description) -> str | None:
     optional: so a new optional field is no difference, whichever end is deployed first.
     """
     return _Comparison().differ(_End(sent), _End(wanted), "")
+
+
+def in_words(description: Description) -> str:
+    """A type for people, in one short line: what it holds, and of a record the names and types of its fields."""
+    if isinstance(description, list) and description[0] == "record":
+        fields = ", ".join(f"{name}: {_words(kind)}" for name, kind, *_ in description[4])
+        words = f"a record ({fields})" + (f" with {_tag(description[1])}" if description[1] else "")
+    else:
+        words = _words(description)
+    return words if len(words) <= WORDS_MOST else words[: WORDS_MOST - 1] + "…"
 
 
 class _End:

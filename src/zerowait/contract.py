@@ -55,13 +55,36 @@ def describe(type: Any) -> Description:
     return _describe(node, [])
 
 
-def fingerprint(description: Description) -> bytes:
-    """16 bytes that are equal for equal descriptions, on every machine and with every version of every library."""
-    from hashlib import sha256
-
+def packed(description: Description) -> bytes:
+    """A description as it travels in SCHEMA."""
     from msgspec import msgpack
 
-    return sha256(b"zerowait type 1:" + msgpack.encode(description)).digest()[:16]
+    return msgpack.encode(description)
+
+
+def unpacked(data: bytes) -> Description:
+    """What `packed` gave. Raises ValueError if it cannot be read; whether it is one only a comparison finds."""
+    from msgspec import DecodeError, msgpack
+
+    try:
+        description: Description = msgpack.decode(data)
+    except (DecodeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the description of a type cannot be read: {error}") from None
+    if description.__class__ not in (str, list):
+        raise ValueError(f"the description of a type is a {type_name(description.__class__)}")
+    return description
+
+
+def fingerprint(description: Description) -> bytes:
+    """16 bytes that are equal for equal descriptions, on every machine and with every version of every library."""
+    return fingerprint_of(packed(description))
+
+
+def fingerprint_of(description: bytes) -> bytes:
+    """The same, of a description as it travels."""
+    from hashlib import sha256
+
+    return sha256(b"zerowait type 1:" + description).digest()[:16]
 
 
 def is_pydantic(type: Any) -> bool:

@@ -9,7 +9,7 @@ Exception
 │  │  ├─ NoResponder  PeerLost  RemoteError  BadAnswer  Dead  Cancelled
 │  │  └─ Expired             (also a TimeoutError)
 │  ├─ NotPermitted           (also a PermissionError)   at the call once known, else while waiting
-│  ├─ ContractMismatch                                  likewise
+│  ├─ ContractMismatch                                  waiting for workers that expect what is sent
 │  ├─ OutcomeUnknown         (also an OSError)          awaiting a receipt
 │  ├─ SettingsError          (also a ValueError)
 │  └─ UsageError             (also a RuntimeError)
@@ -254,7 +254,8 @@ class NotPermitted(ZerowaitError, PermissionError):
 class ContractMismatch(ZerowaitError):
     """The two ends disagree about a channel's kind or types. Deploy the same contract at both ends.
 
-    A push accepted before this was known loses nothing: it waits until they agree. difference: in words.
+    Raised by `workers(…).at_least(n)`. A push is accepted all the same and loses nothing: it waits until they agree,
+    and the log, the notice `Mismatched` and `zerowait status` say what differs. difference: in words.
     """
 
     def __init__(self, message: str | None = None, *, difference: str, channel: str = "") -> None:

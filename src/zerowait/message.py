@@ -202,6 +202,7 @@ class Service(Struct, frozen=True):
     concurrency: int
     fingerprint: bytes = b""
     prefetch: int = 50_000
+    description: bytes = b""  # of its type, as `contract.packed` gives it; peers ask for it where fingerprints differ
 
 
 # Changes to an outbox. They name messages, not rows: (epoch, first, count); seq is the row they were offered from.

@@ -73,6 +73,30 @@ class PeerStuck(Notice, frozen=True, kw_only=True):
         return f"{self.name} ({self.instance[:4]}) is there, but its event loop has not turned for {self.seconds:.1f} s"
 
 
+class Mismatched(Notice, frozen=True, kw_only=True):
+    """A process serves a channel and expects another type than this one sends: nothing of it goes there.
+
+    Its messages wait for another worker, or until both ends are deployed with the same contract. sent, expected: the
+    two types, in words. difference: the first thing that does not fit. Told once for each process, and again each
+    minute while messages wait and nobody else takes them.
+    """
+
+    channel: str
+    name: str
+    instance: str
+    sent: str
+    expected: str
+    difference: str
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"Nothing of {self.channel} is sent to {self.name} ({self.instance[:4]}): {self.difference}. Sent is "
+            f"{self.sent}, expected there is {self.expected}. The messages wait here, safe: deploy both ends with the "
+            "same contract"
+        )
+
+
 class StoreBroken(Notice, frozen=True, kw_only=True):
     """An outbox file cannot be written. What is in it is safe; pushes raise StoreError until it is mended."""
 

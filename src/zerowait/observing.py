@@ -53,6 +53,7 @@ def status_of(opened: Opened, oldest: dict[int, int | None] | None = None) -> St
                 serves=list(peer.serves),
                 in_flight=peer.in_flight,
                 silent_for_s=peer.silent_for_s,
+                mismatches=peer.mismatches,
             )
             for peer in (node.call(node.peers).result(5.0) if is_open else ())
         ],

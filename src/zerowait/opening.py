@@ -23,10 +23,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from zerowait.contract import packed
 from zerowait.engines.brokerless.node import Node, clock
 from zerowait.engines.brokerless.plainly import PlainPorts
 from zerowait.engines.brokerless.telling import Telling
-from zerowait.errors import UsageError, ZerowaitError
+from zerowait.errors import ContractMismatch, UsageError, ZerowaitError
 from zerowait.estate import Estate
 from zerowait.outbox.entrance import Entrance, Ready
 from zerowait.outbox.intake import Intake, Limits
@@ -38,6 +39,7 @@ from zerowait.settings import Settings
 
 if TYPE_CHECKING:
     from zerowait.client import Client
+    from zerowait.codec import Codec
     from zerowait.snapshot import Status
 
 log = logging.getLogger("zerowait")
@@ -92,6 +94,7 @@ class Opened:
             plain=self._plain_intake,
             short=lanes,
             want=self.node.want,
+            declare=self._declare,
             headers=headers,
         )
         self._plains: dict[str, Intake] = {}
@@ -106,6 +109,9 @@ class Opened:
 
     def promise(self, line: str = "await it") -> Promise[Any]:
         return Promise(self.callbacks, line)
+
+    def _declare(self, channel: str, codec: Codec[Any]) -> None:
+        self.node.declare(channel, packed(codec.describe()))
 
     def _submit(self, box: int, changes: Any, drawn: dict[str, int]) -> int:
         return self.estate.submit(box, changes, drawn)
@@ -134,6 +140,8 @@ class Opened:
 
     def workers(self, of: Any) -> Peers:
         name = of if isinstance(of, str) else of.name
+        if not isinstance(of, str):
+            self._declare(name, of.codec())
         self.node.want(name)
         return Peers(self, "workers", name)
 
@@ -148,6 +156,10 @@ class Opened:
         def look() -> bool:
             if len(self.node.workers(channel)) >= n:
                 promise.set(None)
+            elif (misfits := self.node.misfits(channel)) and len(self.node.workers(channel)) + len(misfits) >= n:
+                who, mismatch = misfits[0]
+                said = f"{who} expects {mismatch.expected}, and {mismatch.sent} is pushed here: {mismatch.difference}"
+                promise.fail(ContractMismatch(difference=said, channel=channel))
             return promise.done()
 
         self.node.when_peers_change(look)

@@ -43,7 +43,8 @@ class Peers:
     def at_least(self, n: int) -> Pending[None]:
         """Done once at least n are connected: the start of a run that wants them all, without sleeping.
 
-        Wait for it: `await zw.workers(PARSE).at_least(4)`, or `.result(timeout=10)`.
+        Wait for it: `await zw.workers(PARSE).at_least(4)`, or `.result(timeout=10)`. Raises ContractMismatch if so many
+        serve the channel and some of them expect another type than this process sends: those do not count.
         """
         return self._observer.when_peers(self._role, self._channel, n)
 

@@ -63,6 +63,7 @@ class PeerStatus(Struct, frozen=True, kw_only=True):
     serves: list[str]
     in_flight: int = 0  # of our messages, there
     silent_for_s: float = 0.0
+    mismatches: dict[str, str] = {}  # channel → what its types differ in: nothing of that is sent there
 
 
 class ServedStatus(Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ class Work(msgspec.Struct):
 WORK = PushChannel[Work]("work")
 echo = App("echo")
 failing = App("failing")
+newer = App("newer")
 
 
 def witness(*words: object) -> None:
@@ -34,6 +35,15 @@ async def work(value: Work, ctx: Context) -> None:
     if value.seconds:
         await asyncio.sleep(value.seconds)
     witness("end", value.number, os.getpid(), ctx.attempt)
+
+
+class Renamed(msgspec.Struct):
+    count: int
+
+
+@newer.pull(PushChannel[Renamed]("work"))
+async def renamed(value: Renamed) -> None:
+    witness("renamed", value.count)
 
 
 @failing.pull("failing", retry=Retry(attempts=2, delay=0.05, max_delay=0.05))

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import TypeVar
 
 from tests.protocol.store import START_US, Store, segment
+from zerowait.contract import Description, fingerprint, packed
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config, Identity
 from zerowait.engines.brokerless.protocol.core import Core
@@ -24,6 +25,7 @@ from zerowait.engines.brokerless.protocol.frames import (
     Part,
     Ping,
     Pong,
+    Schema,
     Served,
     State,
     Want,
@@ -162,6 +164,7 @@ class Puppet:
         serial: int = 1,
         credit: int = 0,
         answers: bool = True,
+        type: Description | None = None,
     ) -> None:
         Puppet._conns += 1
         self.conn = Puppet._conns
@@ -174,6 +177,7 @@ class Puppet:
         )
         self.credit = credit
         self.answers = answers
+        self.type = type  # of all its channels; None: it does not say
         self.heard: list[Frame] = []
         self.closed = False
         self._held = 0
@@ -193,7 +197,8 @@ class Puppet:
 
     def tell(self, *, draining: bool = False, obituaries: tuple[Obituary, ...] = ()) -> None:
         """STATE; then HELD for what the core owns, and credit."""
-        served = tuple(Served(channel) for channel in self.channels)
+        name = fingerprint(self.type) if self.type is not None else b""
+        served = tuple(Served(channel, fingerprint=name) for channel in self.channels)
         self.say(State(served, tuple(self.boxes), obituaries, draining))
         for box in self.boxes:
             self.answer(box.box)
@@ -229,6 +234,12 @@ class Puppet:
             )
         )  # fmt: skip
         return Part(epoch, first, count, fence, n)
+
+    def describe(self) -> None:
+        """Answers the last SCHEMA."""
+        assert self.type is not None
+        assert self.last(Schema) == Schema(fingerprint(self.type))
+        self.say(Schema(fingerprint(self.type), packed(self.type)))
 
     def want(self, waiting: int, *, sent: int, seen: int) -> None:
         self.say(Want(CHANNEL, 0, sent, seen, waiting))

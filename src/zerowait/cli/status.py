@@ -77,6 +77,13 @@ def _show(found: Found) -> None:
         if number:
             give("")
         give_table(headings, rows, right=NUMBERS)
+    for each in found.statuses:
+        for peer in each.peers:
+            for channel, difference in sorted(peer.mismatches.items()):
+                tell(
+                    f"\n{each.name} (pid {each.pid}) sends nothing of {channel} to {peer.name}: {difference}. Its "
+                    "messages wait; deploy both ends with the same contract"
+                )
     waiting = [box for box in found.boxes if box.unsettled]
     if waiting:
         names = sorted({box.name for box in waiting})

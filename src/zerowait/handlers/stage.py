@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from zerowait.contract import packed
 from zerowait.engines.engine import Desk
 from zerowait.handlers.crew import Crew, Kit, log
 from zerowait.handlers.outputs import Outputs
@@ -70,7 +71,14 @@ class Stage:
         self._leave_resources: asyncio.Event | None = None
         self._watchdog = Watchdog(spec.fn for spec in self._specs if spec.is_async)
         self.services: Sequence[Service] = tuple(
-            Service(spec.channel, spec.kind, spec.concurrency or 1, spec.codec.fingerprint(), prefetch)
+            Service(
+                channel=spec.channel,
+                kind=spec.kind,
+                concurrency=spec.concurrency or 1,
+                fingerprint=spec.codec.fingerprint(),
+                prefetch=prefetch,
+                description=packed(spec.codec.describe()),
+            )
             for spec in self._specs
         )
 

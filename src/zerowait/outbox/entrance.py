@@ -47,8 +47,8 @@ class Ready(Struct):
 
 class Entrance:
     """intake: the outbox for durable (True) or memory (False). plain: the way out to a bare socket. short: the client's
-    lanes for the short way, which this fills. want: told of each channel that is pushed to. headers: of the client,
-    under those of the call."""
+    lanes for the short way, which this fills. want: told of each channel that is pushed to. declare: told of the type
+    of what goes there, before the first of it is taken. headers: of the client, under those of the call."""
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class Entrance:
         plain: Callable[[str, Plain], Intake],
         short: dict[Any, Lane],
         want: Callable[[str], None],
+        declare: Callable[[str, Codec[Any]], None],
         headers: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         self._settings = settings
@@ -65,6 +66,7 @@ class Entrance:
         self._plain = plain
         self._short = short
         self._want = want
+        self._declare = declare
         self._headers = headers
         self._ways: dict[Any, Way] = {}
         self._lanes: dict[tuple[Any, bool], Lane] = {}
@@ -151,6 +153,8 @@ class Entrance:
             exact = value.__class__  # a name takes everything: whatever comes first has the short way
         if way.plain is not None:
             exact = None
+        else:
+            self._declare(way.name, way.codec)  # first: from the next line on other threads can push there
         lane = self._lanes[to, durable] = intake.lane(way.name, exact, way.codec.encode_into, ttl=way.ttl)
         is_short = self._headers is None and self._settings.check == "type" and exact is not None
         if is_short and durable == way.durable:

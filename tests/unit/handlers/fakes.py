@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from tests.waiting import wait_until_in_loop
+from zerowait.contract import Description
 from zerowait.engines.engine import Job
 from zerowait.handlers.outputs import Output
 from zerowait.handlers.stage import Stage
@@ -35,6 +36,9 @@ class Json:
 
     def decode_one(self, payload: bytes) -> Any:
         return self._one.decode(payload)
+
+    def describe(self) -> Description:
+        return "any"
 
     def fingerprint(self) -> bytes:
         return b"\0" * 16

@@ -14,6 +14,7 @@ from tests.unit.handlers.fakes import Spec, delivery, hall
 from tests.waiting import wait_until, wait_until_in_loop
 from zerowait.channels import PushChannel
 from zerowait.context import Context
+from zerowait.contract import packed
 from zerowait.engines.engine import Handlers
 from zerowait.handlers.registry import pull_spec
 from zerowait.handlers.runners import Bell
@@ -35,7 +36,11 @@ def handle_plainly(value: int) -> None: ...
 async def test_it_announces_what_it_serves() -> None:
     async with hall(Spec("a", handle), Spec("b", handle, concurrency=3)) as here:
         seam: Handlers = here.stage
-        assert list(seam.services) == [Service("a", "push", 32, b"\0" * 16), Service("b", "push", 3, b"\0" * 16)]
+        name, description = b"\0" * 16, packed("any")
+        assert list(seam.services) == [
+            Service("a", "push", 32, name, description=description),
+            Service("b", "push", 3, name, description=description),
+        ]
 
 
 async def test_a_stage_that_is_not_open_bears_to_be_called() -> None:

@@ -26,6 +26,7 @@ def entrance(home: Path, **settings: Any) -> Entrance:
         plain=lambda channel, plain: intake(False),
         short={},
         want=lambda channel: None,
+        declare=lambda channel, codec: None,
     )
 
 

@@ -40,7 +40,8 @@ from zerowait.engines.brokerless.protocol.effects import (
     Withdrawn,
 )  # fmt: skip
 from zerowait.engines.brokerless.protocol.frames import FRAME_BYTES
-from zerowait.engines.brokerless.protocol.link import LinkPhase
+from zerowait.engines.brokerless.protocol.link import Link, LinkPhase, Mismatch
+from zerowait.engines.brokerless.protocol.owner.contracts import said as mismatch_said
 from zerowait.engines.brokerless.resolve import Resolver
 from zerowait.engines.brokerless.wire import Heard, Lost, Opened, PlainHeard, Wire, raise_descriptor_limit
 from zerowait.engines.engine import Handlers
@@ -98,6 +99,7 @@ class PeerView(Struct, frozen=True):
     serves: tuple[str, ...]
     in_flight: int
     silent_for_s: float
+    mismatches: dict[str, str]  # channel → what the two ends of it disagree about
 
 
 class Plainly(Protocol):
@@ -161,6 +163,7 @@ class Node:
         self._loop: deque[tuple[int, bytes]] = deque()
         self._wanted: frozenset[str] = frozenset()
         self._wanting = threading.Lock()
+        self._declared: set[tuple[str, bytes]] = set()
         self._lonely: dict[str, tuple[float, float]] = {}
         self._handlers: Handlers | None = None
         self._look_at = 0.0
@@ -233,6 +236,19 @@ class Node:
                 self._wanted = self._wanted | {channel}  # a new one: the network thread may be going through the old
             self._look_at = 0.0
             self.wake()
+
+    def declare(self, channel: str, description: bytes) -> None:
+        """What is or will be pushed to this channel, as `contract.packed` gives it: to be said before the first push.
+        Workers that expect another type get nothing of it."""
+        if (channel, description) in self._declared:
+            return
+        self._declared.add((channel, description))
+
+        def tell() -> None:
+            self.core.declare(channel, description)
+            self._look_at_peers()
+
+        self.call(tell)
 
     def in_flight(self, box: int) -> dict[str, int]:
         """How many messages of each channel are in flight."""
@@ -541,8 +557,11 @@ class Node:
                 self._askers.discard(said.instance)
             return
         if said.topic in ("state", "lost", "dead", "left", "gone"):
-            self._peers_changed = [look for look in self._peers_changed if not look()]
+            self._look_at_peers()
         self._notice(said, name)
+
+    def _look_at_peers(self) -> None:
+        self._peers_changed = [look for look in self._peers_changed if not look()]
 
     # -- finding peers -----------------------------------------------------------------------------------------------
 
@@ -578,6 +597,11 @@ class Node:
             since, told = self._lonely.setdefault(channel, (now, now - 50.0))
             if now - since >= 10.0 and now - told >= 60.0:
                 self._lonely[channel] = since, now
+                misfits = owner.misfits(channel)
+                for link, mismatch in misfits:
+                    self._say(mismatch_said(link, channel, mismatch))
+                if misfits:
+                    continue  # it is served, by those who expect something else
                 served = {*owner.channels_served(), *self._contacts.channels()}
                 self._lonesome(channel, sorted(served), self._contacts.troubles(channel))
         for channel in [channel for channel in self._lonely if channel not in waiting]:
@@ -653,8 +677,11 @@ class Node:
         return not any(link.side == "both" or not leaving for channel in waiting for link in owner.workers(channel))
 
     def has_finished_own(self) -> bool:
-        """Whether nothing waits or is in flight of what this process pushes to channels that it serves itself."""
-        owner, served = self.core.owner, self.core.worker.services
+        """Whether nothing waits or is in flight of what this process pushes to channels that it serves itself. What is
+        of another type than its handler expects waits for somebody else."""
+        owner, link = self.core.owner, self.core.links.get(OWNER_END)
+        unfit = _differences(link) if link is not None else {}
+        served = self.core.worker.services.keys() - unfit.keys()
         if any(channel in served for channel in owner.dispatch.channels()):
             return False
         return not any(
@@ -663,7 +690,10 @@ class Node:
 
     def may_answer(self) -> bool:
         """Whether somebody who is known has not said yet whether he takes what waits."""
-        half_way = any(link.phase in (LinkPhase.DIALLED, LinkPhase.GREETED) for link in self.core.links.values())
+        half_way = any(
+            link.phase in (LinkPhase.DIALLED, LinkPhase.GREETED) or None in link.unfit.values()
+            for link in self.core.links.values()
+        )
         return half_way or self._contacts.unanswered()
 
     def peers(self) -> list[PeerView]:
@@ -689,6 +719,7 @@ class Node:
                     serves=tuple(link.served) if link is not None else (),
                     in_flight=in_flight,
                     silent_for_s=round(now - peer.heard_at, 3),
+                    mismatches=_differences(link) if link is not None else {},
                 )
             )
         return views
@@ -699,6 +730,12 @@ class Node:
             return []
         return [link.hello.name for link in self.core.owner.workers(channel) if link.hello is not None]
 
+    def misfits(self, channel: str) -> list[tuple[str, Mismatch]]:
+        """Who serves this channel and expects another type than is pushed here: name, and the difference."""
+        if self.counter is None:
+            return []
+        return [(link.hello.name, each) for link, each in self.core.owner.misfits(channel) if link.hello is not None]
+
     def when_peers_change(self, look: Callable[[], bool]) -> None:
         """Calls `look` on the network thread, now and at each change, until it gives True."""
 
@@ -707,6 +744,10 @@ class Node:
                 self._peers_changed.append(look)
 
         self.call(begin)
+
+
+def _differences(link: Link) -> dict[str, str]:
+    return {channel: mismatch.difference for channel, mismatch in link.unfit.items() if mismatch is not None}
 
 
 def _pid() -> int:

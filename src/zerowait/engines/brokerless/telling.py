@@ -73,6 +73,8 @@ class Telling:
                 log.warning("%s: %s", peer, said.words)
             case "unstuck":
                 log.info("%s: %s", peer, said.words)
+            case "mismatch":
+                self._mismatched(said, name, instance)
             case "refused" | "refused by":
                 self._refuse(said, peer)
             case "fenced":
@@ -82,6 +84,14 @@ class Telling:
                 )
             case _:
                 log.debug("%s: %s %s", peer, said.topic, said.words)
+
+    def _mismatched(self, said: Say, name: str, instance: str) -> None:
+        sent, expected = said.types
+        notice = notices.Mismatched(
+            channel=said.channel, name=name, instance=instance, sent=sent, expected=expected, difference=said.words
+        )
+        log.warning("%s", notice.sentence)
+        self.notice(notice)
 
     def outbox(self, notice: OutboxNotice) -> None:
         """From an outbox: it failed, it is back, something in it was damaged or dropped."""

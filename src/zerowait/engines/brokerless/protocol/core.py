@@ -83,6 +83,11 @@ class Core:
         self._tell_state()
         self.worker.unserve()
 
+    def declare(self, channel: str, description: bytes) -> None:
+        """This process sends messages of this type (`contract.packed`) to that channel: a worker that expects another
+        gets none of them. To be said before the first of them is offered."""
+        self.owner.sender.declare(channel, description)
+
     def _state(self, side: str) -> State:
         channels = tuple(
             Served(s.channel, s.kind, fingerprint=s.fingerprint, concurrency=s.concurrency)
@@ -159,6 +164,8 @@ class Core:
                 self._fragment(link, frame, now)
             case Goodbye():
                 self._goodbye(link, frame, now)
+            case frames.Schema():
+                self._schema(link, frame)
             case frames.Control(answers=False):
                 self.effects.add(Asked(link.conn, frame.serial, frame.body))
             case _:
@@ -184,6 +191,14 @@ class Core:
         for obituary in state.obituaries:
             self.buried(obituary.instance, now)
         self.effects.add(Say("state", "", link.instance))
+
+    def _schema(self, link: Link, schema: frames.Schema) -> None:
+        if schema.description:
+            self.owner.sender.described(link, schema)
+            self.effects.add(Say("state", "", link.instance))
+        elif (description := self.worker.description(schema.fingerprint)) is not None:
+            self.effects.send(link.conn, frames.Schema(schema.fingerprint, description))
+        # Else it is served no more: the STATE that says so is on its way.
 
     def _pong(self, link: Link, peer: Peer | None, pong: Pong, now: float) -> None:
         sent = link.answered(pong.serial)

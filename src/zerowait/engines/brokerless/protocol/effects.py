@@ -107,6 +107,7 @@ class Say(Struct, gc=False):
     words: str
     instance: int = 0
     channel: str = ""
+    types: tuple[str, str] = ("", "")  # of a mismatch: as it is sent, and as it is expected
 
 
 Effect = Send | Close | Met | Prove | Dispatched | Returned | Withdrawn | Reopen | Ready | Say | Asked

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+from msgspec import Struct
+
+from zerowait.contract import Description
 from zerowait.engines.brokerless.protocol.frames import (
     UNEXPECTED,
     Fragment,
@@ -33,6 +36,14 @@ class LinkPhase(Enum):
     LOST = "lost"
 
 
+class Mismatch(Struct, frozen=True):
+    """The two ends of a channel do not agree: nothing of it is sent there. In words."""
+
+    difference: str
+    sent: str
+    expected: str
+
+
 class Link:
     __slots__ = (
         "begun",
@@ -49,9 +60,11 @@ class Link:
         "phase",
         "pings",
         "resumed",
+        "schemas",
         "serial",
         "served",
         "side",
+        "unfit",
     )
 
     def __init__(self, conn: int, *, ours: bool, side: str, now: float) -> None:
@@ -64,6 +77,8 @@ class Link:
         self.hello: Hello | None = None
         self.serial = 0  # of our HELLO on it
         self.served: dict[str, Served] = {}
+        self.unfit: dict[str, Mismatch | None] = {}  # what of that it does not get, and why; None: not known yet
+        self.schemas: dict[bytes, Description | None] = {}  # types of theirs that we have asked for; None: no answer
         self.boxes: dict[int, Owned] = {}
         self.draining = False
         self.resumed: set[int] = set()  # our outboxes that its HELD has been answered for

@@ -19,7 +19,7 @@ VIOLATION = "violation"  # GOODBYE with UNEXPECTED (or NOT_OURS, where no HELLO 
 IGNORE = "ignore"
 
 _BEFORE_STATE = {frames.State, frames.Ping, frames.Pong, frames.Goodbye, frames.Control, frames.Fragment}
-_LATER_PATTERNS = {frames.Chunk, frames.Subscribe, frames.Event, frames.Schema}
+_LATER_PATTERNS = {frames.Chunk, frames.Subscribe, frames.Event}
 
 LINK: dict[tuple[LinkPhase, type], str] = {}
 _frame: type

@@ -8,7 +8,7 @@ from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Effects, Reopen, Returned, Say, Withdrawn
 from zerowait.engines.brokerless.protocol.frames import Drop, Held, ProtocolError
-from zerowait.engines.brokerless.protocol.link import Link
+from zerowait.engines.brokerless.protocol.link import Link, Mismatch
 from zerowait.engines.brokerless.protocol.owner.custody import Custody, Ranges, Settled
 from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch
 from zerowait.engines.brokerless.protocol.owner.expiry import Expiry
@@ -120,6 +120,9 @@ class Owner:
 
     def workers(self, channel: str) -> list[Link]:
         return self.sender.workers(channel)
+
+    def misfits(self, channel: str) -> list[tuple[Link, Mismatch]]:
+        return self.sender.misfits(channel)
 
     def channels_served(self) -> dict[str, int]:
         return self.sender.channels_served()

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Dispatched, Effects, Say
-from zerowait.engines.brokerless.protocol.frames import Batch
-from zerowait.engines.brokerless.protocol.link import Link, LinkPhase
+from zerowait.engines.brokerless.protocol.frames import Batch, Schema
+from zerowait.engines.brokerless.protocol.link import Link, LinkPhase, Mismatch
+from zerowait.engines.brokerless.protocol.owner.contracts import Contracts
 from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.owner.custody import Custody
 from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch, Taker, body_of, largest_of
@@ -33,6 +34,7 @@ class Sender:
         self._custody = custody
         self._dispatch = dispatch
         self.wants = Wants(effects, config, dispatch)
+        self.contracts = Contracts(effects)
         self._links: dict[int, Link] = {}
         self._serving: dict[str, dict[int, Link]] = {}  # channel → connection → link
         self._told_too_large: set[tuple[int, str]] = set()
@@ -57,6 +59,7 @@ class Sender:
             self._dirty.add(channel)
             if channel not in before:
                 link.credit(channel).told = 0  # what it was told before it served this it has not heard
+        self._compare(link)
 
     def closed(self, link: Link) -> None:
         self._links.pop(link.conn, None)
@@ -65,8 +68,32 @@ class Sender:
                 del self._serving[channel]
         self._told_too_large = {told for told in self._told_too_large if told[0] != link.conn}
 
+    def declare(self, channel: str, description: bytes) -> None:
+        """This process sends messages of that type to the channel."""
+        if self.contracts.declare(channel, description):
+            for link in self._serving.get(channel, {}).values():
+                self._compare(link)
+
+    def described(self, link: Link, schema: Schema) -> None:
+        if self.contracts.answered(link, schema):
+            self._compare(link)
+
+    def _compare(self, link: Link) -> None:
+        for channel in self.contracts.look(link):
+            if link.credit(channel).told:
+                self.wants.tell(link, channel)  # it may have set something aside for what does not come now
+            self._dirty.add(channel)
+
     def workers(self, channel: str) -> list[Link]:
-        return [link for link in self._serving.get(channel, {}).values() if link.phase is LinkPhase.READY]
+        """Those who serve it and expect what is sent."""
+        links = self._serving.get(channel, {}).values()
+        return [link for link in links if link.phase is LinkPhase.READY and channel not in link.unfit]
+
+    def misfits(self, channel: str) -> list[tuple[Link, Mismatch]]:
+        """Those who serve it and expect something else."""
+        links = self._serving.get(channel, {}).values()
+        found = [(link, link.unfit.get(channel)) for link in links if link.phase is LinkPhase.READY]
+        return [(link, mismatch) for link, mismatch in found if mismatch is not None]
 
     def channels_served(self) -> dict[str, int]:
         return {channel: len(links) for channel, links in self._serving.items() if links}
@@ -95,7 +122,10 @@ class Sender:
             links = {
                 conn: link
                 for conn, link in self._serving.get(channel, {}).items()
-                if link.phase is LinkPhase.READY and link.side != "worker" and self._takes_work(link)
+                if link.phase is LinkPhase.READY
+                and link.side != "worker"
+                and channel not in link.unfit
+                and self._takes_work(link)
             }
             if not links:
                 continue

@@ -24,6 +24,8 @@ class Wants:
         self._quiet: dict[tuple[int, str], Link] = {}
 
     def waiting(self, link: Link, channel: str) -> int:
+        if channel in link.unfit:
+            return 0  # nothing of it goes there
         return self._dispatch.waiting_for(channel, link.resumed, link.message_bytes)
 
     def tell(self, link: Link, channel: str) -> None:

@@ -53,6 +53,11 @@ class Worker:
             window.closed = self.draining  # one that was served before goes on counting where it was
             self._dirty.add(service.channel)
 
+    def description(self, fingerprint: bytes) -> bytes | None:
+        """Of the type of that fingerprint, if something of it is served."""
+        found = (s.description for s in self.services.values() if s.fingerprint == fingerprint and s.description)
+        return next(found, None)
+
     def unserve(self) -> None:
         for channel, window in self.windows.items():
             if channel not in self.services and not window.closed:

@@ -1,0 +1,108 @@
+"""What users see when the two ends of a channel do not agree."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.services import WORK, Work
+from tests.programs import ZEROWAIT, Start, finished, programs
+from tests.waiting import wait_until
+from zerowait import App, Client, PushChannel
+from zerowait.errors import ContractMismatch
+from zerowait.notices import Mismatched
+from zerowait.snapshot import ChannelStatus
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "witness"
+    path.touch()
+    monkeypatch.setenv("WITNESS", str(path))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
+    return path
+
+
+@pytest.fixture
+def start(tmp_path: Path, witness: Path) -> Iterator[Start]:
+    with programs(tmp_path) as start:
+        yield start
+
+
+def row(zw: Client) -> ChannelStatus:
+    return next(row for box in zw.status().boxes for row in box.channels if row.channel == "work")
+
+
+def test_messages_wait_for_a_worker_of_their_type_and_everybody_is_told_why(
+    start: Start, witness: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a worker that was deployed with another type
+    start(*ZEROWAIT, "run", "tests.integration.services:newer").until(lambda newer: "Ctrl-C" in newer.err)
+    told: list[Mismatched] = []
+    with caplog.at_level(logging.WARNING, "zerowait.peers"), Client("sender") as zw:
+        zw.listen(Mismatched, told.append)
+
+        # when messages are pushed
+        receipts = [zw.push(WORK, Work(number)) for number in range(5)]
+
+        # then nothing is sent, nothing is a dead letter, and who looks learns why
+        (notice,) = wait_until(lambda: told, within=10)
+        assert (notice.channel, notice.name) == ("work", "newer")
+        assert notice.difference == "the field count is expected and is not sent"
+        assert notice.sent == "a record (number: int, seconds: float)"
+        assert notice.expected == "a record (count: int)"
+        assert notice.sentence in caplog.text
+        assert (row(zw).waiting, row(zw).in_flight, row(zw).dead) == (5, 0, 0)
+        assert [peer.mismatches for peer in zw.status().peers] == [{"work": notice.difference}]
+        shown = finished(*ZEROWAIT, "status", folder=tmp_path)
+        assert f"sends nothing of work to newer: {notice.difference}" in shown.stdout + shown.stderr
+        assert len(zw.workers(WORK)) == 0
+        with pytest.raises(ContractMismatch, match="newer expects a record"):
+            zw.workers(WORK).at_least(1).result(10)
+
+        # and when a worker of their type comes, it gets them all
+        start(*ZEROWAIT, "run", "tests.integration.services:echo")
+        for receipt in receipts:
+            receipt.handled.result(15)
+        assert (row(zw).handled, row(zw).dead) == (5, 0)
+    assert "renamed" not in witness.read_text()
+
+
+def test_closing_does_not_wait_for_workers_that_do_not_fit() -> None:
+    app = App("newer")
+
+    @app.pull(PushChannel[str]("work"))
+    async def take(value: str) -> None:
+        raise AssertionError(value)
+
+    told: list[Mismatched] = []
+    with app:
+        zw = Client("sender")
+        with zw:
+            zw.listen(Mismatched, told.append)
+            zw.push(WORK, Work(1)).result(5)
+            wait_until(lambda: told, within=10)
+            assert zw.close(drain=30).result(5) == 1
+
+
+def test_an_app_does_not_give_itself_what_it_does_not_expect() -> None:
+    app = App("both")
+    told: list[Mismatched] = []
+
+    @app.pull(PushChannel[str]("work"))
+    async def take(value: str) -> None:
+        raise AssertionError(value)
+
+    with app:
+        app.client.listen(Mismatched, told.append)
+        app.client.push(WORK, Work(1))
+        (notice,) = wait_until(lambda: told, within=10)
+        assert (notice.name, notice.expected) == ("both", "str")
+        began = time.monotonic()
+    assert time.monotonic() - began < 4, "the end of the block waited for what nobody takes"
