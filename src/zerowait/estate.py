@@ -236,7 +236,7 @@ class Estate:
 
     def _offer(self, box: Outbox, segments: list[Segment], done: int) -> None:
         while box.notices:
-            self._opened.telling.outbox(box.notices.popleft())
+            self._opened.telling.outbox(box.notices.popleft(), box.path)
         self._opened.node.offered(box.id, box.epoch, segments, done)
 
     def reopen(self, box: int, floor_epoch: int) -> None:

@@ -35,7 +35,7 @@ class DeadLettered(Notice, frozen=True, kw_only=True):
 
 
 class PeerUp(Notice, frozen=True, kw_only=True):
-    """A process is connected. channels: what it serves."""
+    """A process is connected. channels: what it serves now; one that is still starting may serve more in a moment."""
 
     name: str
     instance: str
@@ -48,7 +48,8 @@ class PeerUp(Notice, frozen=True, kw_only=True):
 
 
 class PeerGone(Notice, frozen=True, kw_only=True):
-    """A process is gone. How is "said goodbye", "died", or "silent"; returned: messages that go to others now."""
+    """A process is gone. how: "said goodbye", "died", or "silent". returned: this process's messages that it had, which
+    go to others now."""
 
     name: str
     instance: str
@@ -57,12 +58,14 @@ class PeerGone(Notice, frozen=True, kw_only=True):
 
     @property
     def sentence(self) -> str:
-        back = f"; {self.returned} messages that it had are given to others" if self.returned else ""
+        what = "the message that it had is" if self.returned == 1 else f"the {self.returned} messages that it had are"
+        back = f"; {what} given to others" if self.returned else ""
         return f"{self.name} ({self.instance[:4]}) is gone ({self.how}){back}"
 
 
 class PeerStuck(Notice, frozen=True, kw_only=True):
-    """A process is connected, and its handlers' loop has not turned for so many seconds. It keeps what it has."""
+    """A process is connected, and for so many seconds its handlers' loop has not turned, or it has not answered at all.
+    It keeps what it has, and gets nothing new until it goes on. Told once, when it begins."""
 
     name: str
     instance: str
@@ -70,7 +73,7 @@ class PeerStuck(Notice, frozen=True, kw_only=True):
 
     @property
     def sentence(self) -> str:
-        return f"{self.name} ({self.instance[:4]}) is there, but its event loop has not turned for {self.seconds:.1f} s"
+        return f"{self.name} ({self.instance[:4]}) is there, but has been stuck for {self.seconds:.1f} s"
 
 
 class Mismatched(Notice, frozen=True, kw_only=True):
@@ -98,7 +101,8 @@ class Mismatched(Notice, frozen=True, kw_only=True):
 
 
 class StoreBroken(Notice, frozen=True, kw_only=True):
-    """An outbox file cannot be written. What is in it is safe; pushes raise StoreError until it is mended."""
+    """An outbox file cannot be written. What is in it is safe; pushes raise StoreError until it is mended. reason: in
+    the operating system's words."""
 
     path: str
     reason: str
@@ -122,7 +126,12 @@ class StoreMended(Notice, frozen=True, kw_only=True):
 
 
 class Refused(Notice, frozen=True, kw_only=True):
-    """Something from outside was refused: a stranger's bytes, another version, a frame that breaks the protocol."""
+    """Something from outside was refused: a stranger's bytes, another version, a frame that breaks the protocol.
+
+    peer: its name, or where it came from. Like the lines in the log, of the same reason only the 1st, 2nd, 4th, 8th …
+    is told, so that a stranger who tries for ever is no flood. Who does not even speak ZeroMQ is cut off without a
+    word.
+    """
 
     peer: str
     reason: str
@@ -133,7 +142,8 @@ class Refused(Notice, frozen=True, kw_only=True):
 
 
 class Unserved(Notice, frozen=True, kw_only=True):
-    """Messages wait for a channel that nobody serves. served: the channels that are, the nearest name first."""
+    """Messages wait for a channel that nobody serves: told after 10 s, and each minute. waiting: how many, those due
+    later too. served: the channels that are, the nearest name first."""
 
     channel: str
     waiting: int
@@ -142,4 +152,5 @@ class Unserved(Notice, frozen=True, kw_only=True):
     @property
     def sentence(self) -> str:
         others = f"; served are {', '.join(self.served[:5])}" if self.served else "; nothing is served"
-        return f"{self.waiting} messages wait for {self.channel}, which nobody serves{others}"
+        waits = "1 message waits" if self.waiting == 1 else f"{self.waiting} messages wait"
+        return f"{waits} for {self.channel}, which nobody serves{others}"

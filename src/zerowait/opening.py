@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,7 @@ class Opened:
         self._error: ZerowaitError | None = None
         self._started: Promise[None] = self.promise("write `async with`")
         self.telling = Telling(name, self.callbacks)
-        self.plain = PlainPorts(settings.message_bytes)
+        self.plain = PlainPorts(settings.message_bytes, refused=self.telling.refused)
         self.node = Node(
             name,
             settings,
@@ -74,7 +74,7 @@ class Opened:
             answer=self._answer,
             notice=self.telling.say,
             buried=self.telling.dead_lettered,
-            lonely=self.telling.lonely,
+            lonely=self._lonely,
             wall_us=self.wall_us,
             plainly=self.plain,
         )
@@ -109,6 +109,14 @@ class Opened:
 
     def promise(self, line: str = "await it") -> Promise[Any]:
         return Promise(self.callbacks, line)
+
+    def _lonely(self, channel: str, served: Sequence[str], troubles: Mapping[str, str]) -> None:
+        waiting = 0
+        for box in self.estate.boxes():
+            row = box.ledger.rows().get(channel)
+            if row is not None:
+                waiting += row.waiting_and_in_flight - self.node.in_flight(box.id).get(channel, 0)
+        self.telling.lonely(channel, waiting, served, troubles)
 
     def _declare(self, channel: str, codec: Codec[Any]) -> None:
         self.node.declare(channel, packed(codec.describe()))

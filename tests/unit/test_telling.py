@@ -12,6 +12,7 @@ from tests.waiting import wait_until
 from zerowait import notices
 from zerowait.engines.brokerless.protocol.effects import Say
 from zerowait.engines.brokerless.telling import REFUSALS_MOST, Telling
+from zerowait.outbox.attempt import Notice as OutboxNotice
 from zerowait.pending import Callbacks
 
 
@@ -27,12 +28,12 @@ def test_a_lonely_channel_is_told_with_who_is_there_and_what_is_wrong(
     telling: Telling, caplog: pytest.LogCaptureFixture
 ) -> None:
     served = [f"other.{n:02}" for n in range(12)] + ["mail.parse"]
-    telling.lonely("mail.prase", served, {"tcp://127.0.0.1:5599": "connection refused", "tcp://b:1": ""})
+    telling.lonely("mail.prase", 3, served, {"tcp://127.0.0.1:5599": "connection refused", "tcp://b:1": ""})
     assert "Did you mean mail.parse? Served are: mail.parse, other.00" in caplog.text
     assert "and 3 more" in caplog.text
     assert "tcp://127.0.0.1:5599: connection refused; tcp://b:1: no answer yet." in caplog.text
     caplog.clear()
-    telling.lonely("mail.prase", [], {})
+    telling.lonely("mail.prase", 3, [], {})
     assert "No channel has a worker that is known here." in caplog.text
 
 
@@ -74,3 +75,39 @@ def test_one_message_is_it_and_several_are_they(telling: Telling, caplog: pytest
     telling.left({("a", True): 2}, Path("/x"), {"b": 2})
     assert "They will be delivered by the next process named me" in caplog.text
     assert "they are lost" in caplog.text
+
+
+def test_of_the_same_refusal_notices_are_as_few_as_lines(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:
+    got: list[notices.Notice] = []
+    telling.listen(notices.Refused, got.append)
+    telling.listen(notices.PeerStuck, got.append)
+    for _ in range(100):
+        telling.say(Say("refused", "a frame cannot be read", 1), "mail (pid 7)")
+        telling.say(Say("refused by", "not ours", 1), "mail (pid 7)")
+    telling.say(Say("stuck", "its loop", 1, seconds=3.2), "mail (pid 7)")
+    wait_until(lambda: len(got) == 8, within=5)
+    assert got[0] == notices.Refused(peer="mail (pid 7)", reason="a frame cannot be read")
+    assert got[-1] == notices.PeerStuck(name="mail", instance=f"{1:016x}", seconds=3.2)
+
+
+def test_each_outbox_that_fails_is_told_with_its_path_and_for_how_long(telling: Telling) -> None:
+    got: list[notices.Notice] = []
+    telling.listen(notices.Notice, got.append)
+    telling.outbox(OutboxNotice("failed", "The outbox /a cannot …", reason="No space left on device"), Path("/a"))
+    telling.outbox(OutboxNotice("failed", "The outbox in memory …", reason="why"), None)
+    telling.outbox(OutboxNotice("mended", "The outbox /a can be written again."), Path("/a"))
+    wait_until(lambda: len(got) == 3, within=5)
+    broken, _, mended = got
+    assert broken.sentence.startswith("The outbox /a cannot be written (No space left on device)")
+    assert isinstance(mended, notices.StoreMended)
+    assert mended.path == "/a"
+    assert 0 <= mended.seconds < 5
+
+
+def test_one_message_and_several_are_said_as_such() -> None:
+    assert notices.Unserved(channel="a", waiting=1).sentence.startswith("1 message waits for a,")
+    assert notices.Unserved(channel="a", waiting=2).sentence.startswith("2 messages wait for a,")
+    gone = [notices.PeerGone(name="b", instance="f" * 16, how="died", returned=n).sentence for n in range(3)]
+    assert gone[0] == "b (ffff) is gone (died)"
+    assert "the message that it had is given" in gone[1]
+    assert "the 2 messages that it had are given" in gone[2]

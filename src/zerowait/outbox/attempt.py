@@ -12,10 +12,11 @@ from zerowait.outbox.settlement import Dropped, Settlement
 class Notice(Struct, frozen=True):
     """Something that people should know; text says it."""
 
-    kind: str  # "damaged", "letters dropped", "reopened", "failed"
+    kind: str  # "damaged", "letters dropped", "failed", "mended"
     text: str
     channel: str = ""
     count: int = 0
+    reason: str = ""  # of "failed": in the operating system's words, as far as it said any
 
 
 class Attempt(Struct):

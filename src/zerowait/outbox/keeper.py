@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from zerowait.errors import Closed, StoreError
 from zerowait.message import Change, Segment
+from zerowait.outbox.attempt import Notice
 from zerowait.outbox.outbox import Outbox
 from zerowait.turns import Turn
 
@@ -212,6 +213,8 @@ class Keeper:
         except Exception as error:
             # A thread that died here would leave everybody waiting for ever; a bug that is told is mended.
             log.exception("A turn of the outbox %s failed in a way that it should not", box.path)
+            if box.intake.broken is None:
+                box.notices.append(Notice("failed", f"The outbox {box.path} failed.", reason=repr(error)))
             box.intake.broken = StoreError(
                 f"The outbox {box.path} failed: {error!r}. See the log.", path=box.path or ""
             )

@@ -189,6 +189,7 @@ class Outbox:
             raise
         if self.intake.broken is not None:
             self.intake.broken = None
+            self.notices.append(Notice("mended", f"The outbox {self.path or 'in memory'} can be written again."))
         self._broken_since = None
         segments, self._segments = self._segments, []
         return segments
@@ -421,7 +422,9 @@ class Outbox:
     def _break(self, error: StoreError) -> None:
         now = time.monotonic()
         if self.intake.broken is None:
-            self.notices.append(Notice("failed", error.message))
+            number = error.errno or errno.EAGAIN  # "temporarily unavailable" says less than our own words
+            reason = os.strerror(number) if number != errno.EAGAIN else error.message
+            self.notices.append(Notice("failed", error.message, reason=reason))
         self.intake.broken = error
         if error.errno == errno.ENOSPC:
             self._broken_since = None  # what is in memory stays there; there will be room again
@@ -482,7 +485,6 @@ class Outbox:
                     self._aging.expires(each.row.expires)
         for fresh in self._fresh:
             self._number(fresh)
-        self.notices.append(Notice("reopened", f"The outbox {self.path} can be written again."))
         return database
 
     def raise_epoch(self, above: int) -> int:

@@ -55,6 +55,7 @@ T = TypeVar("T")
 
 ASKING = "asking"  # the feature by which a command line says that it only looks in
 LOOK_S = 0.1  # how often the directory is looked at while a channel that is pushed to has no worker; else seldomer
+LONELY_S, LONELY_AGAIN_S = 10.0, 60.0  # how long nobody may serve what waits before that is told, and told again
 OWNER_END, WORKER_END = -1, -2  # the two ends of the link of a process to itself
 
 
@@ -547,7 +548,7 @@ class Node:
         peer = self.core.peers.get(said.instance)
         if peer is not None:
             self._names[said.instance] = f"{peer.hello.name} (pid {peer.hello.pid})"
-        name = self._names.get(said.instance) or f"{said.instance:016x}"
+        name = self._names.get(said.instance) or (f"{said.instance:016x}" if said.instance else self._whence(said.conn))
         if said.topic in ("left", "dead", "gone"):
             self._names.pop(said.instance, None)
         if said.topic == "met" and peer is not None and ASKING in peer.hello.features:
@@ -559,6 +560,10 @@ class Node:
         if said.topic in ("state", "lost", "dead", "left", "gone"):
             self._look_at_peers()
         self._notice(said, name)
+
+    def _whence(self, conn: int) -> str:
+        """Of somebody who has not said his name."""
+        return self._contacts.address_of(conn) or f"somebody who dialled {' or '.join(self.endpoints)}"
 
     def _look_at_peers(self) -> None:
         self._peers_changed = [look for look in self._peers_changed if not look()]
@@ -594,8 +599,8 @@ class Node:
         owner = self.core.owner
         waiting = {channel for channel in owner.dispatch.channels() if not owner.workers(channel)}
         for channel in waiting:
-            since, told = self._lonely.setdefault(channel, (now, now - 50.0))
-            if now - since >= 10.0 and now - told >= 60.0:
+            since, told = self._lonely.setdefault(channel, (now, now - LONELY_AGAIN_S))
+            if now - since >= LONELY_S and now - told >= LONELY_AGAIN_S:
                 self._lonely[channel] = since, now
                 misfits = owner.misfits(channel)
                 for link, mismatch in misfits:

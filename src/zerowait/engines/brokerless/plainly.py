@@ -61,11 +61,20 @@ class _In(_Port, kw_only=True):
 class PlainPorts:
     """message_bytes: of the largest message that is received; a peer that sends a larger frame is disconnected.
 
+    refused: told, where the log is, of what a bare sender sent and nobody can read: from where, and why.
+
     Driven by the network thread. `push_to`, `pull_from`, `left`, `is_empty` and `refused` may be called by any.
     """
 
-    def __init__(self, message_bytes: int = 16 << 20, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        message_bytes: int = 16 << 20,
+        *,
+        refused: Callable[[str, str], None] = lambda peer, reason: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._message_bytes = message_bytes
+        self._told_refused = refused
         self._clock = clock
         self._lock = threading.Lock()  # of the tables, and of the moment in which a piece is over
         self._outs: dict[str, _Out] = {}
@@ -213,6 +222,7 @@ class PlainPorts:
                 words.rstrip("."),
                 port.refused,
             )
+            self._told_refused(f"a bare ZeroMQ sender of {port.channel} ({_endpoints(port.plain)})", words)
 
     def refused(self) -> dict[str, int]:
         _, ins = self._tables()

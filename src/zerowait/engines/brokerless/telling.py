@@ -31,7 +31,7 @@ class Telling:
         self._callbacks = callbacks
         self._listeners: dict[object, tuple[type[Any], Callable[[Any], object]]] = {}
         self._refused: dict[str, int] = {}
-        self._broken_at = time.monotonic()
+        self._broken_at: dict[str, float] = {}  # path → since when
 
     def listen(self, kind: type[Any], fn: Callable[[Any], object]) -> Callable[[], None]:
         name = object()
@@ -53,7 +53,7 @@ class Telling:
         match said.topic:
             case "met":
                 log.debug("connected to %s", peer)
-                self.notice(notices.PeerUp(name=name, instance=instance))
+                self.notice(notices.PeerUp(name=name, instance=instance, channels=said.channels))
             case "lost" if said.words in LEFT:
                 log.debug("%s has closed its connection: %s", peer, said.words)
             case "lost":
@@ -62,15 +62,16 @@ class Telling:
                 )
             case "dead":
                 log.warning("%s has died; what it had begun is given to others at once", peer)
-                self.notice(notices.PeerGone(name=name, instance=instance, how="died"))
+                self._gone(said, name, "died")
             case "gone":
                 log.warning("%s is gone (%s); what it had begun is given to others", peer, said.words)
-                self.notice(notices.PeerGone(name=name, instance=instance, how="silent"))
+                self._gone(said, name, "silent")
             case "left":
                 log.info("%s has left", peer)
-                self.notice(notices.PeerGone(name=name, instance=instance, how="said goodbye"))
+                self._gone(said, name, "said goodbye")
             case "stuck":
                 log.warning("%s: %s", peer, said.words)
+                self.notice(notices.PeerStuck(name=name, instance=instance, seconds=said.seconds))
             case "unstuck":
                 log.info("%s: %s", peer, said.words)
             case "mismatch":
@@ -85,6 +86,10 @@ class Telling:
             case _:
                 log.debug("%s: %s %s", peer, said.topic, said.words)
 
+    def _gone(self, said: Say, name: str, how: str) -> None:
+        instance = f"{said.instance:016x}"
+        self.notice(notices.PeerGone(name=name, instance=instance, how=how, returned=said.messages))
+
     def _mismatched(self, said: Say, name: str, instance: str) -> None:
         sent, expected = said.types
         notice = notices.Mismatched(
@@ -93,16 +98,18 @@ class Telling:
         log.warning("%s", notice.sentence)
         self.notice(notice)
 
-    def outbox(self, notice: OutboxNotice) -> None:
-        """From an outbox: it failed, it is back, something in it was damaged or dropped."""
+    def outbox(self, notice: OutboxNotice, path: Path | None) -> None:
+        """From an outbox: it failed, it is back, something in it was damaged or dropped. path: None in memory."""
+        where = str(path or "")
         match notice.kind:
             case "failed":
                 log.error("%s", notice.text)
-                self._broken_at = time.monotonic()
-                self.notice(notices.StoreBroken(path="", reason=notice.text))
-            case "reopened":
+                self._broken_at[where] = time.monotonic()
+                self.notice(notices.StoreBroken(path=where, reason=notice.reason))
+            case "mended":
                 log.warning("%s", notice.text)
-                self.notice(notices.StoreMended(path="", seconds=time.monotonic() - self._broken_at))
+                now = time.monotonic()
+                self.notice(notices.StoreMended(path=where, seconds=now - self._broken_at.pop(where, now)))
             case _:
                 log.warning("%s", notice.text)
 
@@ -128,19 +135,27 @@ class Telling:
         if count & (count - 1) == 0:  # 1, 2, 4, 8 …: a stranger who tries for ever does not fill the log
             who = "the other end refused" if said.topic == "refused by" else "refused"
             log.warning("a connection with %s was ended, %s: %s (%d times)", peer, who, said.words, count)
+            if said.topic == "refused":
+                self.refused(peer, said.words)
 
-    def lonely(self, channel: str, served: Sequence[str], troubles: Mapping[str, str]) -> None:
-        """Nobody serves it, and messages wait. served: channels that have workers, here or by links or the directory.
-        troubles: the addresses that settings name for it, each with what is wrong there, "" if nothing is known."""
+    def refused(self, peer: str, reason: str) -> None:
+        self.notice(notices.Refused(peer=peer, reason=reason))
+
+    def lonely(self, channel: str, waiting: int, served: Sequence[str], troubles: Mapping[str, str]) -> None:
+        """Nobody serves it, and so many messages wait. served: channels that have workers, here or by links or the
+        directory. troubles: the addresses that settings name for it, each with what is wrong there, "" if nothing is
+        known."""
         others = sorted(set(served) - {channel})
         near = get_close_matches(channel, others, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        shown = (near + [name for name in others if name not in near])[:LISTED]
+        others = near + [name for name in others if name not in near]
+        shown = others[:LISTED]
         more = f", and {len(others) - len(shown)} more" if len(others) > len(shown) else ""
         known = f" Served are: {', '.join(shown)}{more}." if shown else " No channel has a worker that is known here."
         states = [f"{address}: {words or 'no answer yet'}" for address, words in list(troubles.items())[:LISTED]]
         tried = f" Its addresses: {'; '.join(states)}." if states else ""
         log.warning("nobody serves channel %s: its messages wait here, safe.%s%s%s", channel, hint, known, tried)
+        self.notice(notices.Unserved(channel=channel, waiting=waiting, served=tuple(others)))
 
     def left(self, left: dict[tuple[str, bool], int], folder: Path | None, plain: dict[str, int]) -> None:
         """Leaving is loud: what stays, where, and who will deliver it."""

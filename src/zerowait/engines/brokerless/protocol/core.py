@@ -131,7 +131,8 @@ class Core:
 
     def _refuse(self, link: Link, code: int, words: str, now: float) -> None:
         if code not in (frames.DUPLICATE, frames.STALE):  # those happen to everybody who dials both ways
-            self.effects.add(Say("refused", words, link.hello.instance if link.hello is not None else 0))
+            instance = link.hello.instance if link.hello is not None else 0
+            self.effects.add(Say("refused", words, instance, conn=link.conn))
         self.sessions.end(link, code, words, now)
 
     def _first(self, link: Link, frame: frames.Hello | Goodbye, now: float) -> None:
@@ -139,7 +140,7 @@ class Core:
             self.sessions.greet(link, frame, self._state, now)
             return
         if frame.code not in (frames.DUPLICATE, frames.STALE):
-            self.effects.add(Say("refused by", frame.words))
+            self.effects.add(Say("refused by", frame.words, conn=link.conn))
         self.sessions.close(link, frame.words, now)
 
     def _hear(self, link: Link, frame: Frame, now: float) -> None:
@@ -182,7 +183,7 @@ class Core:
         self._hear(link, inner, now)
 
     def _state_of(self, link: Link, state: State, now: float) -> None:
-        if link.phase is LinkPhase.GREETED and not self.sessions.begin(link, now):
+        if link.phase is LinkPhase.GREETED and not self.sessions.begin(link, state, now):
             return
         served, boxes = list(link.served), list(link.boxes.values())
         link.state(state)
@@ -208,17 +209,18 @@ class Core:
             return
         if pong.still_ms >= self.config.stuck * 1_000:
             seconds = pong.still_ms / 1_000
-            self._stuck(peer, now - seconds, f"its handlers' loop has not turned for {seconds:.1f} s")
+            self._stuck(peer, now, seconds, f"its handlers' loop has not turned for {seconds:.1f} s")
         elif peer.stuck_since is not None:
             peer.stuck_since = None
             self.owner.unstuck(link)
             self.effects.add(Say("unstuck", "it answers again, and its handlers' loop turns", peer.instance))
 
-    def _stuck(self, peer: Peer, since: float, why: str) -> None:
+    def _stuck(self, peer: Peer, now: float, seconds: float, why: str) -> None:
         """No new work; what it runs is never given to another while it lives (rules §4.3)."""
         if peer.stuck_since is None:
-            peer.stuck_since = since
-            self.effects.add(Say("stuck", f"{why}: it gets no new work until it does", peer.instance))
+            peer.stuck_since = now - seconds
+            words = f"{why}: it gets no new work until it does"
+            self.effects.add(Say("stuck", words, peer.instance, seconds=seconds))
 
     def _goodbye(self, link: Link, frame: Goodbye, now: float) -> None:
         if frame.code == frames.FENCED:
@@ -232,9 +234,9 @@ class Core:
             peer = self.peers.get(instance)
             if peer is not None and peer.link is None:
                 self.peers.forget(peer)
-                self.owner.gone(instance)
+                returned = self.owner.gone(instance)
                 self.worker.owner_gone(boxes, now, final=frame.code == 0)
-                self.effects.add(Say("left", frame.words, instance))
+                self.effects.add(Say("left", frame.words, instance, messages=returned))
 
     def answer(self, conn: int, serial: int, body: bytes) -> None:
         """What the command line asked is answered."""
@@ -249,10 +251,10 @@ class Core:
         for link in self.sessions.of(instance):
             self.sessions.end(link, frames.BURIED, "proved dead", now)
         peer = self.peers.bury(instance)
-        self.owner.gone(instance, is_dead=True)
+        returned = self.owner.gone(instance, is_dead=True)
         if peer is not None:
             self.worker.owner_gone(peer.boxes, now)
-        self.effects.add(Say("dead", "", instance))
+        self.effects.add(Say("dead", "", instance, messages=returned))
 
     def obituary(self, obituary: Obituary, now: float) -> None:
         """To be told to everybody: that instance has ended."""
@@ -281,15 +283,16 @@ class Core:
                 self.sessions.close(peer.link, f"nothing heard for {self.config.silence:g} s", now)
         for peer in self.peers.over(now):
             self.peers.forget(peer)
-            self.owner.gone(peer.instance)
+            returned = self.owner.gone(peer.instance)
             self.worker.owner_gone(peer.boxes, now)
-            self.effects.add(Say("gone", f"not back within {self.config.resume_grace:g} s", peer.instance))
+            words = f"not back within {self.config.resume_grace:g} s"
+            self.effects.add(Say("gone", words, peer.instance, messages=returned))
         for peer in self.peers.proofs_wanted(now):
             self.effects.add(Prove(peer.instance, peer.hello.boot, peer.hello.device, peer.hello.inode))
         for link in self.sessions.tick(now):
             self._refuse(link, frames.SILENT, f"no HELLO and STATE within {self.config.handshake:g} s", now)
         for peer in self.sessions.deaf(now):
-            self._stuck(peer, now, f"it has not answered for {self.config.stuck:g} s")
+            self._stuck(peer, now, self.config.stuck, f"it has not answered for {self.config.stuck:g} s")
         self._calm_until = min(self._calm(), default=float("inf"))
         self.sessions.changed = False
 

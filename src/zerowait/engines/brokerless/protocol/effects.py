@@ -107,6 +107,10 @@ class Say(Struct, gc=False):
     words: str
     instance: int = 0
     channel: str = ""
+    conn: int = 0  # of a refusal: the connection, for who has not said his name
+    channels: tuple[str, ...] = ()  # of who was met: what it serves
+    messages: int = 0  # of who is gone: what it had begun or held, and others get now
+    seconds: float = 0.0  # of who is stuck: since when
     types: tuple[str, str] = ("", "")  # of a mismatch: as it is sent, and as it is expected
 
 

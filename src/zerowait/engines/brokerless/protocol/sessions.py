@@ -77,7 +77,7 @@ class Sessions:
         if self._peers.is_stale(hello):
             raise ProtocolError(frames.STALE, "a newer connection of the same process is here already")
 
-    def begin(self, link: Link, now: float) -> bool:
+    def begin(self, link: Link, state: State, now: float) -> bool:
         """Their first STATE: the session begins on this link, unless another one between the same two processes
         stays."""
         assert link.hello is not None
@@ -90,7 +90,8 @@ class Sessions:
         self.changed = True
         if link.side != "worker":
             met = self._peers.meet(link.hello, link, now)
-            self._effects.add(Say("met", "", met.instance))
+            serves = tuple(served.channel for served in state.channels)
+            self._effects.add(Say("met", "", met.instance, channels=serves))
         if known is not None:
             self.end(known, frames.DUPLICATE, "a later connection between us stays", now)
         self._owner.opened(link)

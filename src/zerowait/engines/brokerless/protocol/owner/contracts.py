@@ -92,7 +92,7 @@ class Contracts:
 
 
 def said(link: Link, channel: str, mismatch: Mismatch) -> Say:
-    return Say("mismatch", mismatch.difference, link.instance, channel, (mismatch.sent, mismatch.expected))
+    return Say("mismatch", mismatch.difference, link.instance, channel, types=(mismatch.sent, mismatch.expected))
 
 
 def _mismatch(sent: Description, wanted: Description) -> Mismatch | None:

@@ -216,11 +216,16 @@ class Owner:
                 custody.withdrawing.discard((epoch, number))
                 self._effects.add(Withdrawn(custody.box, epoch, number, False))
 
-    def gone(self, instance: int, *, is_dead: bool = False) -> None:
-        """It did not come back within its grace, is proved dead or has left: what it held waits again."""
+    def gone(self, instance: int, *, is_dead: bool = False) -> int:
+        """It did not come back within its grace, is proved dead or has left: what it held waits again. Gives how many
+        messages that are."""
+        returned = 0
         for custody in self.custody.values():
-            self._wait_again(custody, custody.give_up(instance, is_dead=is_dead))
+            pieces = custody.give_up(instance, is_dead=is_dead)
+            returned += sum(piece.count for piece in pieces)
+            self._wait_again(custody, pieces)
             self._past(custody, instance)
+        return returned
 
     def _past(self, custody: Custody, instance: int) -> None:
         """Nothing of the past is owed to this worker any more."""
