@@ -40,7 +40,8 @@ class Outlets:
                 outlet = self._blocked[conn] = _Outlet()
             self._serial += 1
             pieces = fragments(data, self._serial)
-            (outlet.fragments if passable else outlet.frames).extend(pieces)
+            stays = passable or (behind and outlet.fragments)
+            (outlet.fragments if stays else outlet.frames).extend(pieces)
         elif behind and outlet is not None and outlet.fragments:
             outlet.fragments.append(data)
         elif outlet is not None and outlet.frames:
