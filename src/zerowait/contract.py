@@ -13,6 +13,7 @@ value out of bounds is a dead letter of its own, not a quarrel about types.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from zerowait.errors import UsageError
@@ -73,6 +74,27 @@ def unpacked(data: bytes) -> Description:
     if description.__class__ not in (str, list):
         raise ValueError(f"the description of a type is a {type_name(description.__class__)}")
     return description
+
+
+def together(descriptions: Iterable[bytes]) -> bytes:
+    """Several, as an outbox keeps them."""
+    from msgspec import msgpack
+
+    return msgpack.encode(sorted(descriptions))
+
+
+def apart(kept: bytes) -> list[bytes]:
+    """What `together` gave; of what cannot be read those that can: without a type a message goes to any worker."""
+    from msgspec import DecodeError, ValidationError, msgpack
+
+    found: list[bytes] = []
+    try:
+        for each in msgpack.decode(kept, type=list[bytes]):
+            unpacked(each)
+            found.append(each)
+    except (DecodeError, ValidationError, ValueError):
+        pass
+    return found
 
 
 def fingerprint(description: Description) -> bytes:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerowait.contract import apart, together
 from zerowait.engines.brokerless.shelf import OutboxFile, OutboxLock
 from zerowait.errors import Closed, StoreError, ZerowaitError
 from zerowait.message import Change, Segment
@@ -47,6 +48,7 @@ class Estate:
         self._disk: Outbox | None = None
         self._told: set[tuple[Path, str]] = set()
         self._rooms: dict[int, Promise[None]] = {}
+        self._types: dict[str, bytes] = {}  # channel → what this process pushes to it, as `contract.together` packs it
         self._by_id: dict[int, Outbox] = {}
         self._ready = False  # the network thread listens
         self._disk_asked = False
@@ -97,6 +99,12 @@ class Estate:
             promise = self._rooms[id(intake)] = self._opened.promise("write `await error.room`")
             intake.on_room(partial(promise.set, None))
         return promise
+
+    def declare(self, channel: str, description: bytes) -> None:
+        """What is pushed to this channel: kept beside it on disk. Before the first push of it."""
+        with self._lock:
+            known = apart(self._types[channel]) if channel in self._types else []
+            self._types[channel] = together({*known, description})
 
     def _wake_keeper(self) -> None:
         keeper = self._keeper
@@ -178,8 +186,15 @@ class Estate:
             raise
         with self._lock:
             self._by_id[box.id] = box
+        if intake is self._disk_intake:
+            box.ledger.declared = self._types
+        types = {
+            channel: apart(kept)
+            for channel, kept in box.ledger.types.items()
+            if box.ledger.row(channel).waiting_and_in_flight
+        }
         # Before its first turn can offer anything: what is offered of an outbox that is not announced is lost sight of.
-        self._opened.node.call(lambda: self._opened.node.own(box))
+        self._opened.node.call(lambda: self._opened.node.own(box, types))
         return box
 
     def _own_is_open(self, over: Future[Outbox]) -> None:

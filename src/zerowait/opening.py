@@ -119,7 +119,9 @@ class Opened:
         self.telling.lonely(channel, waiting, served, troubles)
 
     def _declare(self, channel: str, codec: Codec[Any]) -> None:
-        self.node.declare(channel, packed(codec.describe()))
+        description = packed(codec.describe())
+        self.estate.declare(channel, description)
+        self.node.declare(channel, description)
 
     def _submit(self, box: int, changes: Any, drawn: dict[str, int]) -> int:
         return self.estate.submit(box, changes, drawn)

@@ -106,3 +106,17 @@ def test_an_app_does_not_give_itself_what_it_does_not_expect() -> None:
         assert (notice.name, notice.expected) == ("both", "str")
         began = time.monotonic()
     assert time.monotonic() - began < 4, "the end of the block waited for what nobody takes"
+
+
+def test_what_a_script_has_left_waits_for_its_type_wherever_it_is_taken_over(start: Start, witness: Path) -> None:
+    newer = start(*ZEROWAIT, "run", "tests.integration.services:newer")
+    newer.until(lambda newer: "Ctrl-C" in newer.err)
+    with Client("script") as zw:
+        for number in range(3):
+            zw.push(WORK, Work(number))
+        zw.close(0).result(5)
+    newer.until(lambda newer: "Nothing of work is sent to newer" in newer.err, within=20)
+    start(*ZEROWAIT, "run", "tests.integration.services:echo")
+    newer.until(lambda newer: witness.read_text().count("end") == 3, within=20)
+    assert "renamed" not in witness.read_text()
+    assert "dead" not in newer.err

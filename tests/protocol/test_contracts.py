@@ -227,3 +227,66 @@ def test_what_is_held_there_from_before_goes_on() -> None:
     assert stage.store is not None
     assert not stage.store.rows
     assert not x.all(Held)
+
+
+# -- what others have left ---------------------------------------------------------------------------------------------
+
+
+def adopter(*left: Description, adopted: bool = True) -> Stage:
+    """A process that opens an outbox in which two messages of these types lie."""
+    store = Store(BOX)
+    stage = Stage()
+    stage.store = store
+    stage.core.left(BOX, CHANNEL, [packed(each) for each in left], adopted=adopted)
+    stage.open()
+    stage.push(2)
+    return stage
+
+
+def test_what_another_process_has_left_goes_only_where_its_type_is_expected() -> None:
+    stage = adopter(SENT)
+    stage.core.declare(CHANNEL, packed(OTHER))
+    x, y = worker(stage, X, OTHER), worker(stage, Y, WIDER)
+    x.describe()
+    assert not got(x), "what this process sends itself says nothing of it"
+    y.describe()
+    assert (got(x), got(y)) == (0, 2)
+
+
+def test_what_waits_for_another_does_not_hold_a_closing_process_up() -> None:
+    stage = adopter(SENT)
+    worker(stage, X, OTHER).describe()
+    assert not stage.core.owner.takers(CHANNEL)
+    y = stage.peer(Y, channels=[CHANNEL], type=SENT)
+    assert [link.instance for link in stage.core.owner.takers(CHANNEL)] == [Y]
+    y.grant(2)
+    assert got(y) == 2
+
+
+def test_what_an_earlier_life_has_left_goes_by_its_own_type_until_this_one_says_what_it_sends() -> None:
+    """Then the contract has been deployed anew; what cannot be read becomes a dead letter, with its reason."""
+    stage = adopter(SENT, adopted=False)
+    x = worker(stage, X, OTHER)
+    x.describe()
+    assert not got(x)
+    stage.core.declare(CHANNEL, packed(OTHER))
+    stage.step()
+    assert got(x) == 2
+
+
+def test_an_outbox_that_is_opened_while_workers_are_there_is_compared_at_once() -> None:
+    stage = Stage()
+    x = Puppet(stage, X, channels=[CHANNEL], type=OTHER)
+    x.greet()
+    x.tell()
+    stage.store = Store(BOX)
+    stage.core.left(BOX, CHANNEL, [packed(SENT)], adopted=True)
+    stage.open()
+    x.held()
+    x.grant(5)
+    x.describe()
+    stage.push(2)
+    assert not got(x)
+    assert mismatches(stage)[0].words == "the field id is sent as str and expected as int"
+    stage.core.disown(BOX)
+    assert not next(iter(stage.core.links.values())).unfit

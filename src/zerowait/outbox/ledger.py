@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 
 from msgspec import Struct
@@ -65,6 +65,10 @@ class Ledger:
         self._lock = Lock()
         self._rows: dict[str, LedgerRow] = {}
         self.ids: dict[str, int] = {}
+        # Channel → descriptions of the types of its messages, as `contract` packs them: on disk, and as they are to be.
+        self.types: dict[str, bytes] = {}
+        self.declared: Mapping[str, bytes] = {}
+        self._declaring: dict[str, bytes] = {}  # in the transaction that is under way
         self.channels: dict[int, str] = {}
         self.dead = 0  # dead letters on disk, of all channels
 
@@ -72,10 +76,13 @@ class Ledger:
         self._rows.clear()
         self.ids.clear()
         self.channels.clear()
-        for id, name, *counts in database.rows(
-            "SELECT channel, name, accepted, handled, dead, expired, dropped, bytes FROM ledger"
+        self.types.clear()
+        for id, name, types, *counts in database.rows(
+            "SELECT channel, name, types, accepted, handled, dead, expired, dropped, bytes FROM ledger"
         ):
             self._rows[name] = LedgerRow(*counts)
+            if types is not None:
+                self.types[name] = types
             self.ids[name] = id
             self.channels[id] = name
         self.dead = sum(row.dead for row in self._rows.values())
@@ -115,7 +122,12 @@ class Ledger:
         return int(id)
 
     def write(self, tally: Tally, ids: dict[str, int], database: Database) -> None:
+        self._declaring = {}
         for name, row in tally.rows.items():
+            types = self.declared.get(name)
+            if row.accepted and types is not None and types != self.types.get(name):
+                self._declaring[name] = types
+                database.run("UPDATE ledger SET types = ? WHERE channel = ?", (types, ids[name]))
             database.run(
                 "UPDATE ledger SET accepted = accepted + ?, handled = handled + ?, dead = dead + ?, "
                 "expired = expired + ?, dropped = dropped + ?, bytes = bytes + ? WHERE channel = ?",
@@ -128,6 +140,7 @@ class Ledger:
             for name, row in tally.rows.items():
                 self._rows.setdefault(name, LedgerRow()).add(row)
                 self.dead += row.dead
+            self.types.update(self._declaring)
             for name, id in ids.items():
                 self.ids[name] = id
                 self.channels[id] = name

@@ -76,5 +76,6 @@ CREATE TABLE ledger (         -- accepted = handled + dead + expired + dropped +
     dead     INT NOT NULL,    -- dead letters that are here now
     expired  INT NOT NULL,
     dropped  INT NOT NULL,
-    bytes    INT NOT NULL     -- of what is here, dead letters included: payload and 64 each
+    bytes    INT NOT NULL,    -- of what is here, dead letters included: payload and 64 each
+    types    BLOB             -- msgpack array: descriptions of what was pushed to it last, each as SCHEMA has them
 );

@@ -206,7 +206,7 @@ def test_an_outbox_of_another_version_is_refused_and_left_as_it_was(on_disk: Mak
     bench = on_disk()
     bench.push("a")
     bench.box.close()
-    for version, word in ((2, "newer"), (0, "older")):
+    for version, word in ((3, "newer"), (1, "older")):
         connection = sqlite3.connect(path_of(bench))
         connection.execute("PRAGMA journal_mode = delete")
         connection.execute(f"PRAGMA user_version = {version}")
@@ -495,3 +495,35 @@ def test_a_backlog_lies_on_disk_and_not_in_memory(on_disk: Maker, time: Time) ->
         bench.segments = segments
     assert got == list(range(200_000))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 80 * 1024
+
+
+def test_the_types_of_what_was_pushed_are_kept_for_who_opens_the_file_next(on_disk: Maker) -> None:
+    bench = on_disk()
+    bench.push("untold")
+    bench.turns()
+    assert not bench.box.ledger.types
+    bench.box.ledger.declared = {"mail": b"\x91\xc4\x01a", "other": b"?"}
+    bench.push("told")
+    bench.turns()
+    assert bench.box.ledger.types == {"mail": b"\x91\xc4\x01a"}
+    bench.box.ledger.declared = {"mail": b"\x91\xc4\x01b"}
+    bench.reopen()
+    assert bench.box.ledger.types == {"mail": b"\x91\xc4\x01a"}, "nothing was pushed under the new one"
+
+
+@pytest.mark.parametrize("arrives", [False, True])
+def test_types_of_a_transaction_that_fails_are_written_with_the_next(
+    on_disk: Maker, faults: Faults, arrives: bool
+) -> None:
+    bench = on_disk()
+    bench.box.ledger.declared = {"mail": b"\x91\xc4\x01a"}
+    bench.push("a")
+    faults.failing, faults.done_all_the_same, faults.what = apsw.IOError, arrives, {"sync"}
+    with pytest.raises(StoreError):
+        bench.box.turn()
+    assert not bench.box.ledger.types
+    faults.failing = None
+    bench.turns()
+    assert bench.box.ledger.types == {"mail": b"\x91\xc4\x01a"}
+    bench.reopen()
+    assert bench.box.ledger.types == {"mail": b"\x91\xc4\x01a"}

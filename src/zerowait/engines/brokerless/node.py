@@ -40,7 +40,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Withdrawn,
 )  # fmt: skip
 from zerowait.engines.brokerless.protocol.frames import FRAME_BYTES
-from zerowait.engines.brokerless.protocol.link import Link, LinkPhase, Mismatch
+from zerowait.engines.brokerless.protocol.link import OURS, Link, LinkPhase, Mismatch
 from zerowait.engines.brokerless.protocol.owner.contracts import said as mismatch_said
 from zerowait.engines.brokerless.resolve import Resolver
 from zerowait.engines.brokerless.wire import Heard, Lost, Opened, PlainHeard, Wire, raise_descriptor_limit
@@ -614,9 +614,11 @@ class Node:
 
     # -- on the network thread, through `call` -------------------------------------------------------------------------
 
-    def own(self, box: Box) -> None:
-        """This process has opened that outbox."""
+    def own(self, box: Box, types: Mapping[str, Sequence[bytes]] | None = None) -> None:
+        """This process has opened that outbox. types: channel → of what lies in it already."""
         self._boxes[box.id] = box
+        for channel, descriptions in (types or {}).items():
+            self.core.left(box.id, channel, descriptions, adopted=box.name != self.name)
         self.core.own(box.id, box.epoch, box.name, durable=box.durable, noted=box.noted, now=clock())
         if not box.durable:
             self._memory = box
@@ -679,14 +681,16 @@ class Node:
             return False
         waiting = owner.dispatch.channels()
         leaving = self._is_draining()  # then our own handlers take nothing more
-        return not any(link.side == "both" or not leaving for channel in waiting for link in owner.workers(channel))
+        return not any(link.side == "both" or not leaving for channel in waiting for link in owner.takers(channel))
 
     def has_finished_own(self) -> bool:
         """Whether nothing waits or is in flight of what this process pushes to channels that it serves itself. What is
         of another type than its handler expects waits for somebody else."""
         owner, link = self.core.owner, self.core.links.get(OWNER_END)
-        unfit = _differences(link) if link is not None else {}
-        served = self.core.worker.services.keys() - unfit.keys()
+        unfit = (
+            {channel for (channel, whose), each in link.unfit.items() if whose == OURS and each} if link else set[str]()
+        )
+        served = self.core.worker.services.keys() - unfit
         if any(channel in served for channel in owner.dispatch.channels()):
             return False
         return not any(
@@ -752,7 +756,7 @@ class Node:
 
 
 def _differences(link: Link) -> dict[str, str]:
-    return {channel: mismatch.difference for channel, mismatch in link.unfit.items() if mismatch is not None}
+    return {channel: mismatch.difference for (channel, _), mismatch in link.unfit.items() if mismatch is not None}
 
 
 def _pid() -> int:

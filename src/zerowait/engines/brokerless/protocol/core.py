@@ -73,8 +73,14 @@ class Core:
         self.owner.own(box, epoch, name, durable=durable, noted=noted, now=now)
         self._tell_state()
 
+    def left(self, box: int, channel: str, descriptions: Iterable[bytes], *, adopted: bool) -> None:
+        """To be said before `own`: this outbox holds messages of these types, which an earlier life of this process has
+        left, or another process (adopted)."""
+        self.owner.sender.left(box, channel, descriptions, adopted=adopted)
+
     def disown(self, box: int) -> None:
         self.owner.disown(box)
+        self.owner.sender.forget(box)
         self._tell_state()
 
     def serve(self, services: Sequence[Service]) -> None:

@@ -27,6 +27,7 @@ from zerowait.engines.brokerless.protocol.owner.credit import Credit
 
 FRAGMENTED_AT_ONCE = 4  # messages of a connection that may arrive in fragments side by side
 PINGS_REMEMBERED = 16
+OURS = 0  # in place of an outbox: what this process pushes itself, to whichever of its own
 
 
 class LinkPhase(Enum):
@@ -77,7 +78,8 @@ class Link:
         self.hello: Hello | None = None
         self.serial = 0  # of our HELLO on it
         self.served: dict[str, Served] = {}
-        self.unfit: dict[str, Mismatch | None] = {}  # what of that it does not get, and why; None: not known yet
+        # (channel, outbox or OURS) → why nothing of that goes there; None: not known yet whether it may
+        self.unfit: dict[tuple[str, int], Mismatch | None] = {}
         self.schemas: dict[bytes, Description | None] = {}  # types of theirs that we have asked for; None: no answer
         self.boxes: dict[int, Owned] = {}
         self.draining = False

@@ -3,24 +3,32 @@
 Each end describes its type in its own words, so that equal fingerprints are all that is compared as a rule. Where they
 differ, SCHEMA asks the worker for its description, and until that is here nothing of the channel goes there. A worker
 that does not fit gets nothing: its messages wait for one that does, or until both ends are deployed with the same
-contract. Not known is the type of what an earlier life of this process has left, or another whose outbox was taken
-over: until this process itself says what it sends to the channel, such messages go to any worker of it."""
+contract.
+
+An outbox on disk keeps the types of what was pushed to it. They count for what an earlier life of this process has
+left, until it says itself what it sends to the channel now, and for what other processes have left as long as it is
+here. The types of a channel are compared together: which message is of which, nobody can tell any more."""
 
 from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
 
 from zerowait.agreement import compatible, in_words
 from zerowait.contract import Description, fingerprint_of, unpacked
 from zerowait.engines.brokerless.protocol.effects import Effects, Say
 from zerowait.engines.brokerless.protocol.frames import MALFORMED, ProtocolError, Schema, Served
-from zerowait.engines.brokerless.protocol.link import Link, Mismatch
+from zerowait.engines.brokerless.protocol.link import OURS, Link, Mismatch
 
 TOLD_MOST = 1_024  # mismatches that are remembered as told
+Types = dict[bytes, Description]  # by fingerprint
 
 
 class Contracts:
     def __init__(self, effects: Effects) -> None:
         self._effects = effects
-        self._ours: dict[str, dict[bytes, Description]] = {}  # channel → fingerprint → what this process sends to it
+        self._ours: dict[str, Types] = {}  # channel → what this process sends to it
+        self._left: dict[str, dict[int, Types]] = {}  # channel → outbox → what had been sent when it was opened here
+        self._adopted: set[int] = set()  # outboxes of other names: nothing is pushed to them here
         self._told: dict[tuple[int, str, Mismatch], None] = {}  # insertion order: the oldest go first
 
     def declare(self, channel: str, description: bytes) -> bool:
@@ -31,6 +39,40 @@ class Contracts:
             return False
         ours[name] = unpacked(description)
         return True
+
+    def left(self, box: int, channel: str, descriptions: Iterable[bytes], *, adopted: bool) -> None:
+        """An outbox that is about to be opened holds messages of these types."""
+        self._left.setdefault(channel, {})[box] = {fingerprint_of(each): unpacked(each) for each in descriptions}
+        if adopted:
+            self._adopted.add(box)
+
+    def forget(self, box: int) -> list[str]:
+        """It is not open here any more. Gives the channels for which it had types."""
+        self._adopted.discard(box)
+        channels = [channel for channel, boxes in self._left.items() if box in boxes]
+        for channel in channels:
+            del self._left[channel][box]
+        return channels
+
+    def fitting(self, link: Link, channel: str) -> Collection[int]:
+        """The outboxes whose messages for this channel may go there now."""
+        if not link.unfit:
+            return link.resumed
+        return {box for box in link.resumed if self.may_fit(link, channel, box)}
+
+    def may_fit(self, link: Link, channel: str, box: int) -> bool:
+        return (channel, self._whose(channel, box)) not in link.unfit
+
+    def _whose(self, channel: str, box: int) -> int:
+        """Whose types count for what is in this outbox: OURS, or its own."""
+        has_own = box in self._left.get(channel, ())
+        return box if has_own and (box in self._adopted or channel not in self._ours) else OURS
+
+    def _types(self, channel: str) -> Iterator[tuple[int, Types]]:
+        yield OURS, self._ours.get(channel, {})
+        for box, types in self._left.get(channel, {}).items():
+            if self._whose(channel, box) == box:
+                yield box, types
 
     def answered(self, link: Link, schema: Schema) -> bool:
         """Their description has come. False: nobody has asked for it."""
@@ -44,32 +86,27 @@ class Contracts:
             raise ProtocolError(MALFORMED, f"a SCHEMA: {error}") from None
         return True
 
-    def look(self, link: Link) -> list[str]:
+    def look(self, link: Link) -> set[str]:
         """Compares all that is served there with what is sent; gives the channels for which that has changed."""
-        changed: list[str] = []
+        before, link.unfit = link.unfit, {}
         for channel, served in link.served.items():
-            was_fit, before = channel not in link.unfit, link.unfit.get(channel)
-            is_fit, mismatch = self._compare(link, served)
-            if (was_fit, before) == (is_fit, mismatch):
-                continue
-            changed.append(channel)
-            if is_fit:
-                del link.unfit[channel]
-            else:
-                link.unfit[channel] = mismatch
+            for whose, types in self._types(channel):
+                is_fit, mismatch = self._compare(link, served, types)
+                if not is_fit:
+                    link.unfit[channel, whose] = mismatch
                 if mismatch is not None:
                     self._tell(link, channel, mismatch)
-        for channel in link.unfit.keys() - link.served.keys():
-            del link.unfit[channel]
-        return changed
+        changed = before.keys() ^ link.unfit.keys()
+        changed |= {name for name in before.keys() & link.unfit.keys() if before[name] != link.unfit[name]}
+        return {channel for channel, _ in changed}
 
-    def _compare(self, link: Link, served: Served) -> tuple[bool, Mismatch | None]:
+    def _compare(self, link: Link, served: Served, types: Types) -> tuple[bool, Mismatch | None]:
         if served.kind != "push":
             words = f"messages are pushed to it here, and there it is served as a {served.kind} channel"
             return False, Mismatch(words, "push", served.kind)
         theirs = served.fingerprint
         # A name in place of a channel takes values of any type: what does not fit is found when it is read.
-        ours = [mine for name, mine in self._ours.get(served.channel, {}).items() if name != theirs and mine != "any"]
+        ours = [mine for name, mine in types.items() if name != theirs and mine != "any"]
         if not ours or not theirs:
             return True, None
         if theirs not in link.schemas:

@@ -173,6 +173,11 @@ class Dispatch:
         queue = self._queues.get(channel)
         return queue.messages if queue is not None else 0
 
+    def boxes(self, channel: str) -> list[int]:
+        """The outboxes of which something waits for this channel."""
+        queue = self._queues.get(channel)
+        return [box for box, count in queue.counts.items() if count] if queue is not None else []
+
     def waiting_for(self, channel: str, boxes: Collection[int], message_bytes: int) -> int:
         queue = self._queues.get(channel)
         return queue.waiting_for(boxes, message_bytes) if queue is not None and queue.messages else 0

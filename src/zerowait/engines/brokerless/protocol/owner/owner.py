@@ -124,6 +124,11 @@ class Owner:
     def misfits(self, channel: str) -> list[tuple[Link, Mismatch]]:
         return self.sender.misfits(channel)
 
+    def takers(self, channel: str) -> list[Link]:
+        """Those who serve it and expect something of what waits."""
+        links = self.sender.serving(channel)
+        return [link for link in links if self.sender.may_take(link, channel)]
+
     def channels_served(self) -> dict[str, int]:
         return self.sender.channels_served()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Dispatched, Effects, Say
 from zerowait.engines.brokerless.protocol.frames import Batch, Schema
-from zerowait.engines.brokerless.protocol.link import Link, LinkPhase, Mismatch
+from zerowait.engines.brokerless.protocol.link import OURS, Link, LinkPhase, Mismatch
 from zerowait.engines.brokerless.protocol.owner.contracts import Contracts
 from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.owner.custody import Custody
@@ -33,8 +33,8 @@ class Sender:
         self._wall_us = wall_us
         self._custody = custody
         self._dispatch = dispatch
-        self.wants = Wants(effects, config, dispatch)
         self.contracts = Contracts(effects)
+        self.wants = Wants(effects, config, dispatch, self.contracts)
         self._links: dict[int, Link] = {}
         self._serving: dict[str, dict[int, Link]] = {}  # channel → connection → link
         self._told_too_large: set[tuple[int, str]] = set()
@@ -74,6 +74,18 @@ class Sender:
             for link in self._serving.get(channel, {}).values():
                 self._compare(link)
 
+    def left(self, box: int, channel: str, descriptions: Iterable[bytes], *, adopted: bool) -> None:
+        """An outbox that is about to be opened holds messages of these types."""
+        self.contracts.left(box, channel, descriptions, adopted=adopted)
+        for link in self.serving(channel):
+            self._compare(link)
+
+    def forget(self, box: int) -> None:
+        """It is not open here any more."""
+        for channel in self.contracts.forget(box):
+            for link in self.serving(channel):
+                self._compare(link)
+
     def described(self, link: Link, schema: Schema) -> None:
         if self.contracts.answered(link, schema):
             self._compare(link)
@@ -84,16 +96,21 @@ class Sender:
                 self.wants.tell(link, channel)  # it may have set something aside for what does not come now
             self._dirty.add(channel)
 
+    def serving(self, channel: str) -> list[Link]:
+        return [link for link in self._serving.get(channel, {}).values() if link.phase is LinkPhase.READY]
+
     def workers(self, channel: str) -> list[Link]:
         """Those who serve it and expect what is sent."""
-        links = self._serving.get(channel, {}).values()
-        return [link for link in links if link.phase is LinkPhase.READY and channel not in link.unfit]
+        return [link for link in self.serving(channel) if (channel, OURS) not in link.unfit]
 
     def misfits(self, channel: str) -> list[tuple[Link, Mismatch]]:
-        """Those who serve it and expect something else."""
-        links = self._serving.get(channel, {}).values()
-        found = [(link, link.unfit.get(channel)) for link in links if link.phase is LinkPhase.READY]
+        """Those who serve it and expect something else than this process sends."""
+        found = [(link, link.unfit.get((channel, OURS))) for link in self.serving(channel)]
         return [(link, mismatch) for link, mismatch in found if mismatch is not None]
+
+    def may_take(self, link: Link, channel: str) -> bool:
+        """Whether something of this channel waits that this worker expects."""
+        return any(self.contracts.may_fit(link, channel, box) for box in self._dispatch.boxes(channel))
 
     def channels_served(self) -> dict[str, int]:
         return {channel: len(links) for channel, links in self._serving.items() if links}
@@ -122,17 +139,14 @@ class Sender:
             links = {
                 conn: link
                 for conn, link in self._serving.get(channel, {}).items()
-                if link.phase is LinkPhase.READY
-                and link.side != "worker"
-                and channel not in link.unfit
-                and self._takes_work(link)
+                if link.phase is LinkPhase.READY and link.side != "worker" and self._takes_work(link)
             }
             if not links:
                 continue
             takers = [
-                Taker(conn, left, link.resumed, link.message_bytes)
+                Taker(conn, left, boxes, link.message_bytes)
                 for conn, link in links.items()
-                if (left := link.credit(channel).left()) > 0
+                if (left := link.credit(channel).left()) > 0 and (boxes := self.contracts.fitting(link, channel))
             ]
             for taker, piece in self._dispatch.pick(channel, takers):
                 self._batch(links[taker.conn], piece, now)

@@ -13,20 +13,20 @@ from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Effects
 from zerowait.engines.brokerless.protocol.frames import Want
 from zerowait.engines.brokerless.protocol.link import Link
+from zerowait.engines.brokerless.protocol.owner.contracts import Contracts
 from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch
 
 
 class Wants:
-    def __init__(self, effects: Effects, config: Config, dispatch: Dispatch) -> None:
+    def __init__(self, effects: Effects, config: Config, dispatch: Dispatch, contracts: Contracts) -> None:
+        self._contracts = contracts
         self._effects = effects
         self._config = config
         self._dispatch = dispatch
         self._quiet: dict[tuple[int, str], Link] = {}
 
     def waiting(self, link: Link, channel: str) -> int:
-        if channel in link.unfit:
-            return 0  # nothing of it goes there
-        return self._dispatch.waiting_for(channel, link.resumed, link.message_bytes)
+        return self._dispatch.waiting_for(channel, self._contracts.fitting(link, channel), link.message_bytes)
 
     def tell(self, link: Link, channel: str) -> None:
         credit = link.credit(channel)
