@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from math import inf
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgspec
 import pytest
@@ -97,6 +97,24 @@ def test_the_context_may_be_called_anything_if_it_is_annotated() -> None:
     assert registered(parse, PARSE).wants_ctx
 
 
+MailContext: TypeAlias = Context[Any]
+
+
+def test_the_context_may_be_annotated_by_another_name_of_its_type() -> None:
+    def parse(mail: RawMail, message: MailContext | None) -> None: ...
+
+    assert registered(parse, PARSE).wants_ctx
+
+
+def test_a_second_value_that_does_not_say_it_is_the_context_is_refused() -> None:
+    def send(mail: RawMail, context_id: RequestContextId) -> None: ...
+
+    with pytest.raises(UsageError, match=r"takes two values, a and b.*`ctx: Context`.*one struct"):
+        registered(lambda a, b: None)
+    with pytest.raises(UsageError, match="takes two values, mail and context_id"):
+        registered(send, PARSE)
+
+
 def test_without_an_annotation_a_string_channel_takes_whatever_comes() -> None:
     assert registered(lambda value: None).codec.type is Any
 
@@ -126,6 +144,9 @@ def test_with_a_declared_channel_such_an_annotation_does_no_harm() -> None:
     def handle(value: Client) -> None: ...
 
     assert registered(handle, PARSE).codec is PARSE.codec()
+
+
+class RequestContextId(str): ...
 
 
 class Service:

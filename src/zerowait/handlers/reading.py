@@ -35,12 +35,13 @@ class Reading(Struct, frozen=True):
 def read(fn: Callable[..., Any], names: Mapping[str, Any] | None = None) -> Reading:
     """Reads a handler. names: of the place where it is decorated, for annotations that name local classes.
 
-    Raises UsageError for what cannot be a handler: a method, a class, an object, several arguments.
+    Raises UsageError for what cannot be a handler: a method, a class, an object, several arguments. The second is the
+    context, and says so by its annotation or by its name, ctx.
     """
     who = called(fn)
     _must_be_plain(fn, who)
-    parameters = _parameters(fn, who)
     hints = _hints(fn, names or {})
+    parameters = _parameters(fn, who, hints)
     wants_ctx = len(parameters) > 1
     result = hints.get("return", UNREAD)
     is_generator = inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
@@ -94,7 +95,7 @@ def _must_be_plain(fn: Any, who: str) -> None:
         raise UsageError(f"{who} is no function. A handler is a plain function, `def` or `async def`, of one value.")
 
 
-def _parameters(fn: Callable[..., Any], who: str) -> list[inspect.Parameter]:
+def _parameters(fn: Callable[..., Any], who: str, hints: Mapping[str, Any]) -> list[inspect.Parameter]:
     """The parameters that are given: the value's, and the context's if it is wanted."""
     try:
         signature = inspect.signature(fn)
@@ -117,23 +118,28 @@ def _parameters(fn: Callable[..., Any], who: str) -> list[inspect.Parameter]:
             f"{who} takes {len(needed)} values: a handler takes one. Put them into one struct, or TypedDict, or tuple."
         )
     second = places[1] if len(places) > 1 else None
-    wants_ctx = second is not None and (second in needed or second.name == "ctx" or _is_context(second.annotation))
-    annotated = second is not None and second.annotation is not second.empty
-    if wants_ctx and second is not None and second.name != "ctx" and annotated and not _is_context(second.annotation):
+    if second is None or not (second in needed or _says_context(second, hints)):
+        return places[:1]
+    if not _says_context(second, hints):
         raise UsageError(
-            f"{who} takes two values: a handler takes one, and `ctx: Context` after it. Put both into one struct."
+            f"{who} takes two values, {places[0].name} and {second.name}: a handler takes one, and after it the "
+            "context, if it wants it, as `ctx: Context`. Put both values into one struct, or TypedDict, or tuple."
         )
-    return places[:2] if wants_ctx else places[:1]
+    return places[:2]
 
 
 def _is_single(parameter: inspect.Parameter) -> bool:
     return parameter.kind is not parameter.VAR_POSITIONAL
 
 
-def _is_context(annotation: Any) -> bool:
-    if isinstance(annotation, str):
+def _says_context(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> bool:
+    """Whether it is named ctx, or annotated as a Context, also by another name for it."""
+    annotation = hints.get(parameter.name, parameter.annotation)
+    if parameter.name == "ctx":
+        return True
+    if isinstance(annotation, str):  # imported for checkers only
         return "Context" in annotation
-    return getattr(typing.get_origin(annotation) or annotation, "__name__", "") == "Context"
+    return any(getattr(typing.get_origin(each) or each, "__name__", "") == "Context" for each in _members(annotation))
 
 
 def _hints(fn: Callable[..., Any], names: Mapping[str, Any]) -> dict[str, Any]:
