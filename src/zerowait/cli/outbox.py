@@ -8,6 +8,7 @@ import time
 import click
 from msgspec import to_builtins
 
+from zerowait.cli import options
 from zerowait.cli.output import (
     FAILED,
     OK,
@@ -72,14 +73,7 @@ def list_boxes(namespace: str | None, as_json: bool) -> int:
 
 @command.command("deliver")
 @click.argument("name")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to go on while messages are left.",
-)
+@options.timeout("How long to go on while messages are left.")
 @click.option("--namespace", help="Whose outboxes on this machine; else the setting.")
 def deliver(name: str, timeout: float, namespace: str | None) -> int:
     """Deliver what the outboxes called NAME still hold, to whoever serves it now.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
+from zerowait.cli import options
 from zerowait.cli.lines import NotJson, messages
 from zerowait.cli.output import FAILED, MISUSED, OK, PARTIAL, UNAVAILABLE, Failure, colours, give_json, plural, tell
 
@@ -30,14 +31,7 @@ LOOK_S = 0.2  # between looks at what workers have while it closes
 @click.option("--count", type=click.IntRange(1), default=1, metavar="N", help="Push each message N times.")
 @click.option("--memory", is_flag=True, help="Keep messages in memory only: what nobody takes before the end is lost.")
 @click.option("--wait", is_flag=True, help="Wait until each message has been handled.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long --wait waits, and how long for room in a full outbox.",
-)
+@options.timeout("How long --wait waits, and how long for room in a full outbox.")
 @click.option(
     "--drain",
     type=click.FloatRange(0),
