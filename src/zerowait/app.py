@@ -207,10 +207,15 @@ class App(Generic[R]):
         return serving.client_of(self)
 
     def run(self) -> None:
-        """Serves until SIGTERM or SIGINT, then drains; a second signal leaves at once. For a program's main part."""
+        """Serves until SIGTERM or SIGINT, then drains; a second signal leaves at once. For a program's main part.
+
+        Returns after a whole drain. Raises SystemExit(4) if something still ran when `drain` was over (its message goes
+        to another worker), and whatever keeps it from serving: an address in use, an error of its resources.
+        """
         from zerowait import serving
 
-        serving.run(self)
+        if code := serving.run(self):
+            raise SystemExit(code)
 
     async def serve(self) -> None:
         """Serves on the running loop, whose signals are the caller's; cancelling it drains."""

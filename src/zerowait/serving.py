@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zerowait")
 
+NOT_WHOLE = 4  # exit code: some of what ran was given up when the drain was over
+
 
 class Started(Struct, frozen=True):
     """What runs, for a banner."""
@@ -148,25 +150,30 @@ class Serving:
                 return
             await asyncio.sleep(0.005)
 
-    async def stop(self) -> None:
+    async def stop(self) -> int:
         """Drains: afterwards nothing of this app runs, and what was settled is known to its senders as far as they
-        could be reached."""
+        could be reached. Gives how many runs did not end in time and were given up.
+
+        Raises what closing the resources raises; all else is closed then too."""
         opened, stage = self._opened, self._stage
         if opened is None or stage is None:
-            return
+            return 0
         node, until = opened.node, time.monotonic() + self.settings.drain
         await asyncio.wrap_future(node.call(node.drain))
-        await stage.drain(self.settings.drain)
+        given_up = await stage.drain(self.settings.drain)
         # What has ended is said at once; its senders' confirmations take a commit of theirs.
         patience = max(until, time.monotonic() + 0.5)
         while time.monotonic() < patience:
             if await asyncio.wrap_future(node.call(node.is_drained)):
                 break
             await asyncio.sleep(0.005)
-        await stage.close()
-        await asyncio.wrap_future(node.call(node.forget_handlers))
-        await self.client.close(max(0.0, until - time.monotonic()))
-        self._stage = self._opened = None
+        try:
+            await stage.close()
+        finally:
+            await asyncio.wrap_future(node.call(node.forget_handlers))
+            await self.client.close(max(0.0, until - time.monotonic()))
+            self._stage = self._opened = None
+        return given_up
 
 
 def client_of(app: App[Any]) -> Client:
@@ -274,8 +281,8 @@ def leave(app: App[Any]) -> None:
 
 
 def run(app: App[Any], on_started: Callable[[Started], None] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT, then drains; gives the exit code: 0 after a whole drain. A second signal leaves
-    at once."""
+    """Serves until SIGTERM or SIGINT, then drains; gives the exit code: 0 after a whole drain, NOT_WHOLE if something
+    still ran when it was over. A second signal leaves at once. Raises what keeps it from serving."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run(app, on_started))
 
@@ -303,12 +310,12 @@ async def _run(app: App[Any], on_started: Callable[[Started], None] | None) -> i
         if on_started is not None:
             on_started(started)
         await told.wait()
-        await serving.stop()
+        given_up = await serving.stop()
     finally:
         _forget(app)
         for number in (signal.SIGTERM, signal.SIGINT) if is_main else ():
             loop.remove_signal_handler(number)
-    return 0
+    return NOT_WHOLE if given_up else 0
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -44,6 +44,7 @@ def command(
 
     Every option is a setting too, in zerowait.toml or in the environment (--drain is ZEROWAIT_DRAIN).
     The first SIGTERM or Ctrl-C finishes what runs and gives back what was not begun; a second one leaves at once.
+    Exits with 0 after that, with 4 if something still ran when --drain was over, with 1 to 3 if it could not serve.
 
     \b
     zerowait run printer:app

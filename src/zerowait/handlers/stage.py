@@ -138,8 +138,9 @@ class Stage:
             crew.open()
         self._tick()
 
-    async def drain(self, seconds: float) -> None:
-        """Takes nothing more, hands back what was taken and not begun, and lets what runs end, `seconds` at most.
+    async def drain(self, seconds: float) -> int:
+        """Takes nothing more, hands back what was taken and not begun, and lets what runs end, `seconds` at most. Gives
+        how many still ran then.
 
         Then async handlers are cancelled and threads left to themselves, named in the log; nothing is reported of
         these: their messages are redelivered by their owner. Afterwards nothing is reported any more.
@@ -161,7 +162,7 @@ class Stage:
                     await quiet.wait()
             except TimeoutError:
                 break
-        self._give_up(seconds)
+        return self._give_up(seconds)
 
     async def close(self) -> None:
         """Ends the runners, then closes the resources. Raises what closing the resources raises."""
@@ -176,7 +177,7 @@ class Stage:
         self._crews.clear()
         await self._close_resources()
 
-    def _give_up(self, waited: float) -> None:
+    def _give_up(self, waited: float) -> int:
         running = [name for crew in self._crews.values() for name in crew.give_up()]
         if running:
             shown = ", ".join(running[:10]) + (f" and {len(running) - 10} more" if len(running) > 10 else "")
@@ -186,6 +187,7 @@ class Stage:
                 waited,
                 shown,
             )
+        return len(running)
 
     def _tick(self) -> None:
         assert self._kit is not None
