@@ -172,11 +172,16 @@ class Settings(Struct, frozen=True, kw_only=True, dict=True):
             check_process(self.namespace, "a namespace")
         except UsageError as error:
             raise _wrong("namespace", str(error)) from None
-        for name in self.channels:
+        for name, decided in self.channels.items():
             try:
                 check_channel(name)
             except UsageError as error:
                 raise _wrong(f"channels.{name}", str(error)) from None
+            if not isinstance(decided, ChannelSettings):  # a dict would pass for one, whatever its keys are
+                raise _wrong(
+                    f"channels.{name}",
+                    f"channels: what is decided for {name} is said as ChannelSettings(…), not as {decided!r}.",
+                )
         if self.silence <= self.ping:
             raise SettingsError(
                 f"silence = {self.silence:g} must be longer than ping = {self.ping:g}, or links break between pings."

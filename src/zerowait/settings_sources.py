@@ -121,7 +121,7 @@ def _channel(name: str, table: object, lines: _Lines) -> ChannelSettings:
     values: dict[str, Any] = {}
     for key, value in keys.items():
         origin = lines.origin(("channels", name, key))
-        if key not in types and _table(value) is not None:
+        if key not in types and _table(value) is not None and nearest(key, list(types)) is None:
             raise SettingsError(_unquoted("channels", name, {key: value}), origin=origin)
         _must_be_known(key, list(types), origin, f"setting of channel {name}")
         for part in (_table(value) or {}) if key == "plain" else ():

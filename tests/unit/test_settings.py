@@ -123,6 +123,7 @@ def test_variables_can_say_everything(tmp_path: Path) -> None:
         ("[addresses]\na = 'tcp://h:1'\nb = 3", "zerowait.toml:3: addresses.b = 3: expected"),
         ('[addresses]\nmail.x = "tcp://h:1"', "zerowait.toml:2: addresses: a name with a dot stands in quotes"),
         ("[channels.mail.x]\nttl = 3", 'write "mail.x"'),
+        ("[channels.mail.retry]\nattempts = 3", "there is no setting of channel mail retry. Did you mean retry_"),
         ("ping = 4", "zerowait.toml:1: silence = 3 must be longer than ping = 4"),
         ('namespace = "a/b"', "zerowait.toml:1: 'a/b' cannot be the name of a namespace"),
         ("x = [", "zerowait.toml: this is not TOML"),
@@ -203,7 +204,15 @@ def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"ping": "x"}, {"outbox_bytes": 1}, {"listen": 3}, {"channels": {"a b": ChannelSettings()}}], ids=repr
+    "wrong",
+    [
+        {"ping": "x"},
+        {"outbox_bytes": 1},
+        {"listen": 3},
+        {"channels": {"a b": ChannelSettings()}},
+        {"channels": {"mail": {"concurency": 8}}},
+    ],
+    ids=repr,
 )
 def test_settings_made_in_code_are_looked_at_too(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
