@@ -154,7 +154,11 @@ class Client:
         return self._open().workers(of)
 
     def status(self) -> Status:
-        """The ledger of each channel, exact at this instant, and the peers. Reads only."""
+        """The ledger of each channel, exact at this instant, and the peers. Reads only.
+
+        Waits half a second at most: what a busy thread of this client does not say by then is left away (no peers, no
+        `oldest_at`) and named in `unknown`.
+        """
         return self._open().status()
 
     def listen(self, kind: type[In], fn: Callable[[In], object]) -> Callable[[], None]:

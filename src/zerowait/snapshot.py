@@ -31,7 +31,7 @@ class ChannelStatus(Struct, frozen=True, kw_only=True):
     dropped: int = 0  # withdrawn, or dropped as dead letters
     waiting: int = 0  # with nobody yet, those due later too
     in_flight: int = 0  # sent to a worker, whose outcome is not known yet
-    oldest_at: datetime | None = None  # when the oldest unsettled one was accepted
+    oldest_at: datetime | None = None  # when the oldest unsettled one of this channel was accepted
 
     @property
     def unsettled(self) -> int:
@@ -73,6 +73,7 @@ class ServedStatus(Struct, frozen=True, kw_only=True):
     concurrency: int
     running: int = 0
     queued: int = 0
+    refused: int = 0  # frames of bare ZeroMQ senders that could not be read as a message of it
 
 
 class Status(Struct, frozen=True, kw_only=True):
@@ -88,6 +89,7 @@ class Status(Struct, frozen=True, kw_only=True):
     boxes: list[BoxStatus]
     peers: list[PeerStatus]
     serves: list[ServedStatus]
+    unknown: list[str] = []  # what is left away because it could not be found out in time, and why, a sentence each
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values that any JSON encoder takes; times are ISO 8601 in UTC."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.waiting import wait_until
 from zerowait import Client, QueueFull, Settings
 from zerowait.errors import Closed, EncodeError, UsageError, ZerowaitError
 from zerowait.notices import DeadLettered
@@ -109,3 +112,26 @@ def test_the_warning_of_push_all_names_the_callers_line(caplog: pytest.LogCaptur
     with Client("sender") as zw, caplog.at_level(logging.WARNING, "zerowait"):
         zw.push_all("c", [1])
         assert f"{Path(__file__).name}:" in caplog.text
+
+
+def test_a_status_says_what_is_known_although_a_thread_is_busy(settings: Settings) -> None:
+    with Client("sender", settings=settings) as zw:
+        zw.push("c", 1).result(5)
+        opened = zw._open()
+        [box] = opened.estate.boxes()
+        over = threading.Event()
+        opened.estate.ask(box, lambda: over.wait(30))
+        opened.node.call(lambda: over.wait(30))
+        began = time.monotonic()
+        try:
+            status = zw.status()
+            took = time.monotonic() - began
+        finally:
+            over.set()
+        assert took < 3
+        assert [(each.channel, each.waiting, each.oldest_at) for each in status.boxes[0].channels] == [("c", 1, None)]
+        assert [what.partition(":")[0] for what in status.unknown] == ["its peers", "oldest of outbox sender"]
+
+        wait_until(lambda: not zw.status().unknown, within=10)
+        assert zw.status().boxes[0].channels[0].oldest_at is not None
+        zw.close(0)

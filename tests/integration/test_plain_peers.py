@@ -135,6 +135,7 @@ def test_what_cannot_be_read_is_refused_and_the_service_goes_on(caplog: pytest.L
             push.send(b'{"a": 1}')
             wait_until(lambda: got == [{"a": 1}], within=10)
             wait_until(lambda: [row.dead for box in zw.status().boxes for row in box.channels] == [1], within=5)
+            assert [(each.channel, each.refused) for each in zw.status().serves] == [("in", 2)]
         assert "2 frames" in caplog.text
         assert "refused" in caplog.text
     finally:

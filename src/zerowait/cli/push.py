@@ -139,7 +139,7 @@ class _Left(Struct, frozen=True):
                 pass
             try:
                 boxes = client.status().boxes
-            except (ZerowaitError, TimeoutError):  # it has closed meanwhile
+            except ZerowaitError:  # it has closed meanwhile
                 continue
             with_workers = sum(each.in_flight for box in boxes if box.durable for each in box.channels)
 

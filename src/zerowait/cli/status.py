@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import click
@@ -15,6 +16,7 @@ from zerowait.cli.output import (
     give_json,
     give_table,
     plural,
+    styled,
     tell,
     tell_silent,
 )
@@ -31,6 +33,7 @@ NUMBERS = (
     "in flight",
     "running",
     "queued",
+    "refused",
     "pid",
     "oldest",
     "silent",
@@ -47,7 +50,8 @@ def command(namespace: str | None, as_json: bool) -> int:
 
     \b
     accepted = handled + dead + expired + dropped + waiting + in flight
-    OLDEST is how long the oldest unsettled message has been there.
+    OLDEST is how long the oldest unsettled message of the channel has been there.
+    REFUSED are frames of bare ZeroMQ senders that could not be read; shown if there are any.
     """
     reach = Reach.named(namespace)
     found = reach.status()
@@ -66,9 +70,12 @@ def command(namespace: str | None, as_json: bool) -> int:
     elif not found.silent:
         tell(f"Nobody is there: no process and no message in namespace {reach.namespace!r} of {reach.home}.")
     tell_silent(found.silent)
+    unknown = [f"{each.name} (pid {each.pid}): {what}" for each in found.statuses for what in each.unknown]
+    for line in unknown:
+        tell(f"{styled('not known:', sys.stderr, fg='yellow')} {line}")
     if found.silent:
         return PARTIAL if found.statuses or found.boxes else UNAVAILABLE
-    return OK
+    return PARTIAL if unknown else OK
 
 
 def _show(found: Found) -> None:
@@ -107,11 +114,14 @@ def _process_table(found: Found) -> tuple[list[str], list[list[str]]]:
 
 def _served_table(found: Found) -> tuple[list[str], list[list[str]]]:
     headings = ["serves", "by", "pid", "at a time", "running", "queued"]
-    return headings, [
-        [served.channel, each.name, str(each.pid), str(served.concurrency), f"{served.running:,}", f"{served.queued:,}"]
-        for each in found.statuses
-        for served in each.serves
-    ]
+    any_refused = any(served.refused for each in found.statuses for served in each.serves)
+    rows: list[list[str]] = []
+    for each in found.statuses:
+        for served in each.serves:
+            row = [served.channel, each.name, str(each.pid), str(served.concurrency)]
+            row += [f"{served.running:,}", f"{served.queued:,}"]
+            rows.append([*row, f"{served.refused:,}"] if any_refused else row)
+    return [*headings, "refused"] if any_refused else headings, rows
 
 
 def _ledger_table(found: Found) -> tuple[list[str], list[list[str]]]:

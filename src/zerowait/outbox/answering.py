@@ -13,8 +13,9 @@ from zerowait.outbox.outbox import Outbox
 from zerowait.snapshot import Answer, BoxStatus, ChannelStatus, LetterDetail, LetterStatus, Question, moment
 
 
-def box_status(box: Outbox, in_flight: Mapping[str, int], oldest: int | None) -> BoxStatus:
-    """in_flight: read before this, so that what is settled meanwhile counts once, as handled. Any thread."""
+def box_status(box: Outbox, in_flight: Mapping[str, int], oldest: Mapping[str, int]) -> BoxStatus:
+    """in_flight: read before this, so that what is settled meanwhile counts once, as handled. oldest: see
+    `Outbox.oldest`. Any thread."""
     channels: list[ChannelStatus] = []
     for channel, row in sorted(box.ledger.rows().items()):
         left = row.waiting_and_in_flight
@@ -29,7 +30,7 @@ def box_status(box: Outbox, in_flight: Mapping[str, int], oldest: int | None) ->
                 dropped=row.dropped,
                 waiting=left - flying,
                 in_flight=flying,
-                oldest_at=moment(oldest) if oldest is not None and left else None,
+                oldest_at=moment(oldest[channel]) if channel in oldest and left else None,
             )
         )
     path = str(box.path) if box.path is not None else None

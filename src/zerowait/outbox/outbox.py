@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from weakref import WeakValueDictionary
 
+from msgspec import json
+
 from zerowait.errors import OutcomeUnknown, Room, StoreError
 from zerowait.message import BODY_START, SEGMENT_MESSAGES, Change, Segment
 from zerowait.outbox.aging import Aging
@@ -39,7 +41,7 @@ from zerowait.outbox.database import (
 )
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.ledger import Ledger, Tally
-from zerowait.outbox.reading import Found, segment_of
+from zerowait.outbox.reading import OLDEST, Found, segment_of
 from zerowait.outbox.row import Fresh, Row, unpack_gone, unsigned
 from zerowait.outbox.settlement import Dropped, Own, Settlement
 from zerowait.outbox.sheaf import Piece, Sheaf
@@ -563,16 +565,17 @@ class Outbox:
         if sheaf is not None:
             sheaf.moved(first, count, "stored")
 
-    def oldest(self) -> int | None:
-        """When the oldest message that is not settled was accepted, microseconds UTC; None if there is none."""
+    def oldest(self) -> dict[str, int]:
+        """When the oldest message of each channel that is not settled was accepted, microseconds UTC. Raises
+        StoreError."""
         if self._database is None:
-            return None
-        # The oldest by name; dead letters among them are passed over, and those are bounded.
-        at: int | None = self._database.one(
-            "SELECT accepted_at FROM message INDEXED BY by_name WHERE state = 0 ORDER BY epoch, first LIMIT 1"
-        )
-        young = self._young.oldest()
-        return young if at is None or (young is not None and young < at) else at
+            return {}
+        (found,) = self.read(OLDEST, (not self.durable,))[0]  # in memory the tables know no counts
+        oldest = self._young.oldest()
+        for channel, at in json.decode(found, type=dict[str, int | None]).items():
+            if at is not None:
+                oldest[channel] = min(at, oldest.get(channel, at))
+        return oldest
 
     def amend(self, change: Callable[[Database, Tally], Dropped]) -> None:
         """A transaction of its own, for who looks after dead letters. Raises StoreError; then nothing has changed.

@@ -31,6 +31,22 @@ SELECT json_group_array(json_array(
 """
 _WITH_BODY: Final = f"CASE WHEN length(bytes) <= {SMALL_BYTES} THEN hex(bytes) END"
 
+_OLDEST_OF: Final = "coalesce((SELECT accepted_at FROM message WHERE {} ORDER BY epoch, first LIMIT 1), 9e18)"
+_OF_READY: Final = "state = 0 AND due IS NULL AND deaths IS NULL AND channel = ledger.channel AND priority = "
+# Of each channel with something unsettled: the first by name in each index that it is in. A few steps down a tree for
+# a channel, whatever waits there; and one row for all of them (see above). Given 1 it looks at all channels.
+OLDEST: Final = f"""
+SELECT json_group_object(name, at) FROM (
+    SELECT name, nullif(min(
+        {_OLDEST_OF.format(_OF_READY + "1")},
+        {_OLDEST_OF.format(_OF_READY + "0")},
+        {_OLDEST_OF.format(_OF_READY + "-1")},
+        {_OLDEST_OF.format("state = 0 AND due IS NOT NULL AND channel = ledger.channel")},
+        {_OLDEST_OF.format("state = 0 AND deaths IS NOT NULL AND channel = ledger.channel")}
+    ), 9e18) AS at FROM ledger WHERE ? OR accepted > handled + dead + expired + dropped
+)
+"""
+
 
 class Found(Struct, gc=False):
     """A row as it is in the file."""

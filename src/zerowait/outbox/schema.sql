@@ -41,6 +41,7 @@ CREATE TABLE message (        -- a row: messages of one channel, one key or none
 CREATE INDEX by_name ON message (epoch, first);  -- not unique: the first of a segment may leave it
 CREATE INDEX ready   ON message (channel, priority, epoch, first) WHERE state = 0 AND due IS NULL AND deaths IS NULL;
 CREATE INDEX due     ON message (channel, due) WHERE state = 0 AND due IS NOT NULL;
+CREATE INDEX later   ON message (channel, epoch, first) WHERE state = 0 AND due IS NOT NULL;  -- to those who look in
 CREATE INDEX expires ON message (expires) WHERE state = 0 AND expires IS NOT NULL;
 CREATE INDEX in_key  ON message (channel, key, epoch, first) WHERE state = 0 AND key IS NOT NULL;
 CREATE INDEX suspect ON message (channel, epoch, first) WHERE state = 0 AND deaths IS NOT NULL;

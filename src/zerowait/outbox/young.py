@@ -39,9 +39,12 @@ class Young:
     def __bool__(self) -> bool:
         return bool(self._rows)
 
-    def oldest(self) -> int | None:
-        """When the oldest of them was accepted."""
-        return min((row.accepted_at for row, _ in self._rows.values()), default=None)
+    def oldest(self) -> dict[str, int]:
+        """When the oldest of each channel was accepted."""
+        oldest: dict[str, int] = {}
+        for row, _ in self._rows.values():
+            oldest[row.channel] = min(row.accepted_at, oldest.get(row.channel, row.accepted_at))
+        return oldest
 
     def bring(self, row: Row) -> None:
         """Something is going to change in its row: now there is one."""

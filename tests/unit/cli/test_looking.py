@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.cli.conftest import Zerowait
 from zerowait.cli.reach import Place, Reach
@@ -173,6 +174,27 @@ def test_only_silence_is_unavailable(zerowait: Zerowait, there: There) -> None:
     ran = zerowait("status")
     assert ran.code == 3
     assert "counter.00ff.db: no answer" in ran.err
+
+
+def test_refused_frames_of_bare_senders_are_shown_where_there_are_any(zerowait: Zerowait, there: There) -> None:
+    there([Somebody("printer (pid 4711)", process("printer", box()))])
+    assert "REFUSED" not in zerowait("status").out
+    plain = ServedStatus(channel="texts", concurrency=4, refused=1_234)
+    there([Somebody("printer (pid 4711)", replace(process("printer", box()), serves=[plain]))])
+    shown = zerowait("status").out
+    assert "REFUSED" in shown
+    assert "1,234" in shown
+    assert json.loads(zerowait("status", "--json").out)["processes"][0]["serves"][0]["refused"] == 1_234
+
+
+def test_what_a_process_could_not_find_out_in_time_is_named_beside_what_it_could(
+    zerowait: Zerowait, there: There
+) -> None:
+    there([Somebody("printer (pid 4711)", replace(process("printer", box()), unknown=["its peers: busy"]))])
+    ran = zerowait("status")
+    assert ran.code == 4
+    assert "counter" in ran.out
+    assert "not known: printer (pid 4711): its peers: busy" in ran.err
 
 
 def test_status_as_json_is_one_object(zerowait: Zerowait, there: There, namespace: str) -> None:
