@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,9 +14,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from zerowait.errors import ZerowaitError
-from zerowait.outbox.answering import box_status, letters_answer
-from zerowait.snapshot import Answer, BoxStatus, ChannelStatus, PeerStatus, Question, ServedStatus, Status
+from zerowait.errors import StoreError, ZerowaitError
+from zerowait.outbox.answering import box_status, letters_answer, waiting_status
+from zerowait.outbox.waiting import Ranges, Sweep
+from zerowait.snapshot import (
+    Answer,
+    BoxStatus,
+    ChannelStatus,
+    PeerStatus,
+    Question,
+    ServedStatus,
+    Status,
+    WaitingStatus,
+)
 
 if TYPE_CHECKING:
     from zerowait.engines.brokerless.node import PeerView
@@ -26,6 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("zerowait")
 T = TypeVar("T")
 
+ANSWER_S = 30.0  # for a question that is a command: who asks waits for less
+DROP_S = 1.0  # for one question: who asks waits three seconds, and asks again
 PATIENCE_S = 0.5  # a turn takes milliseconds, an fsync of a slow disk some hundred
 
 
@@ -118,7 +131,6 @@ def _unopened(opened: Opened, intake: Intake) -> BoxStatus:
 
 def answer(opened: Opened, body: bytes, reply: Callable[[bytes], None]) -> None:
     """A question that came over the local socket. Called on the network thread, which must not wait: a thread does."""
-    import threading
 
     def work() -> None:
         try:
@@ -139,10 +151,49 @@ def _answer(opened: Opened, question: Question) -> Any:
     boxes = estate.boxes()
     if question.verb == "status":
         return msgspec.to_builtins(status_of(opened))
+    named = [box for box in boxes if box.name == args.get("name")]
     if question.verb == "outbox.deliver":
-        named = [box for box in boxes if box.name == args.get("name")]
         return sum(row.waiting_and_in_flight for box in named for row in box.ledger.rows().values())
-    answers = [estate.ask(box, partial(letters_answer, box, question)).result(30.0) for box in boxes]
+    if question.verb == "outbox.waiting":
+        return [msgspec.to_builtins(_waiting(opened, box, args["channel"])) for box in named]
+    if question.verb == "outbox.drop":
+        last = {box: name for box in boxes if (name := args["boxes"].get(f"{box.id:016x}")) is not None}
+        return {f"{box.id:016x}": _drop(opened, box, args["channel"], (n[0], n[1])) for box, n in last.items()}
+    answers = [estate.ask(box, partial(letters_answer, box, question)).result(ANSWER_S) for box in boxes]
     if question.verb == "dead.show":
         return next((letter for letter in answers if letter is not None), None)
     return [found for each in answers for found in each]
+
+
+def _waiting(opened: Opened, box: Outbox, channel: str) -> WaitingStatus:
+    in_flight = opened.node.in_flight(box.id)
+    status: WaitingStatus = opened.estate.ask(box, lambda: waiting_status(box, channel, in_flight)).result(ANSWER_S)
+    return status
+
+
+def _drop(opened: Opened, box: Outbox, channel: str, last: tuple[int, int]) -> tuple[int, bool]:
+    """Drops what waits for the channel, in memory and on disk, a page at a time; gives how many, and whether the time
+    was too short for all.
+
+    Only the network thread knows what is in flight, only the outbox's thread what lies on disk: so each page is read by
+    the one, dropped by the other, and committed before the next.
+    """
+
+    def dropped() -> int:
+        row = box.ledger.rows().get(channel)
+        return row.dropped if row is not None else 0
+
+    until = time.monotonic() + DROP_S
+    before, sweep = dropped(), Sweep(box, channel, last)
+    while True:
+        ranges: Ranges = opened.estate.ask(box, sweep.page).result(ANSWER_S)
+        is_durable = threading.Event()
+        opened.node.call(partial(opened.node.drop, box.id, channel, last, ranges, is_durable.set)).result(ANSWER_S)
+        if not is_durable.wait(ANSWER_S):
+            raise StoreError(
+                f"{box.name} could not write within {ANSWER_S:g} s that messages of {channel} are dropped. It does so "
+                "as soon as its outbox can be written: look again with `zerowait status`.",
+                path=box.path or "",
+            )
+        if not ranges or time.monotonic() > until:
+            return dropped() - before, bool(ranges)

@@ -459,7 +459,8 @@ class Handled(Pending[None]):
         if state == "expired":
             raise Expired(channel=receipt.channel, id=receipt.id)
         if state == "withdrawn":
-            raise Cancelled("the message was withdrawn by its sender", channel=receipt.channel, id=receipt.id)
+            words = "the message was taken back before it ran: withdrawn, or dropped by `zerowait outbox drop`"
+            raise Cancelled(words, channel=receipt.channel, id=receipt.id)
         error = self._sheaf.error
         raise anew(error) if error is not None else OutcomeUnknown(channel=receipt.channel)
 

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from msgspec import Struct, to_builtins
 
-Verb = Literal["status", "dead.list", "dead.show", "dead.retry", "dead.drop", "outbox.deliver"]
+Verb = Literal[
+    "status", "dead.list", "dead.show", "dead.retry", "dead.drop", "outbox.deliver", "outbox.waiting", "outbox.drop"
+]
 
 
 def moment(us: int) -> datetime:
@@ -121,6 +123,18 @@ class LetterDetail(LetterStatus, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
 
 
+class WaitingStatus(Struct, frozen=True, kw_only=True):
+    """What waits in one outbox for one channel. The sum of `waiting` is confirmed before it is dropped, and nothing is
+    dropped then that came after `last`."""
+
+    box: str  # 16 hexadecimal digits
+    waiting: int
+    in_flight: int
+    last: tuple[int, int]  # epoch and number of the newest message in the outbox
+    channels: list[str]  # of the outbox, those with something unsettled
+    sent_to: int = 0  # no process has it open: how many workers were sent something of it, and may have it still
+
+
 class Question(Struct, frozen=True):
     """What the command line asks a living process.
 
@@ -131,6 +145,8 @@ class Question(Struct, frozen=True):
     | dead.show | id | LetterDetail, or nothing if it is not there |
     | dead.retry, dead.drop | ids | list of the ids for which that was done |
     | outbox.deliver | name | how many unsettled messages the outboxes of that name hold there |
+    | outbox.waiting | name, channel | list of WaitingStatus, one for each outbox of that name |
+    | outbox.drop | channel, boxes (id → last) | id of each of them that is there → how many were dropped, any left |
 
     after: ids of letters, the last one known of each outbox: the list goes on behind it.
     """

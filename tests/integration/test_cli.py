@@ -31,6 +31,23 @@ def show(number: int) -> None:
     print(f"shown {number}\\n", end="", flush=True)  # one write: threads share the stream
 """
 
+STUCK = """
+import time
+from zerowait import App
+
+app = App("printer")
+
+
+@app.pull("numbers")
+def show(number: int) -> None:
+    print("begun", flush=True)
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    app.run()
+"""
+
 Zerowait = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -141,6 +158,73 @@ def test_outbox_deliver_delivers_now(start: Start, zerowait: Zerowait) -> None:
     printer.until(lambda it: shown(it) == [5])
 
 
+def ledger_of(zerowait: Zerowait, channel: str) -> dict[str, int]:
+    """Of the one outbox that has the channel; zeros while there is none."""
+    told = status(zerowait)
+    boxes: list[dict[str, Any]] = [box for each in told["processes"] for box in each["boxes"]]
+    rows: list[dict[str, Any]] = [row for box in boxes for row in box["channels"] if row["channel"] == channel]
+    return {name: sum(row[name] for row in rows) for name in ("accepted", "handled", "dropped", "waiting", "in_flight")}
+
+
+def test_what_waits_for_a_misspelt_channel_is_dropped_from_a_file_without_a_process(zerowait: Zerowait) -> None:
+    for channel, name in (("numbres", "cron"), ("numbers", "cron"), ("numbres", "other")):
+        assert zerowait("push", channel, "1", "--count", "3", "--drain", "0", "--name", name).returncode == 0
+
+    assert zerowait("outbox", "drop", "cron", "--channel", "numbres").returncode == 2, "nobody to ask, and no --yes"
+    ran = zerowait("outbox", "drop", "cron", "--channel", "numbres", "--yes", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert [json.loads(line)["dropped"] for line in ran.stdout.splitlines()] == [3]
+    boxes = {box["name"]: box["channels"] for box in status(zerowait)["outboxes_without_process"]}
+    left = {(name, row["channel"]): (row["waiting"], row["dropped"]) for name in boxes for row in boxes[name]}
+    assert left == {("cron", "numbres"): (0, 3), ("cron", "numbers"): (3, 0), ("other", "numbres"): (3, 0)}
+    assert "No message waits" in zerowait("outbox", "drop", "cron", "--channel", "numbres", "--yes").stderr
+
+
+SENDER = """
+import sys, time
+from zerowait import Client, PushChannel
+
+with Client("sender") as zw:
+    for n in range(20_000):
+        receipt = zw.push("numbers", n)
+        zw.push("numbres", "x" * 600)
+    receipt.result()
+    kept = zw.push("numbres", "the last")
+    try:
+        kept.handled.result()
+    except Exception as error:
+        print(type(error).__name__, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_living_process_drops_what_waits_and_leaves_what_is_at_a_worker(
+    start: Start, zerowait: Zerowait, folder: Path
+) -> None:
+    # Given a backlog far beyond what is read ahead, and a worker that has some of the other channel in hand.
+    (folder / "printer.py").write_text(STUCK, encoding="utf-8")
+    (folder / "sender.py").write_text(SENDER, encoding="utf-8")
+    running(start)
+    sender = start(ZEROWAIT[0], "sender.py")
+    pushed = {"accepted": 20_001, "handled": 0, "dropped": 0, "waiting": 20_001, "in_flight": 0}
+    wait_until(lambda: ledger_of(zerowait, "numbres") == pushed, within=30)
+    wait_until(lambda: ledger_of(zerowait, "numbers")["in_flight"], within=10)
+
+    ran = zerowait("outbox", "drop", "sender", "--channel", "numbres", "--yes")
+    assert ran.returncode == 0, ran.stderr
+    assert "20,001 messages dropped" in ran.stderr
+    assert ledger_of(zerowait, "numbres") == pushed | {"dropped": 20_001, "waiting": 0}
+    sender.until(lambda it: "Cancelled" in it.out, that="who holds a receipt is told")
+
+    ran = zerowait("outbox", "drop", "sender", "--channel", "numbers", "--yes")
+    assert ran.returncode == 0, ran.stderr
+    after = ledger_of(zerowait, "numbers")
+    assert "in flight at workers and left alone" in ran.stderr
+    assert after["waiting"] == 0
+    assert after["in_flight"] > 0
+    assert after["dropped"] == 20_000 - after["in_flight"]
+
+
 def test_status_tells_of_the_living(printer: Program, zerowait: Zerowait, namespace: str) -> None:
     told = status(zerowait)
     assert told["namespace"] == namespace
@@ -199,24 +283,6 @@ def test_ctrl_c_ends_it_without_a_traceback(printer: Program) -> None:
     printer.signal(signal.SIGINT)
     assert printer.ended() == 0
     assert "Traceback" not in printer.err
-
-
-STUCK = """
-import time
-from zerowait import App
-
-app = App("printer")
-
-
-@app.pull("numbers")
-def show(number: int) -> None:
-    print("begun", flush=True)
-    time.sleep(60)
-
-
-if __name__ == "__main__":
-    app.run()
-"""
 
 
 @pytest.mark.parametrize("command", [(*ZEROWAIT, "run", "printer:app"), (ZEROWAIT[0], "printer.py")], ids=["run", "py"])

@@ -474,6 +474,57 @@ def test_what_is_queued_at_a_worker_that_comes_back_can_still_be_withdrawn() -> 
     assert stage.core.owner.in_flight(BOX) == {CHANNEL: 1}
 
 
+def test_dropping_a_channel_leaves_alone_what_is_in_flight_and_what_came_later() -> None:
+    stage = owner()
+    x = stage.peer(X, channels=[CHANNEL], credit=2)
+    segment = stage.push(4)
+    other = stage.push(1, channel="other")
+    later = stage.push(1)
+    epoch, last = segment.epoch, (other.epoch, other.first)
+
+    name = stage.core.owner.drop(BOX, CHANNEL, last, [(epoch, segment.first, 4)])
+    stage.step()
+
+    assert name is not None
+    assert stage.effect(Withdrawn) == [Withdrawn(BOX, *name, True)]
+    assert stage.store is not None
+    assert stage.store.waiting_or_in_flight() == 4, "two at the worker, one of the other channel, and the later one"
+    assert stage.core.owner.in_flight(BOX) == {CHANNEL: 2}
+    x.grant(10, serial=2)
+    assert x.last(Batch).ranges == ((later.first, 1),)
+    assert stage.core.owner.drop(BOX, CHANNEL, last, [(epoch, segment.first, 2)]) is None, "in flight, all of it"
+
+
+def test_what_lies_on_disk_is_dropped_though_it_is_read_before_that_is_durable() -> None:
+    stage = owner()
+    assert stage.store is not None
+    x = stage.peer(X, channels=[CHANNEL], credit=5)
+    stage.push(1)  # the note of this worker is durable
+    unread = stage.store.accept(CHANNEL, [10] * 3)
+    stage.holds_commits = True
+    stage.core.owner.drop(BOX, CHANNEL, (unread.epoch, unread.first + 2), [(unread.epoch, unread.first, 3)])
+    stage.core.owner.offer(BOX, [unread])  # the store thread had just read it
+    stage.step()
+    assert len(x.all(Batch)) == 1
+    assert not stage.effect(Withdrawn)
+    stage.commit()
+    stage.step()
+    assert stage.store.waiting_or_in_flight() == 1
+    assert len(stage.effect(Withdrawn)) == 1
+
+
+def test_what_waits_for_workers_of_an_earlier_life_can_be_dropped() -> None:
+    stage = owner()
+    assert stage.store is not None
+    stage.peer(X, channels=[CHANNEL], credit=1).lose()
+    segment = stage.push(1)
+    stage.store.noted.add(X)
+    stage.open()
+    stage.core.owner.drop(BOX, CHANNEL, (segment.epoch, segment.first), [])
+    stage.step()
+    assert stage.store.waiting_or_in_flight() == 0
+
+
 # -- §3 sessions -------------------------------------------------------------------------------------------------------
 
 

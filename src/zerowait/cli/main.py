@@ -19,7 +19,7 @@ COMMANDS = {
     "push": ("zerowait.cli.push", "Push messages: JSON from the command line, or lines on stdin."),
     "status": ("zerowait.cli.status", "Show the processes of this namespace and the ledger of each channel."),
     "dead": ("zerowait.cli.dead", "List, show, retry and drop dead letters."),
-    "outbox": ("zerowait.cli.outbox", "List outboxes, and deliver what was left behind."),
+    "outbox": ("zerowait.cli.outbox", "List outboxes, deliver what was left behind, drop what waits in vain."),
     "version": ("zerowait.cli.version", "Show the versions of zerowait and of what it stands on."),
 }
 

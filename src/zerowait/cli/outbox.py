@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 
 import click
 from msgspec import to_builtins
@@ -17,6 +18,7 @@ from zerowait.cli.output import (
     Failure,
     age,
     colours,
+    confirm,
     give_json,
     give_table,
     plural,
@@ -25,10 +27,10 @@ from zerowait.cli.output import (
 )
 from zerowait.cli.reach import Reach
 from zerowait.names import nearest
-from zerowait.snapshot import BoxStatus, Question
+from zerowait.snapshot import BoxStatus, Question, WaitingStatus
 
 LOOK_S = 0.05  # between looks at what is left to deliver
-TAKEN_OVER_S = 3.0  # in which a client has found and opened what its namesakes have left
+TAKEN_OVER_S = 3.0  # in which a process has found and opened what another has left
 
 
 @click.group("outbox")
@@ -83,14 +85,95 @@ def deliver(name: str, timeout: float, namespace: str | None) -> int:
     reach = Reach.named(namespace)
     files = reach.files(name)
     if not files:
-        names = sorted({file.name for file in reach.files()})
-        meant = nearest(name, names)
-        hint = f" Did you mean {meant}?" if meant else f" There are: {', '.join(names)}." if names else ""
-        raise Failure(f"There is no outbox called {name!r} in namespace {reach.namespace!r}.{hint}", FAILED)
+        raise _no_outbox(reach, name)
     code = _ask_owners(reach, name) if any(file.owned for file in files) else OK
     if any(not file.owned for file in files):
         code = max(code, _deliver(reach, name, timeout))
     return code
+
+
+def _no_outbox(reach: Reach, name: str) -> Failure:
+    names = sorted({file.name for file in reach.files()})
+    return Failure(f"There is no outbox called {name!r} in namespace {reach.namespace!r}.{_hint(name, names)}", FAILED)
+
+
+def _hint(name: str, names: Sequence[str]) -> str:
+    meant = nearest(name, list(names))
+    return f" Did you mean {meant}?" if meant else f" There are: {', '.join(names)}." if names else ""
+
+
+@command.command("drop")
+@click.argument("name")
+@click.option("--channel", required=True, help="Whose waiting messages are dropped.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--namespace", help="Whose outboxes on this machine; else the setting.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, one object for each outbox.")
+def drop(name: str, channel: str, yes: bool, namespace: str | None, as_json: bool) -> int:
+    """Drop for good what waits for a channel in the outboxes called NAME: of a misspelt one, say.
+
+    The ledger counts it as dropped, and who holds a receipt of it is told. What a worker has is left alone, and so is
+    what is pushed after the question. Dead letters are dropped by `zerowait dead drop`.
+
+    \b
+    zerowait outbox drop cli --channel numbres
+    """
+    reach = Reach.named(namespace)
+    replies = reach.ask_all(Question("outbox.waiting", {"name": name, "channel": channel}), outbox=name)
+    silent = {reply.who: reply.answer.error for reply in replies if not reply.answer.ok}
+    there = [box for reply in replies for box in reply.value(list[WaitingStatus]) or ()]
+    tell_silent(silent)
+    if not there:
+        if silent:
+            return UNAVAILABLE
+        raise _no_outbox(reach, name)
+    waiting = sum(box.waiting for box in there)
+    if not waiting:
+        names = sorted({other for box in there for other in box.channels} - {channel})
+        tell(f"No message waits for channel {channel!r} in the outbox {name}.{_hint(channel, names)}")
+        _tell_untouched(there, channel)
+        return PARTIAL if silent else OK
+    confirm(f"Drop {plural(waiting, 'message')} for {channel} in the outbox {name} for good?", yes=yes)
+    dropped, lost = _dropped(reach, name, channel, there)
+    tell_silent(lost)
+    for box in there if as_json else ():
+        give_json({"box": box.box, "name": name, "channel": channel, "dropped": dropped.get(box.box, 0)})
+    tell(f"{plural(sum(dropped.values()), 'message')} dropped")
+    _tell_untouched(there, channel)
+    if not silent and not lost and len(dropped) == len(there):
+        return OK
+    return PARTIAL if dropped else UNAVAILABLE
+
+
+def _dropped(
+    reach: Reach, name: str, channel: str, there: Sequence[WaitingStatus]
+) -> tuple[dict[str, int], dict[str, str]]:
+    """How many were dropped in each outbox; and who did not answer."""
+    left, dropped = {box.box: box.last for box in there}, dict[str, int]()
+    until = time.monotonic() + TAKEN_OVER_S
+    while left and time.monotonic() < until:
+        replies = reach.ask_all(Question("outbox.drop", {"channel": channel, "boxes": left}), outbox=name)
+        for reply in replies:
+            for id, (count, more) in (reply.value(dict[str, tuple[int, bool]]) or {}).items():
+                dropped[id] = dropped.get(id, 0) + count
+                if more:
+                    until = time.monotonic() + TAKEN_OVER_S
+                else:
+                    left.pop(id, None)
+        if silent := {reply.who: reply.answer.error for reply in replies if not reply.answer.ok}:
+            return dropped, silent
+        if left:  # it has more, or has changed hands since we looked and is found at its new owner's
+            time.sleep(LOOK_S)
+    return dropped, {f"outbox {name}.{id}": "it has changed hands and was not found again" for id in left}
+
+
+def _tell_untouched(there: Sequence[WaitingStatus], channel: str) -> None:
+    if flying := sum(box.in_flight for box in there):
+        tell(
+            f"{plural(flying, 'message')} for {channel} {'is' if flying == 1 else 'are'} in flight at workers and left "
+            "alone: each is handled there or waits again."
+        )
+    if any(box.sent_to for box in there):
+        tell("An outbox without a process had sent messages to workers: what they have begun they may still end.")
 
 
 def _ask_owners(reach: Reach, name: str) -> int:

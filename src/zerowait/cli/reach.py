@@ -49,6 +49,7 @@ class Place(Struct, frozen=True):
     who: str
     ask: Callable[[Question], Answer]
     living: bool = True
+    outbox: str | None = None  # its name, if it is an outbox
 
     def reply(self, question: Question) -> Reply:
         try:
@@ -98,7 +99,7 @@ class Reach:
             if entry.endpoints
         ]
         return living + [
-            Place(f"{file.path.name} (no process)", partial(self._ask_file, file), living=False)
+            Place(f"{file.path.name} (no process)", partial(self._ask_file, file), living=False, outbox=file.name)
             for file in self._directory.outboxes()
             if not file.owned
         ]
@@ -107,9 +108,13 @@ class Reach:
         """The outbox files, owned or not."""
         return self._directory.outboxes(name) if self._directory is not None else []
 
-    def ask_all(self, question: Question, *, living_only: bool = False) -> list[Reply]:
-        """Everybody's answer to one question."""
-        places = [place for place in self.places() if place.living or not living_only]
+    def ask_all(self, question: Question, *, living_only: bool = False, outbox: str | None = None) -> list[Reply]:
+        """Everybody's answer to one question. outbox: of what nobody has open, only those of that name are asked."""
+        places = [
+            place
+            for place in self.places()
+            if place.living or not (living_only or (outbox is not None and place.outbox not in (None, outbox)))
+        ]
         return _at_once(lambda place: place.reply(question), places)
 
     def status(self) -> Found:

@@ -10,7 +10,17 @@ import msgspec
 from zerowait.errors import UsageError, ZerowaitError
 from zerowait.outbox.letters import Letter, Letters
 from zerowait.outbox.outbox import Outbox
-from zerowait.snapshot import Answer, BoxStatus, ChannelStatus, LetterDetail, LetterStatus, Question, moment
+from zerowait.outbox.waiting import drop
+from zerowait.snapshot import (
+    Answer,
+    BoxStatus,
+    ChannelStatus,
+    LetterDetail,
+    LetterStatus,
+    Question,
+    WaitingStatus,
+    moment,
+)
 
 
 def box_status(box: Outbox, in_flight: Mapping[str, int], oldest: Mapping[str, int]) -> BoxStatus:
@@ -42,9 +52,32 @@ def answer(box: Outbox, question: Question) -> Answer:
     try:
         if question.verb == "status":
             return Answer(True, msgspec.to_builtins(box_status(box, {}, box.oldest())))
+        if question.verb == "outbox.waiting":
+            mine = box.name == question.args.get("name")
+            status = waiting_status(box, question.args["channel"], {}, sent_to=len(box.noted))
+            return Answer(True, [msgspec.to_builtins(status)] if mine else [])
+        if question.verb == "outbox.drop":
+            last = question.args["boxes"].get(f"{box.id:016x}")
+            if last is None:
+                return Answer(True, {})
+            return Answer(True, {f"{box.id:016x}": (drop(box, question.args["channel"], (last[0], last[1])), False)})
         return Answer(True, letters_answer(box, question))
     except ZerowaitError as error:
         return Answer(False, error=str(error))
+
+
+def waiting_status(box: Outbox, channel: str, in_flight: Mapping[str, int], *, sent_to: int = 0) -> WaitingStatus:
+    """in_flight: read before this."""
+    left = {name: count for name in box.ledger.ids if (count := box.ledger.row(name).waiting_and_in_flight)}
+    flying = min(in_flight.get(channel, 0), left.get(channel, 0))
+    return WaitingStatus(
+        box=f"{box.id:016x}",
+        waiting=left.get(channel, 0) - flying,
+        in_flight=flying,
+        last=box.newest(),
+        channels=sorted(left),
+        sent_to=sent_to,
+    )
 
 
 def letters_answer(box: Outbox, question: Question) -> Any:

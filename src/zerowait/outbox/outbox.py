@@ -577,6 +577,10 @@ class Outbox:
                 oldest[channel] = min(at, oldest.get(channel, at))
         return oldest
 
+    def newest(self) -> tuple[int, int]:
+        """Epoch and number of the last message that was stored: what is accepted later has a later name."""
+        return self.epoch, self._next - 1
+
     def amend(self, change: Callable[[Database, Tally], Dropped]) -> None:
         """A transaction of its own, for who looks after dead letters. Raises StoreError; then nothing has changed.
 

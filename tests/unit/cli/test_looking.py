@@ -24,6 +24,7 @@ from zerowait.snapshot import (
     Question,
     ServedStatus,
     Status,
+    WaitingStatus,
     moment,
 )
 
@@ -79,6 +80,7 @@ class Somebody:
         self.who, self.status = who, status
         self.letters = {letter.id: letter for letter in letters}
         self.asked: list[Question] = []
+        self.waiting: list[WaitingStatus] = []
 
     def ask(self, question: Question) -> Answer:
         self.asked.append(question)
@@ -96,9 +98,21 @@ class Somebody:
             return found[start : start + args["limit"]]
         if question.verb == "dead.show":
             return self.letters.get(args["id"])
+        if question.verb == "outbox.waiting":
+            return [each for each in self.waiting if args["name"] == "cli"]
+        if question.verb == "outbox.drop":
+            return {each.box: self._drop(each) for each in self.waiting if args["boxes"].get(each.box) == each.last}
         if question.verb in ("dead.retry", "dead.drop"):
             return [id for id in args["ids"] if self.letters.pop(id, None) is not None]
         return 3
+
+    def _drop(self, waiting: WaitingStatus) -> tuple[int, bool]:
+        """Two at a time, so that who asks must ask again."""
+        n = min(2, waiting.waiting)
+        self.waiting = [
+            replace(each, waiting=each.waiting - n) if each.box == waiting.box else each for each in self.waiting
+        ]
+        return n, waiting.waiting > n
 
 
 There = Callable[..., None]
@@ -331,6 +345,51 @@ def test_an_outbox_that_does_not_exist_is_no_silent_success(zerowait: Zerowait) 
     ran = zerowait("outbox", "deliver", "nobody")
     assert ran.code == 1
     assert "no outbox called 'nobody'" in ran.err
+
+
+def waits(box: str = "00ff", waiting: int = 3, in_flight: int = 0, **how: Any) -> WaitingStatus:
+    last, channels = (7, 9), ["numbers", "numbres"]
+    return WaitingStatus(box=box, waiting=waiting, in_flight=in_flight, last=last, channels=channels, **how)
+
+
+def test_dropping_what_waits_is_confirmed_by_its_number_and_goes_on_until_all_is_dropped(
+    zerowait: Zerowait, there: There
+) -> None:
+    living, file = Somebody("cli (pid 9)", process()), Somebody("cli.01ff.db", box())
+    living.waiting, file.waiting = [waits(in_flight=2)], [waits("01ff", 5, sent_to=1)]
+    there([living], [file])
+    refused = zerowait("outbox", "drop", "cli", "--channel", "numbres")
+    assert refused.code == 2
+    assert "Drop 8 messages for numbres in the outbox cli for good?" in refused.err
+
+    ran = zerowait("outbox", "drop", "cli", "--channel", "numbres", "--yes", "--json")
+    assert ran.code == 0, ran.err
+    assert [(told["box"], told["dropped"]) for told in map(json.loads, ran.out.splitlines())] == [
+        ("00ff", 3),
+        ("01ff", 5),
+    ]
+    assert "8 messages dropped" in ran.err
+    assert "2 messages for numbres are in flight at workers and left alone" in ran.err
+    assert "what they have begun they may still end" in ran.err
+
+
+def test_a_channel_for_which_nothing_waits_is_told_with_the_nearest_that_has_something(
+    zerowait: Zerowait, there: There
+) -> None:
+    place = Somebody("cli (pid 9)", process())
+    place.waiting = [waits(waiting=0)]
+    there([place])
+    ran = zerowait("outbox", "drop", "cli", "--channel", "numbrs")
+    assert (ran.code, ran.out) == (0, "")
+    assert "No message waits for channel 'numbrs' in the outbox cli. Did you mean numbres?" in ran.err
+
+
+def test_dropping_from_an_outbox_that_is_not_there_or_does_not_answer_is_no_success(
+    zerowait: Zerowait, there: There
+) -> None:
+    assert zerowait("outbox", "drop", "nobody", "--channel", "numbers").code == 1
+    there([Somebody("stuck (pid 9)")])
+    assert zerowait("outbox", "drop", "cli", "--channel", "numbers").code == 3
 
 
 def test_an_outbox_taken_since_we_looked_is_passed_over(monkeypatch: pytest.MonkeyPatch, zerowait: Zerowait) -> None:

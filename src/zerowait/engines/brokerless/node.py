@@ -670,6 +670,21 @@ class Node:
         self._withdrawals.setdefault((box, epoch, number), []).append(tell)
         self.core.owner.withdraw(box, epoch, number)
 
+    def drop(
+        self,
+        box: int,
+        channel: str,
+        last: tuple[int, int],
+        ranges: Iterable[tuple[int, int, int]],
+        tell: Callable[[], None],
+    ) -> None:
+        """Drops what waits of this channel (see `Owner.drop`); `tell` is called once that is durable."""
+        name = self.core.owner.drop(box, channel, last, ranges)
+        if name is None:
+            tell()
+        else:
+            self._withdrawals.setdefault((box, *name), []).append(lambda taken_back: tell())
+
     def _is_draining(self) -> bool:
         return self.core.worker.draining
 

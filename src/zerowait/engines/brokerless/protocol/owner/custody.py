@@ -111,6 +111,17 @@ class Custody:
         """These do not wait for the past any more. Gives those that did."""
         return self._past.take(epoch, first, count)
 
+    def empty_past(self, channel: str, last: tuple[int, int]) -> list[Slice]:
+        """None of this channel waits for the past any more, up to the message of that name. Gives what did."""
+        return self._past.empty(channel, last)
+
+    def resting(self, epoch: int, first: int, count: int) -> list[tuple[int, int]]:
+        """What of these, as it is on disk, is neither in flight nor being settled."""
+        absent = Numbers(self._phantom(epoch, first, count))
+        for _, at, many in self.flights.over(epoch, first, count):
+            absent.add(at, many)
+        return absent.missing(first, count)
+
     def _phantom(self, epoch: int, first: int, count: int) -> list[tuple[int, int]]:
         phantoms = self._phantoms.get(epoch)
         return phantoms.overlap(first, count) if phantoms else []

@@ -156,6 +156,15 @@ class Queue:
             kept.extend(Slice(box, segment, at, many) for at, many in rest)
         return kept
 
+    def empty(self, box: int, last: tuple[int, int]) -> list[Slice]:
+        """Takes out all of this outbox up to the message of that name."""
+        mine = [*self.turns.pop(box, ()), *(piece for piece in self.aside if piece.box == box)]
+        self.disown(box)
+        for piece in mine:
+            if piece.name > last:
+                self.put(piece, back=False)
+        return [piece for piece in mine if piece.name <= last]
+
     def disown(self, box: int) -> None:
         self.turns.pop(box, None)
         self.counts.pop(box, None)
@@ -213,6 +222,11 @@ class Dispatch:
             if queue.messages
             for piece in queue.remove(box, epoch, first, count)
         ]
+
+    def empty(self, channel: str, box: int, last: tuple[int, int]) -> list[Slice]:
+        """None of this channel and outbox waits any more, up to the message of that name. Gives what did."""
+        queue = self._queues.get(channel)
+        return queue.empty(box, last) if queue is not None else []
 
     def disown(self, box: int) -> None:
         """Its outbox is closed or belongs to somebody else: nothing of it is sent any more."""

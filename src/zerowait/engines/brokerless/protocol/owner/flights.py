@@ -27,6 +27,10 @@ class Slice(Struct, gc=False):
     first: int
     count: int
 
+    @property
+    def name(self) -> tuple[int, int]:
+        return self.segment.epoch, self.first
+
 
 class Flight(Struct):
     """Messages sent under one dispatch number: of one segment. What a restarted owner adopts from a worker may lie in

@@ -16,7 +16,7 @@ from zerowait.engines.brokerless.protocol.owner.flights import Slice
 from zerowait.engines.brokerless.protocol.owner.reconcile import reconcile
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.message import Change, Segment, Settle, Verdict
+from zerowait.message import Change, Numbers, Segment, Settle, Verdict
 
 DAY_MS = 86_400_000  # an epoch is the time of its opening, or a little more: one so far ahead is no fence but an error
 
@@ -94,6 +94,39 @@ class Owner:
         ticket = self._effects.commit(custody.box, [custody.vanish(epoch, number, 1, Verdict.DROPPED)])
         ticket.phantoms.append((epoch, number, 1))
         ticket.withdrawn.append(Withdrawn(custody.box, epoch, number, taken_back))
+
+    def drop(
+        self, box: int, channel: str, last: tuple[int, int], ranges: Iterable[tuple[int, int, int]]
+    ) -> tuple[int, int] | None:
+        """Drops what waits of this channel up to the message of that name: here all of it, on disk what `ranges` name.
+        What is in flight is left alone.
+
+        Gives the name under which Withdrawn tells that it is durable; None: there was nothing to drop."""
+        custody = self.custody.get(box)
+        if custody is None:
+            return None
+        here = [*custody.empty_past(channel, last), *self.dispatch.empty(channel, box, last)]
+        changes = [
+            Settle(channel, piece.segment.epoch, piece.first, piece.count, Verdict.DROPPED, piece.segment.seq)
+            for piece in here
+        ]
+        taken: dict[int, Numbers] = {}
+        for piece in here:
+            taken.setdefault(piece.segment.epoch, Numbers()).add(piece.first, piece.count)
+        phantoms: list[tuple[int, int, int]] = []
+        for epoch, start, length in ranges:
+            known = taken.get(epoch) or Numbers()
+            for first, count in custody.resting(epoch, start, length):
+                phantoms += [(epoch, at, many) for at, many in known.missing(first, count)]
+        for epoch, first, count in phantoms:
+            custody.absent(epoch, first, count)  # it may have been read, and be on its way here
+            changes.append(Settle(channel, epoch, first, count, Verdict.DROPPED, 0))
+        if not changes:
+            return None
+        ticket = self._effects.commit(box, changes)
+        ticket.phantoms.extend(phantoms)
+        ticket.withdrawn.append(Withdrawn(box, changes[-1].epoch, changes[-1].first, True))
+        return changes[-1].epoch, changes[-1].first
 
     def _drop_at(self, holder: int, box: int, ranges: tuple[tuple[int, int, int], ...]) -> None:
         """To whoever has these: not yours any more. A worker that is not there now is asked when it says what it

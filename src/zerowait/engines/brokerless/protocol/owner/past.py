@@ -43,6 +43,13 @@ class Past:
         self._pieces = kept
         return taken
 
+    def empty(self, channel: str, last: tuple[int, int]) -> list[Slice]:
+        """None of this channel waits here any more, up to the message of that name. Gives what did."""
+        taken = [piece for piece in self._pieces if piece.segment.channel == channel and piece.name <= last]
+        out = set(map(id, taken))
+        self._pieces = [piece for piece in self._pieces if id(piece) not in out]
+        return taken
+
     def released(self, holder: int) -> list[Slice]:
         """This worker is not waited for any more: perhaps all may go out now."""
         self._awaited.discard(holder)
