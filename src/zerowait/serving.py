@@ -146,6 +146,9 @@ class Serving:
         opened = self._opened
         while opened is not None and time.monotonic() < until:
             stored = opened.estate.is_stored()
+            # What is stored is offered a moment later: behind a question to the store thread it certainly has been.
+            for box in opened.estate.boxes() if stored else ():
+                await asyncio.wrap_future(opened.estate.ask(box, lambda: None))
             if stored and await asyncio.wrap_future(opened.node.call(opened.node.has_finished_own)):
                 return
             await asyncio.sleep(0.005)

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tests.waiting import wait_until
-from zerowait import Client, QueueFull, Settings
+from zerowait import App, Client, QueueFull, Settings
 from zerowait.errors import Closed, EncodeError, UsageError, ZerowaitError
+from zerowait.estate import Estate
 from zerowait.notices import DeadLettered
 
 VERBS: list[Callable[[Client], Any]] = [
@@ -135,3 +136,25 @@ def test_a_status_says_what_is_known_although_a_thread_is_busy(settings: Setting
         wait_until(lambda: not zw.status().unknown, within=10)
         assert zw.status().boxes[0].channels[0].oldest_at is not None
         zw.close(0)
+
+
+def test_what_was_stored_only_just_before_the_end_of_an_apps_block_is_handled_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given a store thread that is slow to offer what it has stored.
+    offer = Estate._offer
+
+    def late(estate: Estate, *args: Any) -> None:
+        time.sleep(0.05)
+        offer(estate, *args)
+
+    monkeypatch.setattr(Estate, "_offer", late)
+    app, got = App("taker"), list[int]()
+
+    @app.pull("numbers")
+    def take(number: int) -> None:
+        got.append(number)
+
+    with app as zw:
+        zw.push("numbers", 1).result(5)
+    assert got == [1]

@@ -66,7 +66,7 @@ def test_what_waits_for_its_time_and_each_priority_count_and_dead_letters_do_not
 
 def test_the_oldest_are_found_by_indexes_alone_however_much_waits(make: Maker) -> None:
     bench = make()
-    plan = "\n".join(row[3] for row in bench.box.read("EXPLAIN QUERY PLAN " + OLDEST))
+    plan = "\n".join(row[3] for row in bench.box.read("EXPLAIN QUERY PLAN " + OLDEST, (True,)))
 
     assert plan.count("SEARCH message USING INDEX") == 5, plan
     assert "USING INDEX later (channel=?)" in plan

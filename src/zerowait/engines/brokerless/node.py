@@ -706,7 +706,7 @@ class Node:
             {channel for (channel, whose), each in link.unfit.items() if whose == OURS and each} if link else set[str]()
         )
         served = self.core.worker.services.keys() - unfit
-        if any(channel in served for channel in owner.dispatch.channels()):
+        if self._offers or any(channel in served for channel in owner.dispatch.channels()):
             return False
         return not any(
             count and channel in served for c in owner.custody.values() for channel, count in c.in_flight.items()
