@@ -9,6 +9,7 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from zerowait.context import AROUND
 from zerowait.errors import UsageError, ZerowaitError
 from zerowait.message import BODY_START
 from zerowait.names import check_process
@@ -105,6 +106,8 @@ class Client:
         return self._push(to, value, options)
 
     def _first(self, to: Any, lane: Lane, value: Any) -> Receipt:
+        if (told := AROUND.get()) is not None:
+            told(to)
         try:
             return Receipt(*lane.first(value))
         except ZerowaitError:
@@ -115,6 +118,8 @@ class Client:
 
     def _push(self, to: Any, value: Any, options: dict[str, Any]) -> Receipt:
         """The way of everything that is not plain: options, other types, the first push to a channel."""
+        if (told := AROUND.get()) is not None:
+            told(to)
         return self._open().accept(to, value, options)
 
     def push_all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     R_co = TypeVarWithDefault("R_co", covariant=True, default=object)
 else:
     R_co = TypeVar("R_co", covariant=True)
+
+# In a handler: what is told of a push that goes around its context, by a client. It is set once for all runs of a
+# runner, and read by the first push of a sheaf and not by each: so neither a run nor the short way of a push pays.
+AROUND: ContextVar[Callable[[Any], None] | None] = ContextVar("zerowait_around", default=None)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -207,6 +207,9 @@ class Estate:
             return
         with self._lock:
             self._disk = box = over.result()
+        directory = self._opened.node.directory
+        for said in directory.notices if directory is not None else ():
+            log.warning("%s", said)
         self._want_what_waits(box)
 
     def _want_what_waits(self, box: Outbox) -> None:

@@ -34,12 +34,13 @@ from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.lane import Lane
 from zerowait.pending import Callbacks, Promise, Receipt, running_loop
 from zerowait.plain import Plain
-from zerowait.results import Peers
+from zerowait.results import Meeting, Peers
 from zerowait.settings import Settings
 
 if TYPE_CHECKING:
     from zerowait.client import Client
     from zerowait.codec import Codec
+    from zerowait.engines.brokerless.protocol.effects import Say
     from zerowait.snapshot import Status
 
 log = logging.getLogger("zerowait")
@@ -72,7 +73,7 @@ class Opened:
             submit=self._submit,
             reopen=lambda box, floor: self.estate.reopen(box, floor),
             answer=self._answer,
-            notice=self.telling.say,
+            notice=self._say,
             buried=self.telling.dead_lettered,
             lonely=self._lonely,
             wall_us=self.wall_us,
@@ -96,6 +97,7 @@ class Opened:
             want=self.node.want,
             declare=self._declare,
             headers=headers,
+            other_kind=self.node.other_kind,
         )
         self._plains: dict[str, Intake] = {}
 
@@ -125,6 +127,13 @@ class Opened:
 
     def _submit(self, box: int, changes: Any, drawn: dict[str, int]) -> int:
         return self.estate.submit(box, changes, drawn)
+
+    def _say(self, said: Say, peer: str) -> None:
+        if said.topic == "kind":  # the short way does not look who serves it
+            for to, lane in list(self._lanes.items()):
+                if lane.channel == said.channel:
+                    self._lanes.pop(to, None)
+        self.telling.say(said, peer)
 
     def _plain_intake(self, channel: str, plain: Plain) -> Intake:
         intake = self._plains.get(channel)
@@ -161,19 +170,28 @@ class Opened:
     def when_peers(self, role: str, channel: str, n: int) -> Promise[None]:
         if n < 1:
             raise UsageError(f"at_least(n) takes a number from 1 on, not {n!r}.")
-        promise = self.promise("write `await zw.workers(…).at_least(n)`")
+        caller = sys._getframe(2)  # of `at_least`
+        where = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+        said = f"{role}({channel!r}).at_least({n})"
+        meeting = Meeting(self.callbacks, f"write `await zw.{said}`", where=where, said=said)
+        # Weakly: who waits for it keeps it, and one that nobody waits for ends, and says so.
+        kept = weakref.ref(meeting)
 
         def look() -> bool:
-            if len(self.node.workers(channel)) >= n:
-                promise.set(None)
-            elif (misfits := self.node.misfits(channel)) and len(self.node.workers(channel)) + len(misfits) >= n:
+            meeting = kept()
+            if meeting is None or meeting.is_over:
+                return True
+            there, misfits = len(self.node.workers(channel)), self.node.misfits(channel)
+            if there >= n:
+                meeting.set(None)
+            elif misfits and there + len(misfits) >= n:
                 who, mismatch = misfits[0]
                 said = f"{who} expects {mismatch.expected}, and {mismatch.sent} is pushed here: {mismatch.difference}"
-                promise.fail(ContractMismatch(difference=said, channel=channel))
-            return promise.done()
+                meeting.fail(ContractMismatch(difference=said, channel=channel))
+            return meeting.is_over
 
         self.node.when_peers_change(look)
-        return promise
+        return meeting
 
     def status(self) -> Status:
         from zerowait.observing import status_of
@@ -304,6 +322,7 @@ def open_client(
     client: Client, settings: Settings | None, lanes: dict[Any, Lane], headers: Callable[[], Mapping[str, str]] | None
 ) -> Opened:
     """The first verb of a client: everything begins in the background."""
+    refuse_green_threads()
     opened = Opened(client.name, settings if settings is not None else Settings.load(), lanes, headers)
     if not client._watches_forks:
         client._watches_forks = True
@@ -337,6 +356,22 @@ def nothing_to_close(name: str) -> Promise[int]:
     promise: Promise[int] = Promise(Callbacks(name), "await it")
     promise.set(0)
     return promise
+
+
+def refuse_green_threads() -> None:
+    """Threads that gevent or eventlet has put its own in place of share one real thread: the first wait of the network
+    thread, which is in C, would stop them all."""
+    for name, patched, remedy in (
+        ("gevent", "is_module_patched", "gevent.monkey.patch_all(thread=False)"),
+        ("eventlet", "is_monkey_patched", "eventlet.monkey_patch(thread=False)"),
+    ):
+        module = sys.modules.get("gevent.monkey" if name == "gevent" else "eventlet.patcher")
+        asked = getattr(module, patched, None)
+        if asked is not None and asked("threading" if name == "gevent" else "thread"):
+            raise UsageError(
+                f"{name} has patched threads, and zerowait's would all be one: the first wait would stop the program. "
+                f"Leave them real: {remedy}, or use zerowait in a process of its own."
+            )
 
 
 def refuse_blocking(instead: str) -> None:

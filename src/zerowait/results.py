@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from zerowait.pending import Pending
+from zerowait.pending import Pending, Promise
 
 
 class Observer(Protocol):
@@ -19,6 +18,32 @@ class Observer(Protocol):
     def when_peers(self, role: str, channel: str, n: int) -> Pending[None]:
         """Done once there are at least n."""
         ...
+
+
+class Meeting(Promise[None], gc=True, weakref=True):
+    """What `at_least` gives. It can only be waited for: one that nobody looks at did nothing, and says so."""
+
+    where: str = ""  # file:line
+    said: str = ""
+    is_looked_at: bool = False
+
+    def done(self) -> bool:
+        self.is_looked_at = True
+        return self.is_over
+
+    def _watch(self, call: Callable[[], object]) -> None:
+        self.is_looked_at = True
+        super()._watch(call)  # by name: msgspec makes the class anew
+
+    def __del__(self) -> None:
+        if not self.is_looked_at:
+            import logging
+
+            logging.getLogger("zerowait").warning(
+                "%s: zw.%s was never waited for, so the program went on without them: write `.result()` or `await`",
+                self.where,
+                self.said,
+            )
 
 
 class Peers:

@@ -525,6 +525,27 @@ def test_what_waits_for_workers_of_an_earlier_life_can_be_dropped() -> None:
     assert stage.store.waiting_or_in_flight() == 0
 
 
+def test_a_worker_of_another_kind_is_sent_no_batch_until_it_serves_pushes() -> None:
+    stage = owner()
+    x = Puppet(stage, X, channels=[CHANNEL])
+    x.greet()
+    x.say(State((Served(CHANNEL, "request"),)))
+    x.held()
+    x.grant(5)
+    stage.push()
+    assert not x.all(Batch)
+    assert not stage.core.owner.workers(CHANNEL)
+    assert stage.core.owner.sender.of_other_kinds() == {CHANNEL: ("request", X)}
+    x.say(State((Served(CHANNEL),)))
+    x.grant(5, serial=2)
+    assert len(x.all(Batch)) == 1
+    x.say(State((Served(CHANNEL, "stream"),)))
+    stage.push()
+    assert len(x.all(Batch)) == 1
+    x.lose()
+    assert not stage.core.owner.sender.of_other_kinds()
+
+
 # -- §3 sessions -------------------------------------------------------------------------------------------------------
 
 

@@ -71,6 +71,7 @@ class Crew(ABC):
         self._sweeping = False  # set by whoever wants the sweep, from any thread; the timer is the loop's
         self._timer: asyncio.TimerHandle | None = None
         self._strays = 0
+        self._told_around = False
         self._told_at = 0.0
         self._untold = 0
         # Held at the two ends of a job and while a rest is taken away. Async runners share a thread with the sweep, and
@@ -253,6 +254,19 @@ class Crew(ABC):
                 called(self.spec.fn),
                 type(given).__name__,
                 self.channel,
+            )
+
+    def _around(self, to: Any) -> None:
+        """The handler has pushed with a client. Allowed, and seldom meant."""
+        if not self._told_around:
+            self._told_around = True
+            name = to if isinstance(to, str) else getattr(to, "name", to)
+            log.warning(
+                "%s pushes to %s with a client: that leaves now, even if the handler fails, and again when it is "
+                "repeated. What is part of its outcome is sent by its context: `ctx.push(…)`, with `ctx: Context` as "
+                "its second parameter",
+                called(self.spec.fn),
+                name,
             )
 
     def _tell(self, job: Job, index: int, error: BaseException, outcome: Outcome) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING
 
+from zerowait.context import AROUND
 from zerowait.engines.engine import Job
 from zerowait.handlers.calls import async_call
 from zerowait.handlers.crew import JOB_SECONDS, Crew, Kit
@@ -170,6 +171,7 @@ class AsyncCrew(Crew):
             self._hire(run)
 
     async def _runner(self, run: Run) -> None:
+        AROUND.set(self._around)
         bell = Bell(self.kit.loop)
         call = async_call(self, run)
         job: Job | None = None

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from zerowait.context import AROUND
 from zerowait.engines.engine import Job
 from zerowait.handlers.calls import plain_call
 from zerowait.handlers.crew import Crew, Kit
@@ -170,6 +171,7 @@ class ThreadCrew(Crew):
     # Running
 
     def _runner(self, run: Run) -> None:
+        AROUND.set(self._around)
         berth = Berth()
         call = plain_call(self, run)
         checked = guarded(call)

@@ -48,7 +48,8 @@ class Ready(Struct):
 class Entrance:
     """intake: the outbox for durable (True) or memory (False). plain: the way out to a bare socket. short: the client's
     lanes for the short way, which this fills. want: told of each channel that is pushed to. declare: told of the type
-    of what goes there, before the first of it is taken. headers: of the client, under those of the call."""
+    of what goes there, before the first of it is taken. headers: of the client, under those of the call. other_kind:
+    if a peer serves that channel as another kind than push, the kind and who."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Entrance:
         want: Callable[[str], None],
         declare: Callable[[str, Codec[Any]], None],
         headers: Callable[[], Mapping[str, str]] | None = None,
+        other_kind: Callable[[str], tuple[str, str] | None] = lambda channel: None,
     ) -> None:
         self._settings = settings
         self._intake = intake
@@ -68,6 +70,7 @@ class Entrance:
         self._want = want
         self._declare = declare
         self._headers = headers
+        self._other_kind = other_kind
         self._ways: dict[Any, Way] = {}
         self._lanes: dict[tuple[Any, bool], Lane] = {}
 
@@ -83,6 +86,11 @@ class Entrance:
             way = self._ways[to] = self._way(to)
         elif way.terms is not None and isinstance(to, Channel) and to.terms is not way.terms:
             _compare(to, way.terms)
+        if (other := self._other_kind(way.name)) is not None:
+            raise UsageError(
+                f"push() sends to push channels, and {way.name} is served as a {other[0]} channel by {other[1]}: "
+                "nothing was taken. Give one of the two another name."
+            )
         durable = self._durable(way, options.get("durable"))
         way.codec.check(value, self._settings.check == "deep", way.name)
         payload = way.encode(value)

@@ -53,6 +53,7 @@ from zerowait.turns import Turn
 log = logging.getLogger("zerowait.node")
 T = TypeVar("T")
 
+SHARED_MOST = 1_000  # channels and names that are remembered as told
 ASKING = "asking"  # the feature by which a command line says that it only looks in
 LOOK_S = 0.1  # how often the directory is looked at while a channel that is pushed to has no worker; else seldomer
 LONELY_S, LONELY_AGAIN_S = 10.0, 60.0  # how long nobody may serve what waits before that is told, and told again
@@ -173,6 +174,8 @@ class Node:
         self._askers: set[int] = set()
         self._names: dict[int, str] = {}  # of processes that were met, for the lines that tell of their end
         self._peers_changed: list[Callable[[], bool]] = []
+        self._other_kinds: dict[str, tuple[str, int]] = {}  # replaced, never changed
+        self._shared: set[tuple[str, ...]] = set()  # channel and the names that serve it, as it was told
 
     # -- any thread ------------------------------------------------------------------------------------------------
 
@@ -250,6 +253,11 @@ class Node:
             self._look_at_peers()
 
         self.call(tell)
+
+    def other_kind(self, channel: str) -> tuple[str, str] | None:
+        """If a peer serves this channel as another kind than push: that kind, and who."""
+        kind, instance = self._other_kinds.get(channel) or ("", 0)
+        return (kind, self._names.get(instance) or f"{instance:016x}") if kind else None
 
     def in_flight(self, box: int) -> dict[str, int]:
         """How many messages of each channel are in flight."""
@@ -559,6 +567,7 @@ class Node:
             return
         if said.topic in ("state", "lost", "dead", "left", "gone"):
             self._look_at_peers()
+            self._look_at_kinds()
         self._notice(said, name)
 
     def _whence(self, conn: int) -> str:
@@ -589,10 +598,27 @@ class Node:
             except ZerowaitError as error:
                 self._contacts.refused(contact, str(error), now)
         self._tell_lonely(now)
+        self._tell_shared()
 
     def _is_linked(self, instance: int) -> bool:
         peer = self.core.peers.get(instance)
         return peer is not None and peer.link is not None
+
+    def _look_at_kinds(self) -> None:
+        """Channels that a peer serves as another kind than we push to are told of, and no more pushed to."""
+        before, self._other_kinds = self._other_kinds, self.core.owner.sender.of_other_kinds()
+        for channel, (kind, instance) in self._other_kinds.items():
+            if channel in self._wanted and channel not in before:
+                self._notice(Say("kind", kind, instance, channel), self._names.get(instance) or f"{instance:016x}")
+
+    def _tell_shared(self) -> None:
+        """Services of different names serve one channel: each may have been meant to get all of it."""
+        for channel in self._wanted:
+            links = self.core.owner.workers(channel)
+            names = sorted({link.hello.name for link in links if link.hello is not None}) if len(links) > 1 else []
+            if len(names) > 1 and (told := (channel, *names)) not in self._shared and len(self._shared) < SHARED_MOST:
+                self._shared.add(told)
+                self._notice(Say("shared", f"{', '.join(names[:-1])} and {names[-1]}", 0, channel), "")
 
     def _tell_lonely(self, now: float) -> None:
         """A wait that nobody can end says so: after 10 s, then every minute."""

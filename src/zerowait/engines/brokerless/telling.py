@@ -76,6 +76,21 @@ class Telling:
                 log.info("%s: %s", peer, said.words)
             case "mismatch":
                 self._mismatched(said, name, instance)
+            case "kind":
+                log.warning(
+                    "%s serves %s as a %s channel, and this process pushes to it: what was pushed waits here, safe, "
+                    "and no more is taken. Give one of the two channels another name",
+                    peer,
+                    said.channel,
+                    said.words,
+                )
+            case "shared":
+                log.warning(
+                    "channel %s is served by %s: each message goes to one of them. If each is to have all of them, "
+                    "push to a channel for each: pull shares messages out",
+                    said.channel,
+                    said.words,
+                )
             case "refused" | "refused by":
                 self._refuse(said, peer)
             case "fenced":

@@ -17,6 +17,8 @@ from zerowait.engines.brokerless.protocol.owner.wants import Wants
 from zerowait.engines.brokerless.protocol.peers import Peers
 from zerowait.message import BODY_START
 
+PUSH = "push"  # the kind of channel that takes batches
+
 
 class Sender:
     def __init__(
@@ -52,9 +54,11 @@ class Sender:
     def served(self, link: Link, before: Iterable[str]) -> None:
         """Its STATE has come: which channels it serves now."""
         before = set(before)
-        for channel in before.difference(link.served):
+        # A push that went to a channel of requests would be asked for an answer: what is of another kind is no worker.
+        pushes = [channel for channel, served in link.served.items() if served.kind == PUSH]
+        for channel in before.difference(pushes):
             self._serving.get(channel, {}).pop(link.conn, None)
-        for channel in link.served:
+        for channel in pushes:
             self._serving.setdefault(channel, {})[link.conn] = link
             self._dirty.add(channel)
             if channel not in before:
@@ -111,6 +115,16 @@ class Sender:
     def may_take(self, link: Link, channel: str) -> bool:
         """Whether something of this channel waits that this worker expects."""
         return any(self.contracts.may_fit(link, channel, box) for box in self._dispatch.boxes(channel))
+
+    def of_other_kinds(self) -> dict[str, tuple[str, int]]:
+        """Channels that a worker serves as something else than push channels: the kind, and its instance."""
+        return {
+            channel: (served.kind, link.instance)
+            for link in self._links.values()
+            if link.phase is LinkPhase.READY
+            for channel, served in link.served.items()
+            if served.kind != PUSH
+        }
 
     def channels_served(self) -> dict[str, int]:
         return {channel: len(links) for channel, links in self._serving.items() if links}
