@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,6 @@ from zerowait.outbox.sheaf import Sheaf
 from zerowait.pending import Promise
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from zerowait.handlers.registry import HandlerSpec
     from zerowait.opening import Opened
     from zerowait.settings import Settings
@@ -294,6 +293,14 @@ class Estate:
         """Whether everything that was accepted has reached its outbox."""
         return not any(intake.counts() for intake in self.intakes())
 
+    def turned(self) -> Future[None]:
+        """Done once what is stored on disk by now has been offered to the network thread."""
+        if self._keeper is not None:
+            return self._keeper.ask(_nothing)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
     def is_settled(self) -> bool:
         """Whether nothing is left to deliver."""
         rows = [row for ledger in self.ledgers() for row in ledger.rows().values()]
@@ -416,3 +423,7 @@ def _error_of(error: BaseException | None) -> ZerowaitError | None:
     if error is None or isinstance(error, ZerowaitError):
         return error
     return StoreError(f"The outbox could not be opened: {error!r}")
+
+
+def _nothing() -> None:
+    return None

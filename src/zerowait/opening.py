@@ -62,6 +62,7 @@ class Opened:
         self._lanes = lanes
         self._closing: Promise[int] | None = None
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
+        self._at_exit_of_child: Any = None
         self._lock = threading.Lock()
         self._error: ZerowaitError | None = None
         self._started: Promise[None] = self.promise("write `async with`")
@@ -220,7 +221,7 @@ class Opened:
             # A child of multiprocessing ends by os._exit, which knows nothing of atexit; these it does run.
             from multiprocessing.util import Finalize
 
-            Finalize(None, self._at_exit, exitpriority=10)
+            self._at_exit_of_child = Finalize(None, self._at_exit, exitpriority=10)
 
     def _has_started(self, error: ZerowaitError | None) -> None:
         """On the network thread: it listens, or it never will."""
@@ -286,6 +287,8 @@ class Opened:
             promise.fail(error)
         finally:
             atexit.unregister(self._at_exit)
+            if self._at_exit_of_child is not None:
+                self._at_exit_of_child.cancel()
             promise.set(sum(count for (_, durable), count in left.items() if durable))
             self.callbacks.stop()
 

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -28,7 +29,6 @@ from zerowait.message import Service
 from zerowait.outbox.entrance import Ready
 from zerowait.outbox.plaincodec import plain_decoder
 from zerowait.outbox.sheaf import Sheaf
-from zerowait.settings import Settings
 
 if TYPE_CHECKING:
     from zerowait.app import App
@@ -49,6 +49,7 @@ class Started(Struct, frozen=True):
     namespace: str
     endpoints: tuple[str, ...]
     serves: tuple[Service, ...]
+    drain: float
 
 
 class _Stored:
@@ -94,22 +95,29 @@ class _Outputs:
 class Serving:
     """An app at work."""
 
-    def __init__(self, app: App[Any], settings: Settings) -> None:
+    def __init__(self, app: App[Any]) -> None:
         self.app = app
-        self.settings = settings
         self.pid = os.getpid()
         self.client = client_of(app)
+        self.drain = 0.0  # seconds; of the settings, once they are read
         self._stage: Stage | None = None
         self._opened: Opened | None = None
 
     async def start(self) -> Started:
-        """Raises what opening raises; then nothing runs."""
-        client = self.client
-        await client.__aenter__()
+        """Raises what any of its steps raises; then nothing runs, and what was opened before it is closed again."""
+        await self.client.__aenter__()
+        try:
+            return await self._start()
+        except BaseException:
+            await self._undo()
+            raise
+
+    async def _start(self) -> Started:
+        app, client = self.app, self.client
         self._opened = opened = client._open()
-        node = opened.node
+        node, settings = opened.node, opened.settings  # those that the client was opened with are everybody's
+        self.drain = settings.drain
         assert node.counter is not None
-        app, settings = self.app, self.settings
         specs = app._registry.handlers(settings)
         self._stage = stage = Stage(
             specs,
@@ -121,11 +129,7 @@ class Serving:
             traceback_bytes=settings.traceback_bytes,
             prefetch=settings.prefetch,
         )
-        try:
-            await stage.open(node.counter, _Outputs(opened))
-        except BaseException:
-            await client.close()
-            raise
+        await stage.open(node.counter, _Outputs(opened))
         for spec in specs:
             plain = settings.channel(spec.channel).plain or getattr(spec.declared, "plain", None)
             if plain is not None:
@@ -136,21 +140,31 @@ class Serving:
 
         return Started(
             version=__version__, pid=os.getpid(), name=app.name, instance=node.instance, namespace=settings.namespace,
-            endpoints=tuple(node.endpoints), serves=tuple(stage.services),
+            endpoints=tuple(node.endpoints), serves=tuple(stage.services), drain=settings.drain,
         )  # fmt: skip
+
+    async def _undo(self) -> None:
+        """After a step that failed: the error is that step's, so what goes wrong here is only logged."""
+        opened, stage = self._opened, self._stage
+        self._stage = self._opened = None
+        if opened is not None and stage is not None:
+            try:
+                await stage.close()
+                await asyncio.wrap_future(opened.node.call(opened.node.forget_handlers))
+            except Exception:
+                log.exception("closing %s after its start had failed went wrong", self.app.name)
+        await self.client.close()
 
     async def finish_own(self) -> None:
         """At the end of a block: what was pushed in it to channels that this app serves itself is handled first, as far
         as `drain` reaches. A service that is told to stop does not do that: its backlog is for the next one."""
-        until = time.monotonic() + self.settings.drain
+        until = time.monotonic() + self.drain
         opened = self._opened
         while opened is not None and time.monotonic() < until:
-            stored = opened.estate.is_stored()
-            # What is stored is offered a moment later: behind a question to the store thread it certainly has been.
-            for box in opened.estate.boxes() if stored else ():
-                await asyncio.wrap_future(opened.estate.ask(box, lambda: None))
-            if stored and await asyncio.wrap_future(opened.node.call(opened.node.has_finished_own)):
-                return
+            if opened.estate.is_stored():
+                await asyncio.wrap_future(opened.estate.turned())  # what is stored has been offered, too
+                if await asyncio.wrap_future(opened.node.call(opened.node.has_finished_own)):
+                    return
             await asyncio.sleep(0.005)
 
     async def stop(self) -> int:
@@ -161,9 +175,9 @@ class Serving:
         opened, stage = self._opened, self._stage
         if opened is None or stage is None:
             return 0
-        node, until = opened.node, time.monotonic() + self.settings.drain
+        node, until = opened.node, time.monotonic() + self.drain
         await asyncio.wrap_future(node.call(node.drain))
-        given_up = await stage.drain(self.settings.drain)
+        given_up = await stage.drain(self.drain)
         # What has ended is said at once; its senders' confirmations take a commit of theirs.
         patience = max(until, time.monotonic() + 0.5)
         while time.monotonic() < patience:
@@ -188,19 +202,11 @@ def client_of(app: App[Any]) -> Client:
     return made
 
 
-def _settings_of(app: App[Any]) -> Settings:
-    settings = app._settings if app._settings is not None else Settings.load()
-    app._settings = settings
-    client = client_of(app)
-    client._settings = settings
-    return settings
-
-
 def _new(app: App[Any]) -> Serving:
     running: Serving | None = vars(app).get("_serving")
     if running is not None and running.pid == os.getpid():
         raise UsageError(f"App {app.name!r} is running in this process already: run another App, or another process.")
-    serving = Serving(app, _settings_of(app))
+    serving = Serving(app)
     vars(app)["_serving"] = serving
     return serving
 
@@ -246,18 +252,35 @@ class _LoopThread:
     """A loop of its own for `with app:`."""
 
     def __init__(self, name: str) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name=f"zerowait handlers {name}", daemon=True)
+        self._name = name
+        begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        self._thread = threading.Thread(target=self._main, args=(begun,), name=f"zerowait handlers {name}", daemon=True)
         self._thread.start()
+        self._loop, self._told = begun.result()
+
+    def _main(self, begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+        async def until_told() -> None:
+            told = asyncio.Event()
+            begun.set_result((asyncio.get_running_loop(), told))
+            await told.wait()
+
+        try:
+            # The runner's end cancels what tasks are left, and ends the generators and the threads of `to_thread`.
+            with asyncio.Runner() as runner:
+                runner.run(until_told())
+        except BaseException as error:
+            if begun.done():
+                raise
+            begun.set_exception(error)  # no descriptors for a loop, say
 
     def run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def stop(self) -> None:
-        self.run(self.loop.shutdown_asyncgens())
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._loop.call_soon_threadsafe(self._told.set)
         self._thread.join(5.0)
-        self.loop.close()
+        if self._thread.is_alive():
+            log.warning("%s: something on its loop does not end when it is cancelled; it is left behind", self._name)
 
 
 def enter(app: App[Any]) -> Client:
@@ -301,7 +324,7 @@ async def _run(app: App[Any], on_started: Callable[[Started], None] | None) -> i
         log.info(
             "%s: finishing what runs, for at most %g s; once more to leave at once",
             signal.Signals(number).name,
-            serving.settings.drain,
+            serving.drain,
         )
         told.set()
 

@@ -128,14 +128,14 @@ def _tell_the_process(flags: dict[str, Any]) -> None:
 def _banner(target: str, app: App, started: Started) -> None:
     """What was imported, which channels, which address, and how to stop: for the person who started it."""
     file = getattr(sys.modules.get(target.partition(":")[0]), "__file__", None) or target
-    drain = app._settings.drain if app._settings is not None else 0.0
+    stop = f"Ctrl-C or SIGTERM: finishes what runs, for at most {started.drain:g} s; a second one leaves at once"
     facts = [
         ("app", f"{app.name} ({target} from {file})"),
         *(("serves", line) for line in _served(started)),
         *(("address", endpoint) for endpoint in started.endpoints),
         ("namespace", started.namespace),
         ("process", f"{started.pid}"),
-        ("stop", f"Ctrl-C or SIGTERM: finishes what runs, for at most {drain:g} s; a second one leaves at once"),
+        ("stop", stop),
     ]
     lines, before = [styled(f"zerowait {started.version}", sys.stderr, bold=True)], ""
     for name, fact in facts:
