@@ -22,6 +22,7 @@ from zerowait.plain import Plain
 from zerowait.settings import Settings
 
 PRIORITIES = {"low": -1, "normal": 0, "high": 1}
+REMEMBERED = 4_096  # channels whose way and lanes are kept; a program that makes up names would keep them for ever
 OPTIONS = frozenset({"durable", "ttl", "delay", "at", "key", "id", "priority", "headers"})
 
 
@@ -83,6 +84,8 @@ class Entrance:
         """Checks and encodes, takes nothing."""
         way = self._ways.get(to) if isinstance(to, (str, Channel)) else None
         if way is None:
+            if len(self._ways) >= REMEMBERED:
+                self._forget_older_half()
             way = self._ways[to] = self._way(to)
         elif way.terms is not None and isinstance(to, Channel) and to.terms is not way.terms:
             _compare(to, way.terms)
@@ -135,6 +138,15 @@ class Entrance:
                 "expire."
             )
         return Way(name, codec, durable and plain is None, ttl, plain, encode, terms)
+
+    def _forget_older_half(self) -> None:
+        """Of the channels, by their first push. Nothing of their messages is lost with a lane: its intake knows its
+        open sheaves. Who is still pushed to is remembered anew at the next push, which takes the careful way."""
+        for to in list(self._ways)[: REMEMBERED // 2]:
+            self._short.pop(to, None)
+            for durable in (True, False):
+                self._lanes.pop((to, durable), None)
+            self._ways.pop(to, None)
 
     def _durable(self, way: Way, said: Any) -> bool:
         if said is None:

@@ -11,20 +11,28 @@ import pytest
 from tests.unit.outbox.boxes import START_US, Nowhere
 from zerowait.channels import PushChannel
 from zerowait.errors import UsageError
+from zerowait.outbox import entrance as entrance_module
 from zerowait.outbox.entrance import Entrance
 from zerowait.outbox.intake import Intake, Limits
+from zerowait.outbox.lane import Lane
 from zerowait.settings import ChannelSettings, Settings
 
 
-def entrance(home: Path, **settings: Any) -> Entrance:
+def entrance(home: Path, short: dict[Any, Lane] | None = None, **settings: Any) -> Entrance:
+    intakes: dict[bool, Intake] = {}
+
     def intake(durable: bool) -> Intake:
-        return Intake(Limits(), durable=durable, wake=lambda: None, room=Nowhere, now_us=lambda: START_US)
+        if durable not in intakes:
+            intakes[durable] = Intake(
+                Limits(), durable=durable, wake=lambda: None, room=Nowhere, now_us=lambda: START_US
+            )
+        return intakes[durable]
 
     return Entrance(
         Settings(home=home, **settings),
         intake=intake,
         plain=lambda channel, plain: intake(False),
-        short={},
+        short={} if short is None else short,
         want=lambda channel: None,
         declare=lambda channel, codec: None,
     )
@@ -71,3 +79,36 @@ def test_a_second_declaration_with_other_terms_is_told_with_both(tmp_path: Path)
     with pytest.raises(UsageError, match=r"with ttl=60\.0 where .* with durable=False here"):
         here.accept(PushChannel[int]("mail", durable=False), 1, {})
     here.accept(PushChannel[str]("mail"), "of another type, which checks itself", {})
+
+
+def test_a_program_that_makes_up_channel_names_is_remembered_in_bounds_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entrance_module, "REMEMBERED", 64)
+    short: dict[Any, Lane] = {}
+    here = entrance(tmp_path, short)
+    for number in range(1_000):
+        here.accept(f"made-up.{number}", number, {"durable": number % 2 == 0})
+        here.accept("always", number, {})
+        assert max(len(here._ways), len(here._lanes) // 2, len(short)) <= 64
+    counts = here._intake(True).counts()
+    assert counts["always"] == 1_000
+    assert sum(counts.values()) + sum(here._intake(False).counts().values()) == 2_000
+    taken = [sheaf.channel for sheaf, _ in here._intake(True).take()]
+    assert taken[:2] == ["made-up.0", "always"]
+
+
+def test_a_lane_that_was_forgotten_still_takes_what_is_pushed_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entrance_module, "REMEMBERED", 2)
+    short: dict[Any, Lane] = {}
+    here = entrance(tmp_path, short)
+    here.accept("first", 1, {})
+    lane = short["first"]  # as a push has it in hand on another thread
+    for number in range(4):
+        here.accept(f"made-up.{number}", number, {})
+    assert "first" not in short
+    lane.append(b"\x02")
+    here.accept("first", 3, {})
+    assert here._intake(True).counts()["first"] == 3
