@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerowait.adopting import Adopter
 from zerowait.contract import apart, together
-from zerowait.engines.brokerless.shelf import OutboxFile, OutboxLock
+from zerowait.engines.brokerless.shelf import OutboxLock
 from zerowait.errors import Closed, StoreError, ZerowaitError
 from zerowait.message import Change, Segment
 from zerowait.outbox.intake import Intake, Limits
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zerowait.outbox")
 
-ADOPT_S = 1.0  # how often the elected adopter looks for outboxes whose owner is gone
+OPENING_S = 30.0  # a file of some million messages is read through when it is opened
 
 
 class Estate:
@@ -45,7 +46,6 @@ class Estate:
         self._disk_intake: Intake | None = None
         self._memory: Outbox | None = None
         self._disk: Outbox | None = None
-        self._told: set[tuple[Path, str]] = set()
         self._rooms: dict[int, Promise[None]] = {}
         self._types: dict[str, bytes] = {}  # channel → what this process pushes to it, as `contract.together` packs it
         self._by_id: dict[int, Outbox] = {}
@@ -53,7 +53,13 @@ class Estate:
         self._disk_asked = False
         self._error: ZerowaitError | None = None
         self._closed = False
-        self._leaving = threading.Event()
+        self._adopter = Adopter(
+            opened,
+            is_ready=lambda: self._disk is not None or not self._disk_asked,
+            open=self.adopt,
+            close=self.give_back,
+            is_empty=lambda box: bool(self.ask(box, box.is_empty).result(5.0)),
+        )
 
     # -- intakes, any thread -------------------------------------------------------------------------------------------
 
@@ -122,15 +128,21 @@ class Estate:
     def settle_in(self, done: Callable[[ZerowaitError | None], None]) -> None:
         """On the network thread, once it listens: opens what has been asked for, and takes over what namesakes have
         left."""
-        with self._lock:
-            self._ready = True
-            future = self._open_what_is_asked()
         directory = self._opened.node.directory
         assert directory is not None
-        leftovers = [file for file in directory.outboxes(self._opened.name) if not file.owned]
-        if leftovers and future is None:
-            self._ask_for_disk()
-        self._start_adopting()
+        try:
+            with self._lock:
+                self._ready = True
+                future = self._open_what_is_asked()
+            leftovers = [file for file in directory.outboxes(self._opened.name) if not file.owned]
+            if leftovers and future is None:
+                self._ask_for_disk()
+        except (Closed, StoreError) as error:  # closed while we were still beginning, or the folder cannot be listed
+            done(error)
+            return
+        with self._lock:
+            if not self._closed:
+                self._adopter.start()
         if future is None:
             done(None)
         else:
@@ -152,14 +164,22 @@ class Estate:
             opened.node.memory_pushed()
 
     def _ask_for_disk(self) -> Future[Outbox]:
+        keeper = self._store()
         self._disk_asked = True
         if self._disk_intake is None:
             self.intake(True)
-        if self._keeper is None:
-            self._keeper = Keeper(self._offer)
-        future = self._keeper.add(self._open_own)
+        future = keeper.add(self._open_own)
         future.add_done_callback(lambda over: self._own_is_open(over))
         return future
+
+    def _store(self) -> Keeper:
+        """The store thread, made for whoever wants it first. Raises Closed: nothing is opened any more."""
+        with self._lock:
+            if self._closed:
+                raise Closed(name=self._opened.name)
+            if self._keeper is None:
+                self._keeper = Keeper(self._offer)
+            return self._keeper
 
     def _open_own(self) -> Outbox:
         """On the store thread: a file of this name that nobody has open, or a new one."""
@@ -172,7 +192,7 @@ class Estate:
                 if lock is not None:
                     return self._open_file(file.path, lock, self._disk_intake)
             except StoreError as error:
-                self._tell_once(file.path, error)  # left as it is; a new one beside it
+                self._adopter.tell_once(file.path, error)  # left as it is; a new one beside it
         path, _, lock = directory.new_outbox(opened.name)
         return self._open_file(path, lock, self._disk_intake)
 
@@ -328,82 +348,38 @@ class Estate:
 
     # -- taking over ---------------------------------------------------------------------------------------------------
 
-    def _start_adopting(self) -> None:
-        threading.Thread(target=self._adopt, name=f"zerowait adopter {self._opened.name}", daemon=True).start()
-
-    def _adopt(self) -> None:
-        """Takes over what namesakes have left at once; what others have left if this process is the namespace's adopter
-        and there are workers for it (rules §11.1)."""
-        while not self._closed:
-            try:
-                self._adopt_once()
-            except Closed:
-                return
-            except Exception:
-                if not self._closed:
-                    log.exception("looking for outboxes that nobody has open went wrong")
-            self._leaving.wait(ADOPT_S)
-
-    def _adopt_once(self) -> None:
-        directory, name = self._opened.node.directory, self._opened.name
-        if directory is None or (self._disk_asked and self._disk is None):
-            return
-        elected = None
-        for file in directory.outboxes():
-            if file.owned or self._closed:
-                continue
-            if file.name != name:
-                if elected is None:
-                    elected = self._opened.node.call(directory.try_elect).result(5.0)
-                if not elected:
-                    continue
-            try:
-                self._take_over(file, always=file.name == name)
-            except StoreError as error:
-                self._tell_once(file.path, error)
-
-    def _tell_once(self, path: Path, error: StoreError) -> None:
-        if (path, error.message) not in self._told:
-            self._told.add((path, error.message))
-            log.warning("an outbox that nobody has open was left alone: %s", error)
-
-    def _take_over(self, file: OutboxFile, *, always: bool) -> None:
-        directory = self._opened.node.directory
-        assert directory is not None
-        lock = directory.lock_outbox(file.path)
-        if lock is None:
-            return
-        try:
-            waiting = Outbox.peek(file.path)
-        except StoreError:
-            lock.release()
-            raise
-        for channel in waiting:
-            self._opened.node.want(channel)
-        node = self._opened.node
-        served = any(node.workers(channel) or channel in node.core.worker.services for channel in waiting)
-        if waiting and not always and not served:
-            lock.release()
-            return
-        self.adopt(file.path, lock)
-
     def adopt(self, path: Path, lock: OutboxLock) -> Outbox:
         """Opens a file whose owner is gone, under its lock, and delivers what is in it."""
-        if self._keeper is None:
-            self._keeper = Keeper(self._offer)
         intake = self.new_intake(durable=True, limits=self._opened.disk_limits, wake=self._wake_keeper)
-        box: Outbox = self._keeper.add(lambda: self._open_file(path, lock, intake)).result(30.0)
+        try:
+            opening = self._store().add(lambda: self._open_file(path, lock, intake))
+            box: Outbox = opening.result(OPENING_S)
+        except Closed:  # nobody has opened it, and nobody will
+            lock.release()
+            raise
         self._want_what_waits(box)
         count = sum(row.waiting_and_in_flight for row in box.ledger.rows().values())
         log.info("took over the outbox %s, whose owner is gone: %d messages to deliver", path.name, count)
         return box
 
+    def give_back(self, box: Outbox) -> bool:
+        """Closes one that was adopted, if nothing of it is under way; its file goes if nothing is kept in it."""
+        node = self._opened.node
+        if not node.call(lambda: node.give_back(box.id)).result(5.0):
+            return False
+        self._store().remove(box).result(OPENING_S)
+        with self._lock:
+            self._by_id.pop(box.id, None)
+            self._rooms.pop(id(box.intake), None)
+        return True
+
     # -- closing -------------------------------------------------------------------------------------------------------
 
     def close(self) -> dict[tuple[str, bool], int]:
         """Writes what is left to write and closes all files; gives what stays: (channel, durable) → messages."""
-        self._closed = True
-        self._leaving.set()
+        with self._lock:
+            self._closed = True
+        self._adopter.stop()
         left: dict[tuple[str, bool], int] = {}
         if self._keeper is not None:
             self._keeper.stop()

@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "handlers": ("handlers",),
     "outbox": ("outbox",),
     "engines": ("engines",),
-    "opening": ("opening", "estate", "observing", "serving"),
+    "opening": ("opening", "estate", "adopting", "observing", "serving"),
     "windows": ("cli", "metrics", "tracing", "web", "testing", "__main__"),
 }  # fmt: skip
 

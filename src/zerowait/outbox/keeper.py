@@ -75,6 +75,7 @@ class Keeper:
         self._is_asleep = False
         self._is_called = False
         self._is_stopping = False
+        self._has_ended = False
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -119,7 +120,7 @@ class Keeper:
         answer: Future[T] = Future()
         self._asked.append((question, answer))
         self.wake()
-        if not self._thread.is_alive():
+        if self._has_ended or not self._thread.is_alive():
             self._refuse()
         return answer
 
@@ -163,6 +164,7 @@ class Keeper:
         for kept in list(self._kept.values()):
             self._close(kept)
         self._kept.clear()
+        self._has_ended = True  # before the last look: whoever asks from here on refuses it himself
         self._refuse()
 
     def _collect(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from threading import Lock, Thread
 from time import monotonic, time_ns
@@ -223,3 +224,22 @@ def test_a_turn_that_fails_by_a_bug_keeps_its_changes_and_makes_them_once(
     assert failed
     assert box.ledger.rows()["mail"].handled == 1
     assert box.ledger.rows()["mail"].waiting_and_in_flight == 0
+
+
+def test_whoever_asks_while_the_thread_ends_is_answered_or_refused(tmp_path: Path) -> None:
+    for _ in range(20):
+        keeper = Store(tmp_path).keeper
+        futures: list[Future[int]] = []
+        ends = threading.Event()
+
+        def ask(keeper: Keeper = keeper, futures: list[Future[int]] = futures, ends: threading.Event = ends) -> None:
+            while not ends.is_set():
+                futures.append(keeper.ask(lambda: 1))
+
+        asker = Thread(target=ask)
+        asker.start()
+        assert keeper.stop(5)
+        ends.set()
+        asker.join()
+        for future in futures:
+            assert future.exception(5) is None or isinstance(future.exception(), Closed)

@@ -661,8 +661,17 @@ class Node:
         noted = {*box.noted, *(custody.noted if custody is not None else ())}
         self.core.own(box.id, box.epoch, box.name, durable=box.durable, noted=noted, now=clock())
 
+    def give_back(self, box: int) -> bool:
+        """Disowns it if nothing of it is in flight or on its way to the file; whether it did."""
+        if any(self.core.owner.in_flight(box).values()) or self._tickets.get(box):
+            return False
+        self.disown(box)
+        return True
+
     def disown(self, box: int) -> None:
         self._boxes.pop(box, None)
+        self._tickets.pop(box, None)
+        self._drawn.pop(box, None)
         self.core.disown(box)
         self._announce()
 

@@ -1,0 +1,162 @@
+"""Outboxes that somebody left behind: who takes them over, and what becomes of them then."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.waiting import wait_until
+from zerowait import App, Client, Reject, Settings
+from zerowait.engines.brokerless.directory import Directory
+from zerowait.errors import Closed
+from zerowait.outbox.outbox import Outbox
+from zerowait.snapshot import BoxStatus
+
+
+def leave(settings: Settings, *values: int) -> None:
+    """A script that pushes, and ends while nobody serves."""
+    with Client("script", settings=settings) as zw:
+        zw.push_all("numbers", list(values)).result(10)
+
+
+def folder(settings: Settings) -> Path:
+    home = settings.home_folder()
+    assert home is not None
+    return home / settings.namespace / "outbox"
+
+
+def files(settings: Settings) -> list[str]:
+    return sorted(path.name for path in folder(settings).glob("script.*.db"))
+
+
+def boxes(zw: Client) -> list[BoxStatus]:
+    return [box for box in zw.status().boxes if box.name == "script" and box.path is not None]
+
+
+class Service:
+    """Handles numbers once the gate is open. 13 is refused."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app: App[Any] = App("service", settings=settings)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.seen: list[int] = []
+
+        @self.app.pull("numbers", concurrency=4)
+        def take(number: int) -> None:
+            assert self.gate.wait(20)
+            self.seen.append(number)
+            if number == 13:
+                raise Reject("unlucky")
+
+
+@pytest.fixture
+def service(settings: Settings) -> Service:
+    return Service(settings)
+
+
+def test_what_was_taken_over_is_removed_once_it_is_delivered(settings: Settings, service: Service) -> None:
+    leave(settings, 1, 2, 3)
+    assert len(files(settings)) == 1
+    with service.app as zw:
+        wait_until(lambda: sorted(service.seen) == [1, 2, 3], within=10)
+        wait_until(lambda: not files(settings), within=10)
+        wait_until(lambda: not boxes(zw), within=5)
+        assert list(folder(settings).glob("*.lock")) == []
+        zw.push("numbers", 4).handled.result(5)  # and its adopter goes on
+
+
+def test_what_was_taken_over_and_holds_dead_letters_is_left_to_its_own_name(
+    settings: Settings, service: Service
+) -> None:
+    leave(settings, 13, 14)
+    with service.app as zw:
+        wait_until(lambda: sorted(service.seen) == [13, 14], within=10)
+        wait_until(lambda: not boxes(zw), within=10)
+        assert len(files(settings)) == 1
+        with Client("script", settings=settings) as script:
+            wait_until(lambda: boxes(script), within=10)
+            assert [channel.dead for box in boxes(script) for channel in box.channels] == [1]
+            assert len(files(settings)) == 1
+
+
+def test_a_name_that_comes_back_while_its_outbox_is_taken_over_gets_another_and_both_are_delivered(
+    settings: Settings, service: Service
+) -> None:
+    service.gate.clear()
+    leave(settings, 1, 2)
+    with service.app as zw:
+        wait_until(lambda: boxes(zw), within=10)
+        with Client("script", settings=settings) as script:
+            receipt = script.push("numbers", 3)
+            receipt.result(5)
+            assert len(files(settings)) == 2
+            assert not {box.id for box in boxes(script)} & {box.id for box in boxes(zw)}
+            service.gate.set()
+            receipt.handled.result(10)
+            wait_until(lambda: len(files(settings)) == 1, within=10)
+            assert [box.path for box in boxes(script)] == [str(folder(settings) / files(settings)[0])]
+    assert sorted(service.seen) == [1, 2, 3]
+
+
+def test_closing_while_something_is_taken_over_leaves_no_thread_and_no_lock(
+    settings: Settings, service: Service
+) -> None:
+    directory = Directory(settings.home_folder(), settings.namespace)
+    service.gate.clear()
+    for number in range(10):
+        leave(settings, number)
+        with Client("service", settings=settings) as zw:
+            zw.close(0)
+        for file in directory.outboxes():
+            lock = directory.lock_outbox(file.path)
+            assert lock is not None
+            lock.release()
+
+
+def test_nothing_is_taken_over_by_who_is_closed_and_the_lock_is_given_back(settings: Settings) -> None:
+    leave(settings, 1)
+    zw = Client("another", settings=settings)
+    with zw:
+        assert zw._opened is not None
+        estate = zw._opened.estate
+    directory = Directory(settings.home_folder(), settings.namespace)
+    path: Path = directory.outboxes()[0].path
+    lock = directory.lock_outbox(path)
+    assert lock is not None
+    with pytest.raises(Closed):
+        estate.adopt(path, lock)
+    assert not lock.held
+    again = directory.lock_outbox(path)
+    assert again is not None
+    again.release()
+
+
+def test_a_file_that_nobody_serves_is_opened_once_and_not_at_each_look(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(settings, 1)
+    looked: list[Path] = []
+    peek = Outbox.peek
+
+    def counted(path: Path) -> dict[str, int]:
+        looked.append(path)
+        return peek(path)
+
+    monkeypatch.setattr(Outbox, "peek", counted)
+    asked: list[str] = []
+    with Client("another", settings=settings) as zw:
+        assert zw._opened is not None
+        adopter = zw._opened.estate._adopter
+        is_served = adopter._is_served
+
+        def asked_for(waiting: dict[str, int]) -> bool:
+            asked.extend(waiting)
+            return is_served(waiting)
+
+        monkeypatch.setattr(adopter, "_is_served", asked_for)
+        wait_until(lambda: len(asked) >= 2, within=10)
+        assert len(looked) <= 1
