@@ -9,6 +9,7 @@ import os
 import pwd
 import resource
 import secrets
+import shutil
 import socket
 import stat
 import time
@@ -21,7 +22,7 @@ import pytest
 from msgspec.structs import replace
 
 from zerowait.engines.brokerless import presence
-from zerowait.engines.brokerless.directory import Directory, Entry, Me, state_home
+from zerowait.engines.brokerless.directory import Directory, Entry, Me, Mended, state_home
 from zerowait.engines.brokerless.home import filesystem, open_folders, socket_path
 from zerowait.engines.brokerless.locks import FileLock, is_owned
 from zerowait.errors import SettingsError, StoreError, UsageError
@@ -512,6 +513,79 @@ def test_whose_entry_or_folder_was_removed_announces_itself_again(
     assert [entry.instance for entry in Directory(home, "test").look() or []] == [me.instance]
     assert [entry.instance for entry in settled_look(directory)] == [me.instance]
     assert "announced again" in caplog.text
+
+
+def mended(directory: Directory) -> Mended | None:
+    directory._mended = -1e9  # it looks at most once a second
+    return directory.mend()
+
+
+def test_whose_socket_was_removed_is_told_to_bind_it_again_until_it_has(directory: Directory) -> None:
+    me = directory.enter(random_id(), "mail")
+    path = Path(me.socket.removeprefix("ipc://"))
+    assert mended(directory) is None  # not bound yet
+    with contextlib.closing(bind(path)):
+        directory.listening()
+        assert mended(directory) is None
+        path.unlink()
+        path.parent.rmdir()
+        for _ in range(2):
+            assert mended(directory) == Mended(me, listen=True)
+        assert directory.mend() is None  # at most once a second
+    with contextlib.closing(bind(path)):
+        directory.listening()
+        assert mended(directory) is None
+
+
+def test_a_life_whose_lock_file_was_removed_gets_another_that_proves_it_again(directory: Directory, home: Path) -> None:
+    me = directory.enter(random_id(), "mail")
+    (directory.root / "instances" / f"{me.instance:016x}").unlink()
+    again = mended(directory)
+    assert again is not None
+    assert not again.listen
+    assert again.me != me
+    assert (again.me.instance, again.me.socket) == (me.instance, me.socket)
+    other = Directory(home, "test")
+    for each in (me, again.me):
+        assert not other.is_dead(each.instance, each.boot, each.device, each.inode)
+    die(directory)
+    assert not other.is_dead(me.instance, me.boot, me.device, me.inode)  # that file is gone: no proof
+    assert other.is_dead(again.me.instance, again.me.boot, again.me.device, again.me.inode)
+
+
+def test_all_folders_are_made_again_under_a_living_process(directory: Directory, home: Path) -> None:
+    me = directory.enter(random_id(), "mail")
+    with contextlib.closing(bind(Path(me.socket.removeprefix("ipc://")))):
+        directory.listening()
+        shutil.rmtree(home)
+        again = mended(directory)
+    assert again is not None
+    assert again.listen
+    for name in ("outbox", "instances", "peers", "s"):
+        assert stat.S_IMODE((directory.root / name).stat().st_mode) == 0o700
+    with contextlib.closing(bind(Path(me.socket.removeprefix("ipc://")))):
+        directory.listening()
+        assert mended(directory) is None
+
+
+def test_folders_that_cannot_be_made_again_are_an_error_each_time_and_then_are_made(
+    directory: Directory, home: Path
+) -> None:
+    directory.enter(random_id(), "mail")
+    shutil.rmtree(home)
+    home.write_text("a file in its place")
+    for _ in range(2):
+        with pytest.raises(StoreError, match=str(home)):
+            mended(directory)
+    home.unlink()
+    assert mended(directory) is not None
+
+
+def bind(path: Path) -> socket.socket:
+    path.parent.mkdir(exist_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound.bind(str(path))
+    return bound
 
 
 def test_garbage_among_the_entries_is_ignored_named_once_and_left(

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from zerowait.engines.brokerless import presence
 from zerowait.engines.brokerless.entries import LEFT_BEHIND_S, Entries
@@ -30,9 +31,10 @@ from zerowait.engines.brokerless.shelf import OutboxFile, OutboxLock, Shelf
 from zerowait.errors import UsageError
 from zerowait.names import check_process
 
-__all__ = ["Directory", "Entry", "Me", "OutboxFile", "OutboxLock", "state_home"]
+__all__ = ["Directory", "Entry", "Me", "Mended", "OutboxFile", "OutboxLock", "state_home"]
 
 TIDY_S = 60.0
+MEND_S = 1.0  # how often it is looked whether something removed what this life stands on
 TIDY_AT_MOST = 256  # files looked at in one go: tidying is never what somebody waits for
 
 
@@ -47,10 +49,18 @@ class Me(Struct, frozen=True):
     socket: str  # the ipc endpoint to listen at
 
 
+class Mended(Struct, frozen=True):
+    """What was made again. me: its device and inode are the new lock file's. listen: the socket is to be bound anew."""
+
+    me: Me
+    listen: bool
+
+
 class Directory:
     """One namespace of one home, as one process sees it.
 
-    `enter`, `announce`, `look`, `try_elect` and `leave` belong to one thread; the rest may be called from any.
+    `enter`, `listening`, `announce`, `look`, `mend`, `try_elect` and `leave` belong to one thread; the rest may be
+    called from any.
     notices: sentences for the log and doctor about the ground it all stands on (what forgets at a reboot).
     """
 
@@ -60,14 +70,18 @@ class Directory:
         Raises SettingsError for a namespace or home that cannot be; StoreError, naming ZEROWAIT_HOME and a good value
         for it, if there is no safe place to write. Nothing else was touched then.
         """
-        self._folders = open_folders(state_home(home), namespace)
+        self._home, self._namespace = state_home(home), namespace
+        self._folders = open_folders(self._home, namespace)
         self.root = self._folders.root
         self.notices = self._folders.notices
         self.boot = presence.boot_id()
         self._entries = Entries(self._folders.peers, self.boot, self._standing_of)
         self._shelf = Shelf(self._folders.outbox)
         self._life: FileLock | None = None
+        self._me: Me | None = None
         self._socket: Path | None = None
+        self._bound: tuple[int, int] | None = None
+        self._mended = time.monotonic()
         self._elected: FileLock | None = None
         self._tidied = time.monotonic()  # a short life leaves it to a longer one
         self._pid = os.getpid()
@@ -87,7 +101,49 @@ class Directory:
         except FileExistsError:
             raise UsageError(f"The instance id {instance:016x} was used before: each life has a new one.") from None
         self._life, self._socket = life, path
-        return Me(instance, name, self.boot, life.device, life.inode, f"ipc://{path}")
+        self._me = Me(instance, name, self.boot, life.device, life.inode, f"ipc://{path}")
+        return self._me
+
+    def listening(self) -> None:
+        """The socket of this life is bound: from now on `mend` says if something removes its file."""
+        assert self._socket is not None
+        self._bound = _identity(self._socket)
+
+    def mend(self) -> Mended | None:
+        """Makes again what something removed of this life: the folders and its lock file. Two stats a second.
+
+        None: nothing is missing, or this life is over. `listen` is said each second until `listening`. A life whose
+        lock file is another now can be proved dead to whoever meets it from here on; to others it is silent first.
+        Raises StoreError if it cannot be made again.
+        """
+        now = time.monotonic()
+        if self._me is None or self._life is None or self._socket is None or now - self._mended < MEND_S:
+            return None
+        self._mended = now
+        unbound = self._bound is not None and _identity(self._socket) != self._bound
+        if not unbound and self._life.intact():
+            return None
+        self._folders = open_folders(self._home, self._namespace)
+        me = self._me
+        if not self._life.intact():
+            me = self._be_born_again(me)
+        if unbound:
+            self._socket = socket_path(self._folders, me.instance)
+            me = replace(me, socket=f"ipc://{self._socket}")
+        if me == self._me and not unbound:
+            return None
+        self._me = me
+        return Mended(me, unbound)
+
+    def _be_born_again(self, me: Me) -> Me:
+        old = self._life
+        assert old is not None
+        try:
+            self._life = presence.be_born(self._folders.instances, me.instance, me.name, self.boot)
+        except FileExistsError:
+            return me  # another file lies there: it proves nothing, which is as it should be
+        old.release()
+        return replace(me, device=self._life.device, inode=self._life.inode)
 
     def announce(self, entry: Entry) -> None:
         """Tells the others what this process is, serves and where; replaces what it said before, as a whole.
@@ -165,14 +221,14 @@ class Directory:
             self._elected.release()
         if self._life is not None:
             self._life.release(remove=settled)
-        self._life = self._socket = self._elected = None
+        self._life = self._socket = self._elected = self._me = self._bound = None
 
     def after_fork_in_child(self) -> None:
         """Lets go of all that is the parent's, without unlocking it. Then this process may enter as a new instance."""
         for lock in (self._life, self._elected):
             if lock is not None:
                 lock.abandon()
-        self._life = self._socket = self._elected = None
+        self._life = self._socket = self._elected = self._me = self._bound = None
         for box in list(self._shelf.locks):
             box.abandon()
         self._entries.disown()
@@ -217,3 +273,11 @@ class Directory:
         with suppress(OSError):
             if stat.S_ISSOCK(os.lstat(path).st_mode):
                 os.unlink(path)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -21,7 +21,7 @@ from msgspec import Struct
 from zerowait.engines.brokerless.addresses import AddressBook
 from zerowait.engines.brokerless.contacts import Contacts
 from zerowait.engines.brokerless.counter import Counter
-from zerowait.engines.brokerless.directory import Directory, Entry
+from zerowait.engines.brokerless.directory import Directory, Entry, Me
 from zerowait.engines.brokerless.outlets import Outlets
 from zerowait.engines.brokerless.protocol.config import Config, Identity
 from zerowait.engines.brokerless.protocol.core import Core
@@ -169,6 +169,7 @@ class Node:
         self._lonely: dict[str, tuple[float, float]] = {}
         self._handlers: Handlers | None = None
         self._look_at = 0.0
+        self._mending_failed = ""  # what was said of it last
         self._since_us = wall_us(clock())
         self._withdrawals: dict[tuple[int, int, int], list[Callable[[bool | None], None]]] = {}
         self._askers: set[int] = set()
@@ -318,9 +319,6 @@ class Node:
         settings = self.settings
         self.directory = directory = Directory(settings.home_folder(), settings.namespace)
         me = directory.enter(self.instance, self.name)
-        identity = Identity(
-            instance=me.instance, name=me.name, pid=_pid(), boot=me.boot, device=me.device, inode=me.inode
-        )
         config = Config(
             ping=settings.ping,
             silence=settings.silence,
@@ -331,7 +329,7 @@ class Node:
             outcome_keep=settings.outcomes_days * 86_400.0,
             drain=settings.drain,
         )
-        self.core = Core(identity, config, lock=threading.Lock(), wall_us=self._wall_us)
+        self.core = Core(_identity(me), config, lock=threading.Lock(), wall_us=self._wall_us)
         self.counter = Counter(self.core.worker.desk, clock, self.wake)
         raise_descriptor_limit()
         self._wire = wire = Wire(
@@ -346,6 +344,7 @@ class Node:
         self._contacts = Contacts(me.instance, AddressBook(settings.addresses), self._resolver.resolve, random.random)
         listen = [settings.listen] if isinstance(settings.listen, str) else list(settings.listen)
         self.endpoints = [wire.listen(endpoint) for endpoint in [me.socket, *listen]]
+        directory.listening()
         self._contacts.own([*self.endpoints, *listen])
         self._me = me
         self._announce()
@@ -589,6 +588,7 @@ class Node:
         self._look_at = now + (LOOK_S if is_lonely else 5 * LOOK_S if self._wanted else 10 * LOOK_S)
         if self._handlers is not None:
             self._handlers.watch(time.monotonic())
+        self._mend()
         entries = self.directory.look()
         if entries is not None:
             self._contacts.look(entries)
@@ -599,6 +599,31 @@ class Node:
                 self._contacts.refused(contact, str(error), now)
         self._tell_lonely(now)
         self._tell_shared()
+
+    def _mend(self) -> None:
+        """Something removed the folders, the lock file or the socket of this process (a cleaning of old files, say):
+        they are made and bound again. Who is connected already stays so, by the socket that has no file any more."""
+        assert self.directory is not None
+        assert self._wire is not None
+        try:
+            mended = self.directory.mend()
+            if mended is None:
+                return
+            self._me = mended.me
+            self.core.become(_identity(mended.me))
+            if mended.listen:
+                self.endpoints[0] = self._wire.listen(mended.me.socket)
+                self.directory.listening()
+                self._contacts.own(self.endpoints)
+            self._announce()
+        except ZerowaitError as error:
+            if str(error) != self._mending_failed:
+                self._mending_failed = str(error)
+                log.warning("%s; it is tried again each second", str(error).rstrip("."))
+        else:
+            self._mending_failed = ""
+            log.warning("%s: something removed files of this process below %s; they are made again, and it can be "
+                        "reached as before", self.name, self.directory.root)  # fmt: skip
 
     def _is_linked(self, instance: int) -> bool:
         peer = self.core.peers.get(instance)
@@ -807,6 +832,10 @@ class Node:
 
 def _differences(link: Link) -> dict[str, str]:
     return {channel: mismatch.difference for (channel, _), mismatch in link.unfit.items() if mismatch is not None}
+
+
+def _identity(me: Me) -> Identity:
+    return Identity(instance=me.instance, name=me.name, pid=_pid(), boot=me.boot, device=me.device, inode=me.inode)
 
 
 def _pid() -> int:

@@ -62,6 +62,11 @@ class Core:
         self._tick_at = 0.0
         self._draining = False
 
+    def become(self, me: Identity) -> None:
+        """The lock file of this life is another now: what is said from here on names that one."""
+        self.me = me
+        self.sessions.become(me)
+
     @property
     def links(self) -> dict[int, Link]:
         return self.sessions.links

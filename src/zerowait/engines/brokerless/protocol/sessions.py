@@ -37,6 +37,9 @@ class Sessions:
 
     # -- beginning -------------------------------------------------------------------------------------------------
 
+    def become(self, me: Identity) -> None:
+        self._me = me
+
     def opened(self, conn: int, now: float, *, ours: bool, side: str) -> None:
         link = self.links[conn] = Link(conn, ours=ours, side=side, now=now)
         self._effects.live.add(conn)
