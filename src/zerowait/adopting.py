@@ -32,7 +32,7 @@ class Adopter:
 
     is_ready: whether this process has what it needs of its own. open: opens a file under its lock and gives it back to
     `open`'s caller delivering already; the lock is its from then on. close: gives an opened one up, False if that
-    cannot be yet. is_empty: whether nothing at all is kept in it.
+    cannot be yet. is_empty: whether nothing at all is kept in it. mind: called at each look.
     """
 
     def __init__(
@@ -43,12 +43,14 @@ class Adopter:
         open: Callable[[Path, OutboxLock], Outbox],
         close: Callable[[Outbox], bool],
         is_empty: Callable[[Outbox], bool],
+        mind: Callable[[], None],
     ) -> None:
         self._opened = opened
         self._is_ready = is_ready
         self._open = open
         self._close = close
         self._is_empty = is_empty
+        self._mind = mind
         self._adopted: dict[int, Outbox] = {}
         self._settled: set[int] = set()  # those of them with which nothing was left to do at the last look
         self._seen: dict[Path, tuple[Stamp, dict[str, int]]] = {}  # files left where they are, and what waits in them
@@ -84,6 +86,7 @@ class Adopter:
             self._leaving.wait(ADOPT_S)
 
     def _look(self) -> None:
+        self._mind()
         directory, name = self._opened.node.directory, self._opened.name
         if directory is None or not self._is_ready():
             return

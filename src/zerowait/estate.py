@@ -58,6 +58,7 @@ class Estate:
             is_ready=lambda: self._disk is not None or not self._disk_asked,
             open=self.adopt,
             close=self.give_back,
+            mind=self._mind_files,
             is_empty=lambda box: bool(self.ask(box, box.is_empty).result(5.0)),
         )
 
@@ -285,6 +286,11 @@ class Estate:
         future.add_done_callback(
             lambda over: over.exception() or self._opened.node.call(lambda: self._opened.node.reopened(found))
         )
+
+    def _mind_files(self) -> None:
+        """An outbox at rest has no turns in which to notice that its file is gone."""
+        if any(box.is_displaced() for box in self.boxes()):
+            self._wake_keeper()
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

@@ -780,6 +780,35 @@ def test_the_lock_of_a_file_that_is_gone_goes_too(directory: Directory) -> None:
     assert list(path.parent.iterdir()) == []
 
 
+def test_the_lock_of_an_outbox_is_made_again_where_something_removed_it(directory: Directory, home: Path) -> None:
+    path, _, lock = directory.new_outbox("mail")
+    assert lock.intact()
+    shutil.rmtree(path.parent)
+    assert not lock.intact()
+    lock.restore()
+    assert lock.intact()
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    path.touch()
+    assert [file.owned for file in Directory(home, "test").outboxes()] == [True]
+    lock.release()
+    assert [file.owned for file in Directory(home, "test").outboxes()] == [False]
+
+
+def test_a_lock_that_another_has_taken_since_it_was_removed_is_not_taken_back(directory: Directory) -> None:
+    path, box, lock = directory.new_outbox("mail")
+    path.touch()
+    (path.parent / f"{box:016x}.lock").unlink()
+    other = directory.lock_outbox(path)
+    assert other is not None
+    with pytest.raises(StoreError, match="End one of the two"):
+        lock.restore()
+    assert other.intact()
+    other.release()
+    lock.restore()
+    assert lock.intact()
+    lock.release()
+
+
 def test_a_lock_whose_process_died_before_it_made_the_file_is_removed_later(directory: Directory) -> None:
     path, box, lock = directory.new_outbox("mail")
     lock_path = path.with_name(f"{box:016x}.lock")

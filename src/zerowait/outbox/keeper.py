@@ -270,6 +270,8 @@ class Keeper:
             kept.box.close()
         except Exception:
             log.exception("The outbox %s was not closed as it should be", kept.box.path)
+        if kept.box.notices:
+            self._give(kept.box, [], kept.done)
 
     def _refuse(self) -> None:
         while self._asked:

@@ -41,6 +41,7 @@ from zerowait.outbox.database import (
 )
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.ledger import Ledger, Tally
+from zerowait.outbox.place import Place, Standing
 from zerowait.outbox.reading import OLDEST, Found, segment_of
 from zerowait.outbox.row import Fresh, Row, unpack_gone, unsigned
 from zerowait.outbox.settlement import Dropped, Own, Settlement
@@ -53,9 +54,12 @@ HELD_AGAIN: Final = 0.001  # seconds until a sheaf that a push had in hand is lo
 
 
 class Lock(Protocol):
-    """The right to have the file open."""
+    """The right to have the file open. intact: whether its own file is there. restore: makes that and its folder again;
+    raises StoreError."""
 
     def release(self) -> None: ...
+    def intact(self) -> bool: ...
+    def restore(self) -> None: ...
 
 
 class Outbox:
@@ -77,6 +81,7 @@ class Outbox:
         self._database: Database | None = database
         self._clock = clock
         self._lock = lock
+        self._place = Place(database.path) if database.path is not None else None
         self._ahead = self._new_ahead()
         self._young = Young()
         self._sheaves: WeakValueDictionary[tuple[int, int], Sheaf] = WeakValueDictionary()
@@ -90,6 +95,7 @@ class Outbox:
         self.epoch: int
         self._aging = Aging(database, intake.limits.letters, intake.limits.letter_days)
         self._broken_since: float | None = None
+        self._is_told_broken = False  # somebody was told that it failed, and waits for better news
         self._is_closed = False
         self.turns: int
         box, self.epoch, self.turns = database.one("SELECT id, epoch, turn FROM box")
@@ -176,6 +182,8 @@ class Outbox:
         for sheaf, piece in self.intake.take():
             self._seal(sheaf, piece)
         try:
+            if self._place is not None and self._place.is_due():
+                self._mind(self._place)
             database = self._database or self._reopen()
             now = self._clock.now()
             shift = self._clock.shift()
@@ -189,7 +197,8 @@ class Outbox:
         except StoreError as error:
             self._break(error)
             raise
-        if self.intake.broken is not None:
+        if self._is_told_broken or self.intake.broken is not None:
+            self._is_told_broken = False
             self.intake.broken = None
             self.notices.append(Notice("mended", f"The outbox {self.path or 'in memory'} can be written again."))
         self._broken_since = None
@@ -428,6 +437,7 @@ class Outbox:
             reason = os.strerror(number) if number != errno.EAGAIN else error.message
             self.notices.append(Notice("failed", error.message, reason=reason))
         self.intake.broken = error
+        self._is_told_broken = True
         if error.errno == errno.ENOSPC:
             self._broken_since = None  # what is in memory stays there; there will be room again
         elif self._database is None:
@@ -473,6 +483,8 @@ class Outbox:
             database.close()
             raise
         self._database = database
+        if self._place is not None:
+            self._place.remember()
         self.epoch = epoch
         self._next = 1
         self._attempt = None
@@ -488,6 +500,45 @@ class Outbox:
         for fresh in self._fresh:
             self._number(fresh)
         return database
+
+    def is_displaced(self) -> bool:
+        """Whether its file, or its log, is not where it was opened: a turn is wanted. Any thread."""
+        return self._place is not None and self._database is not None and self._place.look() is not Standing.THERE
+
+    def _mind(self, place: Place) -> None:
+        """What was removed under us is written anew, and opened by who goes on. Raises StoreError while that cannot be;
+        then nothing is written where nobody would read it, and what is open is kept open."""
+        database = self._database
+        if database is None:
+            return
+        standing = place.look()
+        if standing is Standing.REPLACED:
+            raise StoreError(
+                f"Another file was put in the place of the outbox {self.path} while it was open. It was not touched. "
+                "What was stored before is kept by this process alone: do not end it. Move that file away, and within "
+                "seconds the outbox is written there again.",
+                path=self.path or "",
+            )
+        if standing is Standing.THERE:
+            if self._lock is not None and not self._lock.intact():
+                self._lock.restore()
+            return
+        if standing is Standing.REMOVED:
+            if self._lock is not None:
+                self._lock.restore()
+            place.write_anew(database)
+            what = "was removed while it was open. All that it held is written there anew"
+        else:
+            try:
+                database.checkpoint(truncate=True)
+            except DatabaseError as error:  # it stays open: that log is nowhere else
+                raise explain(error, self.path, database.errno()) from error
+            what = "lost its log while it was open. What was in that is now in the file"
+        self._database = None
+        database.close(touch=False)
+        said = f"The outbox {self.path} {what}: nothing is lost. See what removes files."
+        self.notices.append(Notice("failed", said, reason=said))
+        self._is_told_broken = True
 
     def raise_epoch(self, above: int) -> int:
         """A new epoch above that one, durable: a peer has seen a later owner than this. Raises StoreError."""
@@ -654,6 +705,8 @@ class Outbox:
             self.intake.close(self.name)
         give_up = time.monotonic() + 1.0
         try:
+            if self._place is not None:
+                self._mind(self._place)
             self.turn()
             while self.intake.held and time.monotonic() < give_up:
                 time.sleep(HELD_AGAIN)
@@ -665,14 +718,18 @@ class Outbox:
         if self._database is not None:
             empty = self.is_empty()
             database, self._database = self._database, None
+            is_ours = self._place is None or self._place.look() is Standing.THERE
             try:
-                if not empty:
+                if not is_ours:
+                    self._leave_displaced(database, empty)
+                    empty = False  # what is at the path is not ours to remove
+                elif not empty:
                     database.checkpoint(truncate=True)
             except DatabaseError:
                 pass  # it stays in the log, which the next opening reads
             finally:
                 try:
-                    database.close()
+                    database.close(touch=is_ours)
                 except DatabaseError:
                     pass
         if empty and self.path is not None:
@@ -683,6 +740,22 @@ class Outbox:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def _leave_displaced(self, database: Database, empty: bool) -> None:
+        """At the very end: another file is in our place, or there is no place at all."""
+        assert self._place is not None
+        if empty:
+            return
+        try:
+            saved = self._place.save_beside(database)
+        except StoreError as error:
+            said = f"What the outbox {self.path} held is lost with this process: {error}"
+        else:
+            said = (
+                f"Another file is in the place of the outbox {self.path}, so what it held is saved in {saved}. Nobody "
+                f"delivers it from there: move the other file away, and then that one to its place."
+            )
+        self.notices.append(Notice("failed", said, reason=said))
 
 
 def _raise_epoch(database: Database, clock: Clock, above: int) -> int:

@@ -102,6 +102,12 @@ def test_an_empty_outbox_is_removed_at_closing_and_its_lock_released(time: Time,
     class Lock:
         released = 0
 
+        def intact(self) -> bool:
+            return True
+
+        def restore(self) -> None:
+            raise AssertionError
+
         def release(self) -> None:
             self.released += 1
 

@@ -18,6 +18,7 @@ from typing import Self
 
 from msgspec import Struct
 
+from zerowait.engines.brokerless.home import own_folder
 from zerowait.engines.brokerless.locks import FileLock, cannot_lock, is_owned
 from zerowait.errors import StoreError, UsageError
 from zerowait.names import check_process
@@ -55,6 +56,30 @@ class OutboxLock:
         """Gives the outbox up. If its file is gone by now, the lock file goes too. In a forked child: only closes."""
         self._shelf.locks.discard(self)
         self._lock.release(remove=not os.path.lexists(self.path))
+
+    def intact(self) -> bool:
+        """Whether the lock file is still the one that is locked: without it another may open the outbox beside us."""
+        return self._lock.intact()
+
+    def restore(self) -> None:
+        """After something removed the lock file or its folder: makes both again and holds that one.
+
+        Raises StoreError if the folder cannot be made, or somebody else was quicker.
+        """
+        own_folder(self.path.parent.parent)
+        own_folder(self.path.parent)
+        if self._lock.intact():
+            return
+        lock = FileLock.take(self._lock.path)
+        if lock is None:
+            raise StoreError(
+                f"The lock file {self._lock.path} was removed while the outbox {self.path} was open, and another "
+                "process has made and taken it since. Nothing more is written. End one of the two.",
+                path=self.path,
+            )
+        self._lock.release()
+        self._lock = lock
+        record(lock, self.path)
 
     def abandon(self) -> None:
         """For a forked child: closes the descriptor; the outbox stays the parent's."""
@@ -151,13 +176,11 @@ class Shelf:
         return sorted(found, key=lambda file: (file.name, file.id))
 
     def _keep(self, path: Path, box: int, lock: FileLock) -> OutboxLock:
-        record = path.name.encode() + b"\n"
         try:
-            if lock.read() != record:
-                lock.write(record)
-        except OSError as error:
+            record(lock, path)
+        except StoreError:
             lock.release(remove=not os.path.lexists(path))
-            raise cannot_lock(lock.path, error) from error
+            raise
         kept = OutboxLock(path, box, lock, self)
         self.locks.add(kept)
         return kept
@@ -216,6 +239,16 @@ class Shelf:
 
     def _lock_path(self, box: int) -> Path:
         return self._folder / f"{box:016x}.lock"
+
+
+def record(lock: FileLock, path: Path) -> None:
+    """Writes into the lock file which file is the outbox. Raises StoreError."""
+    content = path.name.encode() + b"\n"
+    try:
+        if lock.read() != content:
+            lock.write(content)
+    except OSError as error:
+        raise cannot_lock(lock.path, error) from error
 
 
 def _recorded(lock_path: Path) -> str:
