@@ -122,6 +122,17 @@ def test_memory_messages_are_handled_too(printer: Program, zerowait: Zerowait) -
     assert shown(printer) == [7]
 
 
+def test_what_workers_still_handle_when_push_leaves_is_told_apart_from_what_waits(
+    start: Start, zerowait: Zerowait, folder: Path
+) -> None:
+    (folder / "printer.py").write_text(STUCK, encoding="utf-8")
+    running(start)
+    ran = zerowait("push", "numbers", "1", "--drain", "1")
+    assert ran.returncode == 0
+    assert "1 message is being handled by workers" in ran.stderr
+    assert "in the outbox waits" not in ran.stderr
+
+
 def test_memory_messages_that_nobody_takes_are_said_to_be_lost(zerowait: Zerowait) -> None:
     ran = zerowait("push", "numbers", "7", "--memory", "--drain", "0")
     assert ran.returncode == 1

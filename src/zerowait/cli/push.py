@@ -130,6 +130,8 @@ class _Left(Struct, frozen=True):
     def when_closed(cls, client: Client) -> _Left:
         from zerowait.errors import ZerowaitError
 
+        # The client itself is closed at once, and says no more; what it has open ends later.
+        opened = client._open()
         closing, with_workers = client.close(), 0
         while True:
             try:
@@ -138,7 +140,7 @@ class _Left(Struct, frozen=True):
             except TimeoutError:
                 pass
             try:
-                boxes = client.status().boxes
+                boxes = opened.status().boxes
             except ZerowaitError:  # it has closed meanwhile
                 continue
             with_workers = sum(each.in_flight for box in boxes if box.durable for each in box.channels)

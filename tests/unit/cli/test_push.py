@@ -83,7 +83,10 @@ def fates(monkeypatch: pytest.MonkeyPatch) -> Fates:
             fates.closed += 1
             return Closing(fates)
 
-        def status(self) -> Any:
+        def _open(self) -> Any:  # what it has open, which a closed client no longer gives
+            return SimpleNamespace(status=self._status)
+
+        def _status(self) -> Any:
             ledger = SimpleNamespace(in_flight=fates.in_flight)
             return SimpleNamespace(boxes=[SimpleNamespace(durable=True, channels=[ledger])])
 

@@ -123,6 +123,7 @@ class Owner:
             changes.append(Settle(channel, epoch, first, count, Verdict.DROPPED, 0))
         if not changes:
             return None
+        self.sender.look(channel)
         ticket = self._effects.commit(box, changes)
         ticket.phantoms.extend(phantoms)
         ticket.withdrawn.append(Withdrawn(box, changes[-1].epoch, changes[-1].first, True))
