@@ -54,7 +54,7 @@ class Stage:
         resources: Resources | None = None,
         middleware: Sequence[Callable[..., Any]] = (),
         traceback_bytes: int = 16 * 1024,
-        prefetch: int = 10_000,
+        prefetch: int = 50_000,
     ) -> None:
         self._specs = tuple(specs)
         self._judge = Judge(worker, traceback_bytes)

@@ -562,13 +562,17 @@ class Outbox:
         """Who carries the messages begins anew under the new epoch, with nothing in hand: everything is read again."""
         self._segments = []
         self._ahead = self._new_ahead()
-        self._young.begin(database, self.ledger.ids.__getitem__)
-        self._young.bring_all()
-        database.commit()
-        self._young.applied()
+        self._bring_young(database)
         for id, channel in self.ledger.channels.items():
             if self.ledger.row(channel).waiting_and_in_flight:
                 self._ahead.load(channel, id, database)
+
+    def _bring_young(self, database: Database) -> None:
+        if self._young:
+            self._young.begin(database, self.ledger.ids.__getitem__)
+            self._young.bring_all()
+            database.commit()
+            self._young.applied()
 
     def _set_aside(self, found: Found | int) -> None:
         """A body on disk is not what was written: its row leaves the queue with the next transaction."""
@@ -621,7 +625,10 @@ class Outbox:
         StoreError."""
         if self._database is None:
             return {}
-        (found,) = self.read(OLDEST, (not self.durable,))[0]  # in memory the tables know no counts
+        try:
+            found = self._database.one(OLDEST, (not self.durable,))  # in memory the tables know no counts
+        except DatabaseError as error:
+            raise self._failed(error) from error
         oldest = self._young.oldest()
         for channel, at in json.decode(found, type=dict[str, int | None]).items():
             if at is not None:
@@ -658,9 +665,11 @@ class Outbox:
             raise self._failed(error) from error
 
     def read(self, sql: str, bindings: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Rows of a question about the file. Raises StoreError."""
+        """Rows of a question about the tables, in which everything is then. Raises StoreError."""
         try:
-            return (self._database or self._reopen()).rows(sql, bindings)
+            database = self._database or self._reopen()
+            self._bring_young(database)
+            return database.rows(sql, bindings)
         except DatabaseError as error:
             raise self._failed(error) from error
 
