@@ -162,6 +162,8 @@ def _answer(opened: Opened, question: Question) -> Any:
     answers = [estate.ask(box, partial(letters_answer, box, question)).result(ANSWER_S) for box in boxes]
     if question.verb == "dead.show":
         return next((letter for letter in answers if letter is not None), None)
+    if question.verb == "dead.edit":
+        return any(answers)
     return [found for each in answers for found in each]
 
 

@@ -12,7 +12,15 @@ from typing import Any, Literal
 from msgspec import Struct, to_builtins
 
 Verb = Literal[
-    "status", "dead.list", "dead.show", "dead.retry", "dead.drop", "outbox.deliver", "outbox.waiting", "outbox.drop"
+    "status",
+    "dead.list",
+    "dead.show",
+    "dead.edit",
+    "dead.retry",
+    "dead.drop",
+    "outbox.deliver",
+    "outbox.waiting",
+    "outbox.drop",
 ]
 
 
@@ -112,6 +120,21 @@ class LetterStatus(Struct, frozen=True, kw_only=True):
     rule: str = ""  # what sent it there: the retry policy, Reject, a message that does not fit …
     worker: str = ""
     size_bytes: int = 0
+    retried: int = 0  # how often it was given back before
+
+
+class LetterFilter(Struct, frozen=True, kw_only=True):
+    """Which dead letters: everything that is said must be so. Upper and lower case matter."""
+
+    channel: str | None = None
+    error: str | None = None  # stands in its reason, rule, exception or traceback
+    text: str | None = None  # stands in its payload
+    died_before_us: int | None = None  # microseconds UTC
+    died_after_us: int | None = None
+
+    @property
+    def is_all(self) -> bool:
+        return self == LetterFilter()
 
 
 class LetterDetail(LetterStatus, frozen=True, kw_only=True):
@@ -141,8 +164,9 @@ class Question(Struct, frozen=True):
     | verb | args | value of the answer |
     |---|---|---|
     | status | | Status |
-    | dead.list | channel (or none), limit, after | list of LetterStatus, of each outbox the oldest `limit` |
+    | dead.list | which (LetterFilter), limit, after | list of LetterStatus, of each outbox the oldest `limit` |
     | dead.show | id | LetterDetail, or nothing if it is not there |
+    | dead.edit | id, payload (msgpack) | whether it was there, and has that payload now |
     | dead.retry, dead.drop | ids | list of the ids for which that was done |
     | outbox.deliver | name | how many unsettled messages the outboxes of that name hold there |
     | outbox.waiting | name, channel | list of WaitingStatus, one for each outbox of that name |

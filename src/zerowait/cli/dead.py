@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 import click
 
+from zerowait.cli.options import ago
 from zerowait.cli.output import (
     FAILED,
     MISUSED,
@@ -27,7 +30,7 @@ from zerowait.cli.output import (
     tell_silent,
 )
 from zerowait.cli.reach import PAGE, Found, Reach, Reply
-from zerowait.snapshot import LetterDetail, Question
+from zerowait.snapshot import LetterDetail, LetterFilter, LetterStatus, Question
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,12 +40,37 @@ def _common(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Write JSON, one object a line.")(command)
 
 
+def _filtered(command: F) -> F:
+    command = click.option("--newer", type=ago, metavar="AGE", help="Died less than so long ago: 90s, 15m, 2h, 3d.")(
+        command
+    )
+    command = click.option("--older", type=ago, metavar="AGE", help="Died longer ago than that.")(command)
+    command = click.option("--text", help="With this in the payload; case matters.")(command)
+    command = click.option("--error", help="With this in the reason, rule, exception or traceback; case matters.")(
+        command
+    )
+    return click.option("--channel", help="Of this channel.")(command)
+
+
+def _which(
+    channel: str | None, error: str | None, text: str | None, older: float | None, newer: float | None
+) -> LetterFilter:
+    now_us = time.time_ns() // 1_000
+    return LetterFilter(
+        channel=channel,
+        error=error,
+        text=text,
+        died_before_us=None if older is None else now_us - int(older * 1e6),
+        died_after_us=None if newer is None else now_us - int(newer * 1e6),
+    )
+
+
 def _chosen(command: F) -> F:
     command = click.option("--yes", is_flag=True, help="Do not ask.")(command)
     command = click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many, the oldest first.")(
         command
     )
-    command = click.option("--channel", help="All of this channel.")(command)
+    command = _filtered(command)
     command = click.option("--all", "everything", is_flag=True, help="All of them.")(command)
     return click.argument("ids", nargs=-1, metavar="[ID]...")(command)
 
@@ -54,25 +82,28 @@ def command() -> None:
     \b
     zerowait dead list --channel mail.parse
     zerowait dead show ID                      payload, attempts, reason, traceback
+    zerowait dead edit ID --retry              mend its payload in an editor, and give it back
     zerowait dead retry --channel mail.parse   once the cause is mended
+    zerowait dead drop --error TooOld --older 2d
     """
 
 
 @command.command("list")
-@click.option("--channel", help="Only of this channel.")
+@_filtered
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="At most so many.")
 @_common
-def list_letters(channel: str | None, limit: int, namespace: str | None, as_json: bool) -> int:
+def list_letters(limit: int, namespace: str | None, as_json: bool, **said: Any) -> int:
     """List dead letters, the newest last, each with the reason that sent it there."""
+    which = _which(**said)
     reach = Reach.named(namespace)
-    found = reach.letters(channel, limit)
+    found = reach.letters(which, limit)
     for letter in found.letters if as_json else ():
         give_json(letter)
     if not as_json and found.letters:
         give_table(
             ["id", "channel", "died", "attempts", "outbox", "reason"],
             [
-                [each.id, each.channel, f"{age(each.died_at)} ago", str(each.attempts), each.box, _short(each.reason)]
+                [each.id, each.channel, f"{age(each.died_at)} ago", _attempts(each), each.box, _short(each.reason)]
                 for each in found.letters
             ],
             right=("attempts",),
@@ -80,7 +111,7 @@ def list_letters(channel: str | None, limit: int, namespace: str | None, as_json
         if len(found.letters) == limit:
             tell(f"These are the first {limit}; there may be more: --limit")
     elif not found.letters and not found.silent:
-        _tell_none(reach, channel)
+        _tell_none(reach, which)
     tell_silent(found.silent)
     return _code(found)
 
@@ -90,15 +121,71 @@ def list_letters(channel: str | None, limit: int, namespace: str | None, as_json
 @_common
 def show_letter(id: str, namespace: str | None, as_json: bool) -> int:
     """Show one dead letter whole: its payload, what was tried, and the traceback of the last failure."""
-    replies = Reach.named(namespace).ask_all(Question("dead.show", {"id": id}))
-    for reply in replies:
-        if (letter := reply.value(LetterDetail)) is not None:
-            _show(letter, as_json)
-            return OK
-    silent = _silent(replies)
-    tell_silent(silent)
-    who = "Those who answered have" if silent else "There is"
-    raise Failure(f"{who} no dead letter {id}.", UNAVAILABLE if silent else FAILED)
+    _show(Reach.named(namespace).letter(id), as_json)
+    return OK
+
+
+@command.command("edit")
+@click.argument("id")
+@click.argument("payload", metavar="[JSON]", required=False)
+@click.option("--retry", "and_retry", is_flag=True, help="Give it back to its channel then.")
+@_common
+def edit(id: str, payload: str | None, and_retry: bool, namespace: str | None, as_json: bool) -> int:
+    """Put another payload in place of a dead letter's: JSON, `-` for standard input, or what an editor ($EDITOR) gives.
+
+    It stays a dead letter until it is given back.
+    """
+    reach = Reach.named(namespace)
+    letter = reach.letter(id)
+    before = _editable(letter)
+    if payload is None:
+        if not sys.stdin.isatty():
+            raise Failure("There is no terminal for an editor: give the payload as JSON, or - to read it.", MISUSED)
+        payload = click.edit(before, extension=".json")
+    elif payload == "-":
+        payload = sys.stdin.read()
+    if payload is None or payload.strip() == before.strip():
+        tell("Nothing was changed.")
+        return OK
+    replies = reach.ask_all(Question("dead.edit", {"id": id, "payload": _encoded(payload)}))
+    if not any(reply.value(bool) for reply in replies):
+        tell_silent(_silent(replies))
+        raise Failure(f"Dead letter {id} was not changed: it is not there any more.")
+    if and_retry:
+        return _act("retry", ids=(id,), limit=None, everything=False, yes=True, namespace=namespace, as_json=as_json)
+    if as_json:
+        give_json({"id": id, "done": "edit"})
+    tell(f"Dead letter {id} has that payload now. Give it back: zerowait dead retry {id}")
+    return OK
+
+
+def _editable(letter: LetterDetail) -> str:
+    """Its payload as JSON, if that holds all of it."""
+    from msgspec import DecodeError, json, msgpack
+
+    text = b""
+    try:
+        value = msgpack.decode(letter.payload)
+        text = json.encode(value)
+        whole = json.decode(text) == value
+    except (DecodeError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise Failure(
+            f"The payload of {letter.id} holds what JSON cannot (bytes, times, keys that are no strings), so it cannot "
+            "be edited here: push the message again from a program, and drop this one.",
+            MISUSED,
+        )
+    return json.format(text, indent=2).decode() + "\n"
+
+
+def _encoded(payload: str) -> bytes:
+    from msgspec import DecodeError, json, msgpack
+
+    try:
+        return msgpack.encode(json.decode(payload))
+    except DecodeError as error:
+        raise Failure(f"That is no JSON ({error}); nothing was changed.", MISUSED) from None
 
 
 @command.command("retry")
@@ -107,7 +194,7 @@ def show_letter(id: str, namespace: str | None, as_json: bool) -> int:
 def retry(**options: Any) -> int:
     """Give dead letters back to their channels, as if they had never been tried.
 
-    Name them by their IDs, or by --channel or --all.
+    Name them by their IDs, or say which; all that is said must be so.
     """
     return _act("retry", **options)
 
@@ -124,29 +211,37 @@ def _act(
     what: Literal["retry", "drop"],
     *,
     ids: tuple[str, ...],
-    channel: str | None,
     everything: bool,
     limit: int | None,
     yes: bool,
     namespace: str | None,
     as_json: bool,
+    channel: str | None = None,
+    error: str | None = None,
+    text: str | None = None,
+    older: float | None = None,
+    newer: float | None = None,
 ) -> int:
-    if bool(ids) + bool(channel) + everything != 1:
-        raise Failure(f"Say which: zerowait dead {what} ID…, --channel NAME or --all.", MISUSED)
+    which = _which(channel, error, text, older, newer)
+    if bool(ids) + (not which.is_all) + everything != 1:
+        raise Failure(
+            f"Say which: zerowait dead {what} ID…, --all, or some of --channel, --error, --text, --older and --newer.",
+            MISUSED,
+        )
     if ids and limit is not None:
         raise Failure("--limit goes with --channel or --all: the IDs say already how many.", MISUSED)
     reach = Reach.named(namespace)
     asked = ids
     if not ids:
         # What is confirmed is what is done: these letters, and none that died since.
-        found = reach.letters(channel, limit)
+        found = reach.letters(which, limit)
         tell_silent(found.silent)
         asked = tuple(letter.id for letter in found.letters)
         if not asked:
-            _tell_none(reach, channel)
+            _tell_none(reach, which)
             return _code(found)
         verb = "Retry" if what == "retry" else "Drop for good"
-        confirm(f"{verb} {plural(len(asked), 'dead letter')}{f' of {channel}' if channel else ''}?", yes=yes)
+        confirm(f"{verb} {plural(len(asked), 'dead letter')}{_said(which)}?", yes=yes)
     elif what == "drop":
         confirm(f"Drop {plural(len(ids), 'dead letter')} for good?", yes=yes)
     done, silent = _done(reach, what, asked)
@@ -184,8 +279,26 @@ def _code(found: Found) -> int:
     return OK if not found.silent else PARTIAL if found.letters else UNAVAILABLE
 
 
-def _tell_none(reach: Reach, channel: str | None) -> None:
-    tell(f"No dead letters{f' of {channel}' if channel else ''} in namespace {reach.namespace!r}.")
+def _tell_none(reach: Reach, which: LetterFilter) -> None:
+    tell(f"No dead letters{_said(which)} in namespace {reach.namespace!r}.")
+
+
+def _said(which: LetterFilter) -> str:
+    """Which they are, in words, to be put behind `dead letters`."""
+    said = f" of {which.channel}" if which.channel else ""
+    if which.error is not None:
+        said += f" with {which.error!r} in their error"
+    if which.text is not None:
+        said += f" with {which.text!r} in their payload"
+    if which.died_before_us is not None:
+        said += f" that died before {local(datetime.fromtimestamp(which.died_before_us / 1e6, UTC))}"
+    if which.died_after_us is not None:
+        said += f" that died since {local(datetime.fromtimestamp(which.died_after_us / 1e6, UTC))}"
+    return said
+
+
+def _attempts(letter: LetterStatus) -> str:
+    return f"{letter.attempts} +{letter.retried} retried" if letter.retried else str(letter.attempts)
 
 
 def _show(letter: LetterDetail, as_json: bool) -> None:
@@ -202,6 +315,7 @@ def _show(letter: LetterDetail, as_json: bool) -> None:
         "accepted": local(letter.accepted_at),
         "died": local(letter.died_at),
         "attempts": str(letter.attempts),
+        "retried": f"{plural(letter.retried, 'time')} before" if letter.retried else "",
         "rule": letter.rule,
         "worker": letter.worker,
         "reason": f"{letter.type}: {letter.reason}" if letter.type else letter.reason,

@@ -20,3 +20,18 @@ def timeout(help: str) -> Callable[[F], F]:
         metavar="SECONDS",
         help=help,
     )
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+
+
+def ago(value: str) -> float:
+    """A time ago, for an option: `90s`, `15m`, `2h`, `3d`; seconds without a unit."""
+    number, unit = (value[:-1], value[-1:]) if value[-1:] in _UNITS else (value, "s")
+    try:
+        seconds = float(number) * _UNITS[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds < 1e10:
+        raise click.BadParameter(f"{value!r} is no time: write 90s, 15m, 2h or 3d.")
+    return seconds

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from msgspec import Struct, ValidationError, convert
+from msgspec import Struct, ValidationError, convert, to_builtins
 
+from zerowait.cli.output import FAILED, UNAVAILABLE, Failure, tell_silent
 from zerowait.errors import ZerowaitError
 from zerowait.settings import Settings
-from zerowait.snapshot import Answer, BoxStatus, LetterStatus, Question, Status
+from zerowait.snapshot import Answer, BoxStatus, LetterDetail, LetterFilter, LetterStatus, Question, Status
 
 if TYPE_CHECKING:
     from zerowait.engines.brokerless.directory import Directory, Entry, OutboxFile
@@ -132,10 +133,21 @@ class Reach:
                 found.silent[reply.who] = reply.answer.error or "it is of another version of zerowait"
         return found
 
-    def letters(self, channel: str | None, limit: int | None) -> Found:
+    def letter(self, id: str) -> LetterDetail:
+        """One dead letter whole. Raises Failure if those who answered have none of that id."""
+        replies = self.ask_all(Question("dead.show", {"id": id}))
+        for reply in replies:
+            if (letter := reply.value(LetterDetail)) is not None:
+                return letter
+        silent = {reply.who: reply.answer.error for reply in replies if not reply.answer.ok}
+        tell_silent(silent)
+        who = "Those who answered have" if silent else "There is"
+        raise Failure(f"{who} no dead letter {id}.", UNAVAILABLE if silent else FAILED)
+
+    def letters(self, which: LetterFilter, limit: int | None) -> Found:
         """Dead letters from everywhere, the oldest first, at most `limit`."""
         found = Found()
-        for letters, silent in _at_once(lambda place: _letters(place, channel, limit), self.places()):
+        for letters, silent in _at_once(lambda place: _letters(place, which, limit), self.places()):
             found.letters.extend(letters)
             found.silent.update(silent)
         found.letters.sort(key=lambda letter: letter.died_at or letter.accepted_at)
@@ -171,13 +183,13 @@ def _ask_process(entry: Entry, question: Question) -> Answer:
     return ask(entry.endpoints[0], question, PATIENCE_S)
 
 
-def _letters(place: Place, channel: str | None, limit: int | None) -> tuple[list[LetterStatus], dict[str, str]]:
+def _letters(place: Place, which: LetterFilter, limit: int | None) -> tuple[list[LetterStatus], dict[str, str]]:
     """One place's dead letters, page by page; and its name with the reason if it fell silent."""
     found: list[LetterStatus] = []
     last: dict[str, str] = {}  # a process may have several outboxes, and each goes on behind its own last one
     while True:
         page = PAGE if limit is None else min(PAGE, limit)
-        args = {"channel": channel, "limit": page, "after": list(last.values())}
+        args = {"which": to_builtins(which), "limit": page, "after": list(last.values())}
         reply = place.reply(Question("dead.list", args))
         if not reply.answer.ok:
             return found, {reply.who: reply.answer.error}

@@ -16,6 +16,7 @@ from zerowait.snapshot import (
     BoxStatus,
     ChannelStatus,
     LetterDetail,
+    LetterFilter,
     LetterStatus,
     Question,
     WaitingStatus,
@@ -86,11 +87,14 @@ def letters_answer(box: Outbox, question: Question) -> Any:
     match question.verb:
         case "dead.list":
             after = next((id for id in args.get("after") or () if id.startswith(f"{box.id:016x}-")), None)
-            page = letters.page(args.get("channel"), limit=args.get("limit") or 50, after=after)
+            which = msgspec.convert(args.get("which") or {}, LetterFilter)
+            page = letters.page(which, limit=args.get("limit") or 50, after=after)
             return [msgspec.to_builtins(LetterStatus(**_facts(box, each))) for each in page]
         case "dead.show":
             one = letters.show(args["id"])
             return None if one is None else msgspec.to_builtins(_detail(box, one, letters), builtin_types=(bytes,))
+        case "dead.edit":
+            return letters.edit(args["id"], args["payload"])
         case "dead.retry":
             return letters.retry(args["ids"])
         case "dead.drop":
@@ -112,6 +116,7 @@ def _facts(box: Outbox, letter: Letter) -> dict[str, Any]:
         "rule": str(noted.get("rule", "")),
         "worker": str(noted.get("worker", "")),
         "size_bytes": letter.size_bytes,
+        "retried": letter.retried,
     }
 
 

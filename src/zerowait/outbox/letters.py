@@ -1,4 +1,4 @@
-"""Dead letters: looking at them, giving them back, dropping them. All is bounded; the outbox's thread only."""
+"""Dead letters: looked at, mended, given back, dropped. All is bounded; the outbox's thread only."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from typing import Any, Final
 
 from msgspec import DecodeError, Struct, msgpack
 
+from zerowait.errors import TooLarge
 from zerowait.message import BODY_START
 from zerowait.outbox.database import Database, integers
 from zerowait.outbox.ledger import Tally
 from zerowait.outbox.outbox import Outbox
-from zerowait.outbox.row import unpack_headers
+from zerowait.outbox.row import alone, checksum, unpack_headers
 from zerowait.outbox.settlement import Dropped
 from zerowait.outbox.sheaf import MESSAGE_COST
 from zerowait.pending import base36
+from zerowait.snapshot import LetterFilter
 
 AT_ONCE: Final = 1_000
+ALL: Final = LetterFilter()
 
 _COLUMNS: Final = (
-    "SELECT seq, name, epoch, first, home, accepted_at, due, attempt, note, length(body.bytes), headers, message.body "
-    "FROM message JOIN ledger USING (channel) LEFT JOIN body ON body.id = message.body WHERE state = 3 "
+    "SELECT seq, name, epoch, first, home, accepted_at, due, attempt, note, length(body.bytes), headers, message.body, "
+    "retried FROM message JOIN ledger USING (channel) LEFT JOIN body ON body.id = message.body WHERE state = 3 "
 )
 
 
@@ -43,6 +46,7 @@ class Letter(Struct, frozen=True, kw_only=True):
     size_bytes: int
     headers: dict[str, str]
     body: int
+    retried: int
 
     def noted(self) -> dict[str, Any]:
         try:
@@ -55,12 +59,20 @@ class Letters:
     def __init__(self, box: Outbox) -> None:
         self._box = box
 
-    def page(self, channel: str | None = None, *, limit: int = 50, after: str | None = None) -> list[Letter]:
+    def page(self, which: LetterFilter = ALL, *, limit: int = 50, after: str | None = None) -> list[Letter]:
         """The oldest first, at most `limit` (and AT_ONCE). after: the id of a letter, to page on. Raises StoreError."""
         where, bindings = "", list[object]()
-        if channel is not None:
-            where += "AND name = ? "
-            bindings.append(channel)
+        for condition, value in (
+            ("name = ?", which.channel),
+            # Strings lie in notes and payloads as they are, so that the bytes need not be taken apart.
+            ("instr(note, ?)", which.error.encode() if which.error is not None else None),
+            ("instr(body.bytes, ?)", which.text.encode() if which.text is not None else None),
+            ("due < ?", which.died_before_us),
+            ("due >= ?", which.died_after_us),
+        ):
+            if value is not None:
+                where += f"AND {condition} "
+                bindings.append(value)
         if after is not None and (last := self.show(after)) is not None:
             where += "AND seq > ? "
             bindings.append(last.seq)
@@ -78,14 +90,16 @@ class Letters:
         return bytes(rows[0][0]) if rows else b""
 
     def retry(self, ids: Sequence[str]) -> list[str]:
-        """Give them back to their channels as if they had never been tried; gives those that were here."""
+        """Give them back to their channels as if they had never been tried, but for `retried`; gives those that were
+        here."""
         letters = self._named(ids)
 
         def change(database: Database, tally: Tally) -> Dropped:
             for channel in {letter.channel for letter in letters}:
                 seqs = [letter.seq for letter in letters if letter.channel == channel]
                 database.run(
-                    "UPDATE message SET state = 0, due = ?, attempt = 0, note = NULL WHERE seq IN carray(?)",
+                    "UPDATE message SET state = 0, due = ?, attempt = 0, note = NULL, retried = retried + 1 "
+                    "WHERE seq IN carray(?)",
                     (self._box.later(channel), integers(seqs)),
                 )
                 tally.of(channel).dead -= len(seqs)
@@ -98,6 +112,28 @@ class Letters:
             if sheaf is not None:
                 sheaf.moved(letter.number, 1, "stored")
         return [letter.id for letter in letters]
+
+    def edit(self, id: str, payload: bytes) -> bool:
+        """Put another payload in place of the one it has, msgpack; it stays a dead letter. False: it is not here.
+
+        Raises TooLarge and StoreError; then it is as it was.
+        """
+        letter = self.show(id)
+        if letter is None:
+            return False
+        limit = self._box.intake.limits.message_bytes
+        if len(payload) > limit:
+            raise TooLarge(size_bytes=len(payload), limit_bytes=limit, channel=letter.channel)
+        body = alone(payload)
+        crc = checksum(body, b"") if self._box.durable else None
+
+        def change(database: Database, tally: Tally) -> Dropped:
+            database.run("UPDATE body SET bytes = ?, lengths = NULL, crc = ? WHERE id = ?", (body, crc, letter.body))
+            tally.of(letter.channel).nbytes += len(payload) - letter.size_bytes
+            return Dropped(0, letter.size_bytes - len(payload))
+
+        self._box.amend(change)
+        return True
 
     def drop(self, ids: Sequence[str]) -> list[str]:
         """Drop them for good; the ledger counts them as dropped. Gives those that were here."""
@@ -148,7 +184,8 @@ class Letters:
                 size_bytes=max(0, (size or 0) - BODY_START),
                 headers=dict((unpack_headers(headers) or {}).get(first, {})) if headers else {},
                 body=body,
+                retried=retried,
             )
-            for seq, channel, epoch, first, home, accepted_at, died_at, failures, note, size, headers, body
+            for seq, channel, epoch, first, home, accepted_at, died_at, failures, note, size, headers, body, retried
             in self._box.read(_COLUMNS + where, bindings)
         ]  # fmt: skip

@@ -36,7 +36,8 @@ CREATE TABLE message (        -- a row: messages of one channel, one key or none
     note        BLOB,         -- msgpack map: why it failed last
     home        INT NOT NULL, -- first of the segment it was accepted in
     accepted_at INT NOT NULL, -- microseconds UTC
-    headers     BLOB          -- msgpack map: number → the user's headers
+    headers     BLOB,         -- msgpack map: number → the user's headers
+    retried     INT NOT NULL DEFAULT 0 -- how often it was a dead letter and was given back
 );
 CREATE INDEX by_name ON message (epoch, first);  -- not unique: the first of a segment may leave it
 CREATE INDEX ready   ON message (channel, priority, epoch, first) WHERE state = 0 AND due IS NULL AND deaths IS NULL;

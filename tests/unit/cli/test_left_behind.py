@@ -74,6 +74,63 @@ def test_a_dead_letter_given_back_waits_again(zerowait: Zerowait, dead: str) -> 
     assert channels(zerowait) == {"accepted": 2, "waiting": 2}
 
 
+def test_one_that_was_given_back_and_died_again_says_so(zerowait: Zerowait, dead: str, directory: Directory) -> None:
+    zerowait("dead", "retry", dead)
+    bury(directory, 1)
+    [told] = [json.loads(line) for line in zerowait("dead", "list", "--json").out.splitlines()]
+    assert (told["attempts"], told["retried"]) == (10, 1)
+    assert "10 +1 retried" in zerowait("dead", "list").out
+    assert "1 time before" in zerowait("dead", "show", dead).out
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (["--error", "ZeroDivision"], True),
+        (["--error", "division by zero"], True),
+        (["--error", "KeyError"], False),
+        (["--text", "n"], True),
+        (["--text", "absent"], False),
+        (["--newer", "1h"], True),
+        (["--older", "1h"], False),
+        (["--older", "0s"], True),
+        (["--channel", "numbers", "--error", "attempts", "--newer", "2d"], True),
+        (["--channel", "others", "--error", "attempts"], False),
+    ],
+)
+def test_letters_are_chosen_by_all_that_is_said(zerowait: Zerowait, dead: str, said: list[str], found: bool) -> None:
+    lines = zerowait("dead", "list", "--json", *said).out.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ([dead] if found else [])
+    ran = zerowait("dead", "drop", "--yes", *said)
+    assert ran.code == 0
+    assert channels(zerowait).get("dropped", 0) == int(found)
+
+
+def test_a_time_that_is_none_is_refused_with_how_to_write_it(zerowait: Zerowait, dead: str) -> None:
+    ran = zerowait("dead", "list", "--older", "soon")
+    assert ran.code == 2
+    assert "write 90s, 15m, 2h or 3d" in ran.err
+
+
+def test_a_letter_with_another_payload_waits_with_it(zerowait: Zerowait, dead: str) -> None:
+    edited = zerowait("dead", "edit", dead, '{"n": 5}')
+    assert edited.code == 0
+    assert f"zerowait dead retry {dead}" in edited.err
+    assert listed(zerowait) == [dead]
+    assert json.loads(zerowait("dead", "show", dead, "--json").out)["payload"] == {"n": 5}
+    assert zerowait("dead", "edit", dead, '{"n": 6}', "--retry").code == 0
+    assert channels(zerowait) == {"accepted": 2, "waiting": 2}
+
+
+def test_what_is_no_json_changes_no_letter(zerowait: Zerowait, dead: str) -> None:
+    ran = zerowait("dead", "edit", dead, "{n: 5}")
+    assert ran.code == 2
+    assert "nothing was changed" in ran.err
+    assert json.loads(zerowait("dead", "show", dead, "--json").out)["payload"] == {"n": 0}
+    assert zerowait("dead", "edit", dead, '{"n": 0}').code == 0
+    assert zerowait("dead", "edit", dead[:-1] + "9", '{"n": 0}').code == 1
+
+
 def test_a_dead_letter_dropped_is_counted(zerowait: Zerowait, dead: str) -> None:
     assert zerowait("dead", "drop", "--channel", "numbers", "--yes").code == 0
     assert listed(zerowait) == []

@@ -93,7 +93,7 @@ class Somebody:
         if question.verb == "status":
             return self.status
         if question.verb == "dead.list":
-            found = [each for each in self.letters.values() if args["channel"] in (None, each.channel)]
+            found = [each for each in self.letters.values() if args["which"]["channel"] in (None, each.channel)]
             start = max([0, *(1 + at for at, each in enumerate(found) if each.id in args["after"])])
             return found[start : start + args["limit"]]
         if question.verb == "dead.show":

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 from msgspec import msgpack
 
-from tests.unit.outbox.boxes import START_US, Bench, Time, handled, values
+from tests.unit.outbox.boxes import START_US, Bench, Time, encoder, handled, values
 from zerowait.errors import QueueFull, StoreError
 from zerowait.message import Again, Bury, Change, Forget, Note, Segment, Settle, Verdict
 from zerowait.outbox import ahead
 from zerowait.outbox.letters import Letters
 from zerowait.outbox.sheaf import MESSAGE_COST
+from zerowait.snapshot import LetterFilter
 
 Maker = Callable[..., Bench]
 
@@ -185,7 +186,7 @@ def test_a_letter_stays_a_letter_until_it_is_given_back(make: Maker, time: Time)
     assert letters.show("0-0-0") is None
     assert letters.show("nonsense") is None
     assert letters.page(after=bad.id) == [ugly]
-    assert letters.page("other") == []
+    assert letters.page(LetterFilter(channel="other")) == []
     # one is given back, one is dropped
     assert letters.retry([bad.id, "x"]) == [bad.id]
     assert letters.drop([ugly.id]) == [ugly.id]
@@ -198,6 +199,23 @@ def test_a_letter_stays_a_letter_until_it_is_given_back(make: Maker, time: Time)
     assert books(bench) == (3, 2, 0, 0, 1, 0)
     assert bench.room() == (0, 0)
     assert bench.box.is_empty()
+
+
+@pytest.mark.parametrize("payload", ["short", "x" * 5_000])
+def test_a_letter_with_another_payload_is_accounted_for_and_delivered_with_it(make: Maker, payload: str) -> None:
+    bench = make()
+    bench.push("good", "bad", "good")
+    (segment,) = bench.turn()
+    bench.turn(handled(segment, 0, 1), Bury("mail", segment.epoch, segment.first + 1, 3, b"\x80", segment.seq))
+    letters = Letters(bench.box)
+    (bad,) = letters.page()
+    assert letters.edit(bad.id, encoder.encode(payload))
+    assert not letters.edit(bad.id[:-1] + "9", b"")
+    assert bench.room() == (2, 2 * MESSAGE_COST + len(encoder.encode("good")) + len(encoder.encode(payload)))
+    assert bench.row().nbytes == bench.room()[1]
+    letters.retry([bad.id])
+    assert values(bench.turns()) == [payload]
+    assert bench.row().waiting_and_in_flight == 2
 
 
 def test_a_message_alone_becomes_a_letter_at_the_end_of_the_row(make: Maker, time: Time) -> None:
