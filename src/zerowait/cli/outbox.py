@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import click
-from msgspec import to_builtins
+from msgspec import Struct, to_builtins
 
 from zerowait.cli import options
 from zerowait.cli.output import (
@@ -26,8 +27,13 @@ from zerowait.cli.output import (
     tell_silent,
 )
 from zerowait.cli.reach import Reach
+from zerowait.errors import StoreError
 from zerowait.names import nearest
 from zerowait.snapshot import BoxStatus, Question, WaitingStatus
+
+if TYPE_CHECKING:
+    from zerowait.engines.brokerless.directory import OutboxFile
+    from zerowait.outbox.salvage import Report, Salvage
 
 LOOK_S = 0.05  # between looks at what is left to deliver
 TAKEN_OVER_S = 3.0  # in which a process has found and opened what another has left
@@ -90,6 +96,126 @@ def deliver(name: str, timeout: float, namespace: str | None) -> int:
     if any(not file.owned for file in files):
         code = max(code, _deliver(reach, name, timeout))
     return code
+
+
+@command.command("check")
+@click.argument("name", required=False)
+@click.option("--namespace", help="Whose outboxes on this machine; else the setting.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, one object for each outbox.")
+def check(name: str | None, namespace: str | None, as_json: bool) -> int:
+    """Read the outboxes (called NAME) wholly: is everything in them what was written? Changes nothing.
+
+    One that a process has open is left to that: it looks at each body that it reads, and says so.
+    """
+    reach = Reach.named(namespace)
+    reports = _reports(reach, name, lambda salvage, file: (salvage.report(), None))
+    _give_reports(reports, as_json=as_json)
+    for file, report, _ in reports.found:
+        if not report.is_whole:
+            tell(f"Save what is whole in it: zerowait outbox repair {file.name}")
+    return reports.code()
+
+
+@command.command("repair")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--namespace", help="Whose outboxes on this machine; else the setting.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, one object for each outbox.")
+def repair(name: str, yes: bool, namespace: str | None, as_json: bool) -> int:
+    """Save what is whole in the damaged outboxes called NAME.
+
+    Each gets a new file of what is whole; what is not is counted as dropped. The damaged file is kept beside it.
+    """
+    reach = Reach.named(namespace)
+    before = _reports(reach, name, lambda salvage, file: (salvage.report(), None))
+    damaged = {file.path for file, report, _ in before.found if not report.is_whole}
+    if not damaged:
+        _give_reports(before, as_json=as_json)
+        tell(f"Nothing is damaged in the outbox {name}, so nothing was changed.")
+        return before.code()
+    whole = sum(sum((*report.waiting.values(), *report.dead.values())) for _, report, _ in before.found)
+    lost = sum(sum(report.damaged.values()) + report.unreadable_rows for _, report, _ in before.found)
+    confirm(f"Save {plural(whole, 'message')} of {name}, and give up {lost:,} that cannot be read?", yes=yes)
+
+    def save(salvage: Salvage, file: OutboxFile) -> tuple[Report, str | None]:
+        if file.path not in damaged:
+            return salvage.report(), None
+        report, kept = salvage.rewrite(file.id, file.name, time.time_ns() // 1_000)
+        return report, str(kept)
+
+    reports = _reports(reach, name, save)
+    _give_reports(reports, as_json=as_json)
+    for _, _, kept in reports.found:
+        if kept is not None:
+            tell(f"The damaged file is kept: {kept}")
+    return UNAVAILABLE if not reports.found else PARTIAL if reports.silent or reports.in_use else OK
+
+
+class _Reports(Struct):
+    """found: file, what is in it, and where the damaged one is kept. silent: what could not be read, and why."""
+
+    found: list[tuple[OutboxFile, Report, str | None]] = []
+    in_use: int = 0
+    silent: dict[str, str] = {}
+
+    def code(self) -> int:
+        if any(not report.is_whole for _, report, _ in self.found):
+            return FAILED
+        return OK if not self.silent and not self.in_use else PARTIAL if self.found else UNAVAILABLE
+
+
+def _reports(
+    reach: Reach, name: str | None, look: Callable[[Salvage, OutboxFile], tuple[Report, str | None]]
+) -> _Reports:
+    """What `look` gives for each outbox that nobody has open, under its lock."""
+    from zerowait.outbox.salvage import Salvage
+
+    files = reach.files(name)
+    if not files and name is not None:
+        raise _no_outbox(reach, name)
+    reports = _Reports()
+    for file in files:
+        with reach.locked(file) as mine:
+            if not mine:
+                reports.in_use += 1
+                continue
+            try:
+                salvage = Salvage(file.path)
+                try:
+                    reports.found.append((file, *look(salvage, file)))
+                finally:
+                    salvage.close()
+            except StoreError as error:
+                reports.silent[file.path.name] = str(error)
+    if reports.in_use:
+        tell(f"{plural(reports.in_use, 'outbox', 'outboxes')} left to the process that has it open")
+    tell_silent(reports.silent)
+    return reports
+
+
+def _give_reports(reports: _Reports, *, as_json: bool) -> None:
+    for file, report, kept in reports.found if as_json else ():
+        give_json({"name": file.name, "whole": report.is_whole, "kept": kept, **to_builtins(report)})
+    if as_json or not reports.found:
+        return
+    give_table(
+        ["name", "state", "waiting", "dead", "damaged", "file"],
+        [
+            [
+                file.name,
+                "whole" if report.is_whole else "damaged",
+                f"{sum(report.waiting.values()):,}",
+                f"{sum(report.dead.values()):,}",
+                f"{sum(report.damaged.values()) + report.unreadable_rows:,}",
+                report.path,
+            ]
+            for file, report, _ in reports.found
+        ],
+        right=("waiting", "dead", "damaged"),
+    )
+    for _, report, _ in reports.found:
+        for problem in report.problems:
+            tell(problem)
 
 
 def _no_outbox(reach: Reach, name: str) -> Failure:

@@ -7,7 +7,8 @@ opened under its lock, and only for as long as the answer takes: a process that 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -108,6 +109,16 @@ class Reach:
     def files(self, name: str | None = None) -> list[OutboxFile]:
         """The outbox files, owned or not."""
         return self._directory.outboxes(name) if self._directory is not None else []
+
+    @contextmanager
+    def locked(self, file: OutboxFile) -> Generator[bool]:
+        """Keeps everybody else from that outbox. False: somebody has it."""
+        lock = self._directory.lock_outbox(file.path) if self._directory is not None else None
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                lock.release()
 
     def ask_all(self, question: Question, *, living_only: bool = False, outbox: str | None = None) -> list[Reply]:
         """Everybody's answer to one question. outbox: of what nobody has open, only those of that name are asked."""

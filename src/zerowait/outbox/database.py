@@ -168,8 +168,8 @@ def explain(error: DatabaseError, path: Path | None, number: int | None) -> Stor
         said = f"{where} cannot be written: {room}. What it holds is safe. It goes on by itself once there is room."
     elif isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
         said = (
-            f"{where} is damaged ({error}). Nothing more is taken. Move it away, together with the files beside it that"
-            f" begin with its name, and start again; what is readable in a copy is shown by `sqlite3 COPY .recover`."
+            f"{where} is damaged ({error}). Nothing more is taken. End this process; then `zerowait outbox repair "
+            f"{path.name.split('.')[0] if path else ''}` saves what is whole in it and keeps the damaged file."
         )
     elif isinstance(error, (apsw.BusyError, apsw.LockedError)):
         said = f"{where} is locked by another program. Close what has it open (a database browser?)."

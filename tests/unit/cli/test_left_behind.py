@@ -137,6 +137,55 @@ def test_a_dead_letter_dropped_is_counted(zerowait: Zerowait, dead: str) -> None
     assert channels(zerowait) == {"accepted": 2, "dropped": 1, "waiting": 1}
 
 
+def spoil(directory: Directory) -> None:
+    """One of the bodies is not what was written."""
+    import apsw
+
+    [file] = directory.outboxes("counter")
+    connection = apsw.Connection(str(file.path))
+    spoiling = "UPDATE body SET bytes = zeroblob(length(bytes)) WHERE id = (SELECT max(id) FROM body)"
+    connection.execute(spoiling)  # pyright: ignore[reportUnknownMemberType]
+    connection.close()
+
+
+def test_a_whole_outbox_is_checked_and_has_nothing_to_repair(zerowait: Zerowait, dead: str) -> None:
+    ran = zerowait("outbox", "check")
+    assert ran.code == 0
+    assert "whole" in ran.out
+    ran = zerowait("outbox", "repair", "counter")
+    assert (ran.code, "Nothing is damaged" in ran.err) == (0, True)
+
+
+def test_a_damaged_outbox_is_found_and_repaired(zerowait: Zerowait, dead: str, directory: Directory) -> None:
+    spoil(directory)
+    checked = zerowait("outbox", "check", "counter", "--json")
+    assert checked.code == 1
+    [report] = [json.loads(line) for line in checked.out.splitlines()]
+    assert (report["whole"], sum(report["damaged"].values())) == (False, 1)
+    assert "zerowait outbox repair counter" in checked.err
+    # nothing is given up unasked
+    assert zerowait("outbox", "repair", "counter").code == 2
+    repaired = zerowait("outbox", "repair", "counter", "--yes")
+    assert repaired.code == 0
+    assert ".damaged-" in repaired.err
+    assert zerowait("outbox", "check").code == 0
+    counts = channels(zerowait)
+    assert (counts["accepted"], counts["dropped"]) == (2, 1)
+    # and it is an outbox like any other
+    assert [file.owned for file in directory.outboxes("counter")] == [False]
+    assert zerowait("outbox", "drop", "counter", "--channel", "numbers", "--yes").code == 0
+
+
+def test_an_outbox_in_use_is_left_to_its_process(zerowait: Zerowait, dead: str, directory: Directory) -> None:
+    [file] = directory.outboxes("counter")
+    lock = directory.lock_outbox(file.path)
+    assert lock is not None
+    with lock:
+        ran = zerowait("outbox", "check", "counter")
+    assert ran.code == 3
+    assert "left to the process that has it open" in ran.err
+
+
 def test_looking_leaves_the_file_to_others(zerowait: Zerowait, dead: str, directory: Directory) -> None:
     zerowait("status")
     [file] = directory.outboxes("counter")
