@@ -44,3 +44,15 @@ def test_programs_compile(path: Path) -> None:
         if language == "python":
             lines = [line.removeprefix(indent) for line in program.splitlines()]
             compile("\n".join(lines), called(path), "exec")
+
+
+def test_every_test_that_the_guarantees_name_is_there() -> None:
+    page = (ROOT / "docs/topics/guarantees.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    tests = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert len(named) > 20
+    assert named <= tests, f"not there: {sorted(named - tests)}"
