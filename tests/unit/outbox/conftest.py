@@ -35,16 +35,20 @@ def on_disk(time: Time, tmp_path: Path) -> Iterator[Maker]:
         bench.box.close()
 
 
-@pytest.fixture(params=["memory", "file"])
-def make(request: pytest.FixtureRequest, time: Time, on_disk: Maker) -> Maker:
-    """Makes outboxes of either kind: what holds for one holds for the other."""
-    if request.param == "file":
-        return on_disk
+@pytest.fixture
+def in_memory(time: Time) -> Maker:
+    """Makes outboxes in memory."""
 
     def make(**limits: Any) -> Bench:
         return Bench(None, time, **limits)
 
     return make
+
+
+@pytest.fixture(params=["memory", "file"])
+def make(request: pytest.FixtureRequest, in_memory: Maker, on_disk: Maker) -> Maker:
+    """Makes outboxes of either kind: what holds for one holds for the other."""
+    return on_disk if request.param == "file" else in_memory
 
 
 @pytest.fixture

@@ -446,3 +446,71 @@ def test_a_turn_that_fails_changes_nothing_and_the_next_does_it_all(
     assert books(bench) == (101, 10, 1, 0, 0, 90)
     assert small.state(0) == "stored"
     bench.push("z", channel="another")
+
+
+def tables(bench: Bench) -> int:
+    """How many rows lie in the tables of a memory outbox."""
+    database = bench.box._database
+    assert database is not None
+    count: int = database.one("SELECT count(*) FROM message")
+    return count
+
+
+def test_in_memory_what_is_handed_out_and_handled_never_comes_into_a_table(in_memory: Maker) -> None:
+    bench = in_memory()
+    for at in range(3):
+        bench.push(f"{at}-a", f"{at}-b")
+        bench.turn()
+    first, second, third = bench.segments
+    bench.turn(handled(first), handled(second, 0, 1))
+    bench.turn(handled(third), handled(second, 1, 2))
+    assert tables(bench) == 0
+    assert (bench.row().handled, bench.row().waiting_and_in_flight) == (6, 0)
+    assert bench.room() == (0, 0)
+
+
+def test_in_memory_a_message_that_failed_brings_its_segment_into_the_tables_without_what_is_over(
+    in_memory: Maker, time: Time
+) -> None:
+    bench = in_memory()
+    bench.push("a", "b", "c", "d")
+    bench.push("other", channel="other")
+    bench.turn()
+    segment, other = sorted(bench.segments, key=lambda segment: segment.channel)
+    bench.turn(handled(segment, 0, 1))
+    # when one of those left fails
+    due = time.now_us() + 1_000_000
+    bench.turn(Again("mail", segment.epoch, segment.first + 1, 1, due, b"\x80", segment.seq))
+    # then there are its own row and that of its segment, and none of the other channel
+    assert tables(bench) == 2
+    time.pass_(2)
+    (again,) = bench.turn()
+    assert (values([again]), again.failures) == (["b"], 1)
+    bench.turn(handled(again), handled(segment, 2, 4), handled(other))
+    assert tables(bench) == 0
+    assert bench.box.is_empty()
+
+
+def test_in_memory_a_new_epoch_offers_again_what_had_no_row(in_memory: Maker) -> None:
+    bench = in_memory()
+    bench.push("a", "b", "c")
+    (segment,) = bench.turn()
+    bench.turn(handled(segment, 0, 1))
+    epoch = bench.box.raise_epoch(bench.box.epoch + 5)
+    offered = bench.turns()
+    assert values(offered) == ["b", "c"]
+    # under the names that they had
+    assert [each.epoch for each in offered] == [segment.epoch]
+    assert epoch > segment.epoch
+    bench.turn(*(handled(each, 1, 3) for each in offered))
+    assert bench.row().handled == 3
+
+
+def test_in_memory_what_is_named_by_nobody_knows_which_row_is_found(in_memory: Maker) -> None:
+    bench = in_memory()
+    bench.push("a", "b", "c")
+    (segment,) = bench.turn()
+    bench.turn(Settle("mail", segment.epoch, segment.first + 1, 1, Verdict.DROPPED, 0))
+    assert (bench.row().dropped, bench.row().waiting_and_in_flight) == (1, 2)
+    bench.turn(handled(segment, 0, 1), handled(segment, 2, 3))
+    assert bench.box.is_empty()
