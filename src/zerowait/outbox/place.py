@@ -14,7 +14,7 @@ from enum import Enum
 from itertools import count
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from zerowait.errors import StoreError
 from zerowait.outbox.database import Database, DatabaseError, explain, sync_folder
@@ -29,6 +29,15 @@ class Standing(Enum):
     REMOVED = "there is no file at its path"
     REPLACED = "another file is at its path"
     LOG_REMOVED = "its write-ahead log is not beside it any more, or another's is"
+
+
+class Lock(Protocol):
+    """The right to have the file open. intact: whether its own file is there. restore: makes that and its folder again;
+    raises StoreError."""
+
+    def release(self) -> None: ...
+    def intact(self) -> bool: ...
+    def restore(self) -> None: ...
 
 
 class Place:
@@ -60,6 +69,50 @@ class Place:
         if there != self._file:
             return Standing.REPLACED
         return Standing.THERE if self._log is None or _identity(self.log) == self._log else Standing.LOG_REMOVED
+
+    def mind(self, database: Database, lock: Lock | None) -> str | None:
+        """What was removed is written anew. Gives what people should hear: what is open is to be closed then, without
+        touching what lies here, and opened again. None: it is where it was.
+
+        Raises StoreError while that cannot be; then nothing is written where nobody would read it, and what is open
+        must be kept open.
+        """
+        standing = self.look()
+        if standing is Standing.REPLACED:
+            raise StoreError(
+                f"Another file was put in the place of the outbox {self.path} while it was open. It was not touched. "
+                "What was stored before is kept by this process alone: do not end it. Move that file away, and within "
+                "seconds the outbox is written there again.",
+                path=self.path,
+            )
+        if standing is Standing.THERE:
+            if lock is not None and not lock.intact():
+                lock.restore()
+            return None
+        if standing is Standing.REMOVED:
+            if lock is not None:
+                lock.restore()
+            self.write_anew(database)
+            what = "was removed while it was open. All that it held is written there anew"
+        else:
+            try:
+                database.checkpoint(truncate=True)
+            except DatabaseError as error:  # it stays open: that log is nowhere else
+                raise explain(error, self.path, database.errno()) from error
+            what = "lost its log while it was open. What was in that is now in the file"
+        return f"The outbox {self.path} {what}: nothing is lost. See what removes files."
+
+    def leave(self, database: Database) -> str:
+        """At the very end, where another file is at the path, or nothing can be: save what is open. Gives what people
+        should hear."""
+        try:
+            saved = self.save_beside(database)
+        except StoreError as error:
+            return f"What the outbox {self.path} held is lost with this process: {error}"
+        return (
+            f"Another file is in the place of the outbox {self.path}, so what it held is saved in {saved}. Nobody "
+            f"delivers it from there: move the other file away, and then that one to its place."
+        )
 
     def write_anew(self, database: Database) -> None:
         """Where there is no file any more: what is open, under the same path, on disk. Raises StoreError; then it is as

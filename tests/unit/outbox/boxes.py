@@ -113,7 +113,7 @@ class Bench:
             for segment in segments:
                 drawn[segment.channel] = drawn.get(segment.channel, 0) + len(segment.body) - BODY_START
             got += segments
-            if not segments and not self.box._ahead.wants(self.box._clock.now()):
+            if not segments and not self.box._books.ahead.wants(self.box._clock.now()):
                 return got
             while drawn:
                 segments = self.box.turn((), drawn)

@@ -173,7 +173,7 @@ def test_what_was_stored_before_a_kill_is_there_and_the_ledger_fits(tmp_path: Pa
         assert row.waiting_and_in_flight == len(here)
         assert row.accepted == row.handled + len(here)
         assert bench.room()[0] == len(here)
-        out = list(bench.box._ahead.out.values())
+        out = list(bench.box._books.ahead.out.values())
         bench.turn(*(Settle("mail", row.epoch, row.first, row.count, Verdict.HANDLED, row.seq) for row in out))
         assert bench.box.is_empty()
         bench.box.close()
@@ -487,7 +487,7 @@ def test_a_backlog_lies_on_disk_and_not_in_memory(on_disk: Maker, time: Time) ->
             bench.intake.closing.append(lane.slot.pop())  # a row for each
         bench.turn(drawn=False)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"\n200,000 rows on disk: {grown / 1024:.0f} MB more at most, {len(bench.box._ahead.out):,} rows out")
+    print(f"\n200,000 rows on disk: {grown / 1024:.0f} MB more at most, {len(bench.box._books.ahead.out):,} rows out")
     assert grown < 60 * 1024
     # another life begins with as little, and reads all of them in order
     bench.reopen()

@@ -247,7 +247,7 @@ def test_dead_letters_are_bounded_in_number_and_age(make: Maker, time: Time, mon
     ]
     assert sum(notice.count for notice in bench.box.notices) == 7
     time.pass_(31 * 86_400)
-    bench.box._aging.letters_at = 0.0
+    bench.box._books.aging.letters_at = 0.0
     bench.turn()
     assert books(bench) == (12, 0, 0, 0, 12, 0)
     assert bench.room() == (0, 0)
@@ -324,7 +324,7 @@ def test_a_backlog_is_read_in_order_and_only_as_far_as_there_is_room(
         rest += values(bench.box.turn((), {"c0": 100, "c1": 100}))
     for which in (0, 1):
         assert [i for i in given + rest if i % 2 == which] == [i for i in range(700) if i % 2 == which]
-    assert len(bench.box._ahead.out) == 700
+    assert len(bench.box._books.ahead.out) == 700
 
 
 def test_new_messages_do_not_overtake_what_lies_unread(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,7 +402,7 @@ def test_receipts_that_nobody_has_are_not_kept(make: Maker) -> None:
     bench = make()
     bench.push("a", "b")
     (segment,) = bench.turn()
-    assert len(bench.box._sheaves) == 0
+    assert len(bench.box._followed) == 0
     sheaf, index = bench.push("c")
     told: list[str] = []
     sheaf.when_settled(index, lambda: told.append("settled"))
@@ -411,7 +411,7 @@ def test_receipts_that_nobody_has_are_not_kept(make: Maker) -> None:
     bench.box.moved(segment.seq, segment.first, 1, "sent")
     bench.turn(handled(segment))
     assert told == ["settled"]
-    assert len(bench.box._sheaves) == 0
+    assert len(bench.box._followed) == 0
 
 
 def test_a_turn_that_fails_changes_nothing_and_the_next_does_it_all(

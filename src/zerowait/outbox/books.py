@@ -1,0 +1,119 @@
+"""What the owner of an outbox knows of its tables without looking: who has which row, and what is to be looked at when.
+
+A transaction reads here; what it changed is entered once it is durable. So a turn whose commit fails is worked out
+again from the same books.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zerowait.message import Segment
+from zerowait.outbox.aging import Aging
+from zerowait.outbox.ahead import Ahead
+from zerowait.outbox.attempt import Attempt
+from zerowait.outbox.database import Database
+from zerowait.outbox.intake import Limits
+from zerowait.outbox.ledger import Ledger
+from zerowait.outbox.numbering import Numbering
+from zerowait.outbox.reading import Found, segment_of
+from zerowait.outbox.row import Fresh
+from zerowait.outbox.settlement import Settlement
+from zerowait.outbox.young import Young
+
+
+class Books:
+    """turns: how many transactions there have been. ahead: what dispatch has, and what it may read next. young: what is
+    in no table yet. aging: what passes with time."""
+
+    def __init__(self, database: Database, ledger: Ledger, limits: Limits) -> None:
+        self.durable = database.path is not None
+        self.turns: int = database.one("SELECT turn FROM box")
+        self.ledger = ledger
+        self.numbering = Numbering(database)
+        self.young = Young()
+        self.aging = Aging(database, limits.letters, limits.letter_days)
+        self._nbytes = limits.nbytes
+        self._segments: list[Segment] = []  # out, and given by the next turn that succeeds
+        ledger.load(database)
+        self.ahead = self._new_ahead()
+        self._load_ahead(database)
+
+    def _new_ahead(self) -> Ahead:
+        # What is in memory anyway need not wait for its turn in a table.
+        return Ahead() if self.durable else Ahead(nbytes=self._nbytes)
+
+    def _load_ahead(self, database: Database) -> None:
+        for id, channel in self.ledger.channels.items():
+            if self.ledger.row(channel).waiting_and_in_flight:
+                self.ahead.load(channel, id, database)
+
+    # For dispatch
+
+    def hand_at_once(self, fresh: Fresh, shift: int) -> Segment | None:
+        """In memory: what dispatch may have before it has a row."""
+        if not self.ahead.takes(fresh.row, due=fresh.due is not None):
+            return None
+        fresh.handed = True
+        return segment_of(fresh.row, fresh.piece.body, shift)
+
+    def hand_out(self, stored: list[Fresh], shift: int) -> None:
+        """What was just stored goes to dispatch as far as it may go without being read again."""
+        for each in stored:
+            if each.handed:
+                continue
+            if self.ahead.takes(each.row, due=each.due is not None):
+                self._segments.append(segment_of(each.row, each.piece.body, shift))
+            elif each.row.expires is not None:
+                self.aging.expires(each.row.expires)
+
+    def missed(self, stored: list[Fresh]) -> None:
+        """These were stored, and not handed out: they are to be read."""
+        for each in stored:
+            self.ahead.missed(each.row, due=each.due is not None)
+            if each.row.expires is not None:
+                self.aging.expires(each.row.expires)
+
+    def read_ahead(self, database: Database, now: int, shift: int, spoilt: Callable[[Found | int], None]) -> None:
+        """Read for dispatch as much as there is room for. spoilt: see `Ahead.read`."""
+        if self.ahead.wants(now):
+            self.ahead.read(database, self.ledger, now, shift, spoilt, self._segments)
+
+    def take_segments(self) -> list[Segment]:
+        segments, self._segments = self._segments, []
+        return segments
+
+    def offer_again(self, database: Database) -> None:
+        """Who carries the messages begins anew under the new epoch, with nothing in hand: everything is read again."""
+        self._segments = []
+        self.ahead = self._new_ahead()
+        self.bring_young(database)
+        self._load_ahead(database)
+
+    def bring_young(self, database: Database) -> None:
+        """From here on all that is kept is in the tables."""
+        if self.young:
+            self.young.begin(database, self.ledger.ids.__getitem__)
+            self.young.bring_all()
+            database.commit()
+            self.young.applied()
+
+    # A transaction is durable
+
+    def committed(self, attempt: Attempt, stored: Callable[[], object]) -> None:
+        """stored: see `Ledger.committed`."""
+        self.turns = attempt.turn
+        self.ledger.committed(attempt.tally, attempt.ids, stored)
+
+    def settled(self, settlement: Settlement) -> None:
+        for row in settlement.deleted.values():
+            self.ahead.back(row)
+            self.young.settled(row)
+        self.young.applied()
+        for touched in settlement.touched.values():
+            self.ahead.shrink(touched.row, touched.gone)
+        for own in settlement.own.values():
+            if own.row.count == 1:
+                self.ahead.back(own.row)
+            if own.row.expires is not None and own.state == 0:
+                self.aging.expires(own.row.expires)
