@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from zerowait.engines.brokerless.shelf import OutboxFile, OutboxLock
 from zerowait.errors import Closed, StoreError
+from zerowait.outbox.file import peek
 from zerowait.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Adopter:
             return
         is_ours = False
         try:
-            waiting = Outbox.peek(path)
+            waiting = peek(path)
             if always or not waiting or self._is_served(waiting):
                 is_ours = True
             else:

@@ -12,7 +12,7 @@ from tests.waiting import wait_until
 from zerowait import App, Client, Reject, Settings
 from zerowait.engines.brokerless.directory import Directory
 from zerowait.errors import Closed
-from zerowait.outbox.outbox import Outbox
+from zerowait.outbox.file import peek
 from zerowait.snapshot import BoxStatus
 
 
@@ -140,13 +140,12 @@ def test_a_file_that_nobody_serves_is_opened_once_and_not_at_each_look(
 ) -> None:
     leave(settings, 1)
     looked: list[Path] = []
-    peek = Outbox.peek
 
     def counted(path: Path) -> dict[str, int]:
         looked.append(path)
         return peek(path)
 
-    monkeypatch.setattr(Outbox, "peek", counted)
+    monkeypatch.setattr("zerowait.adopting.peek", counted)
     asked: list[str] = []
     with Client("another", settings=settings) as zw:
         assert zw._opened is not None

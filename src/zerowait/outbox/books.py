@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec import json
+
 from zerowait.message import Segment
 from zerowait.outbox.aging import Aging
 from zerowait.outbox.ahead import Ahead
@@ -16,7 +18,7 @@ from zerowait.outbox.database import Database
 from zerowait.outbox.intake import Limits
 from zerowait.outbox.ledger import Ledger
 from zerowait.outbox.numbering import Numbering
-from zerowait.outbox.reading import Found, segment_of
+from zerowait.outbox.reading import OLDEST, Found, segment_of
 from zerowait.outbox.row import Fresh
 from zerowait.outbox.settlement import Settlement
 from zerowait.outbox.young import Young
@@ -97,6 +99,15 @@ class Books:
             self.young.bring_all()
             database.commit()
             self.young.applied()
+
+    def oldest(self, database: Database) -> dict[str, int]:
+        """When the oldest message of each channel that is not settled was accepted, microseconds UTC."""
+        found = database.one(OLDEST, (not self.durable,))  # in memory the tables know no counts
+        oldest = self.young.oldest()
+        for channel, at in json.decode(found, type=dict[str, int | None]).items():
+            if at is not None:
+                oldest[channel] = min(at, oldest.get(channel, at))
+        return oldest
 
     # A transaction is durable
 

@@ -10,7 +10,6 @@ that is later), and from then on a clock that no one sets. What comes in and goe
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -18,32 +17,20 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from msgspec import json
-
 from zerowait.errors import OutcomeUnknown, Room, StoreError
 from zerowait.message import Change, Segment
 from zerowait.outbox.attempt import Attempt, Notice
 from zerowait.outbox.books import Books
 from zerowait.outbox.clock import Clock
 from zerowait.outbox.damage import damage_notice, damaged
-from zerowait.outbox.database import (
-    WAL_IDLE_PAGES,
-    WAL_MOST_PAGES,
-    Database,
-    DatabaseError,
-    check,
-    create,
-    explain,
-    is_passing,
-    remove,
-)
+from zerowait.outbox.database import WAL_IDLE_PAGES, WAL_MOST_PAGES, Database, DatabaseError, explain
+from zerowait.outbox.file import File, open_database
 from zerowait.outbox.followed import Followed
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.ledger import Ledger, Tally
 from zerowait.outbox.numbering import raise_epoch
-from zerowait.outbox.place import Lock, Place, Standing
-from zerowait.outbox.reading import OLDEST, Found
-from zerowait.outbox.reopening import reopen
+from zerowait.outbox.place import Lock
+from zerowait.outbox.reading import Found
 from zerowait.outbox.row import Fresh, Row, unsigned
 from zerowait.outbox.settlement import Dropped
 from zerowait.outbox.sheaf import Piece, Sheaf
@@ -70,10 +57,8 @@ class Outbox:
         self.notices: deque[Notice] = deque(maxlen=1_000)
         self.outside: Callable[[], AbstractContextManager[None]] = nullcontext  # in which the disk is waited for
         self.set_aside = 0  # messages whose bodies on disk were damaged, in this life
-        self._database: Database | None = database
+        self._file = File(database, lock)
         self._clock = clock
-        self._lock = lock
-        self._place = Place(database.path) if database.path is not None else None
         self._books = Books(database, self.ledger, intake.limits)
         self._followed = Followed()
         self._trouble = Trouble(database.path, intake, self.notices)
@@ -81,7 +66,6 @@ class Outbox:
         self._changes: list[Change] = []
         self._spoilt: list[Row] = []
         self._attempt: Attempt | None = None  # whose commit has begun, and not come back
-        self._is_closed = False
         self.id = int.from_bytes(database.one("SELECT id FROM box"), "big")
         self.noted = frozenset(unsigned([row[0] for row in database.rows("SELECT instance FROM noted")]))
 
@@ -108,15 +92,8 @@ class Outbox:
             intake = Intake(limits or Limits(), durable=path is not None, wake=_nothing, room=_no_room, now_us=now_us)
             intake.close(name)
         try:
-            if path is not None and not check(path):
-                create(path, id or _random(), name, now_us())
-            database = Database(path)
+            database, clock = open_database(path, name, id, now_us, floor_epoch)
             try:
-                if path is None:
-                    box = (id or _random()).to_bytes(8, "big")
-                    database.run("INSERT INTO box VALUES (?, ?, 0, ?, 0)", (box, name, now_us()))
-                clock = Clock(now_us, database.one("SELECT wall FROM box"))
-                raise_epoch(database, clock, floor_epoch)
                 outbox = cls(database, name, intake, clock, lock)
             except BaseException:
                 database.close()
@@ -126,23 +103,6 @@ class Outbox:
         intake.box = outbox.id
         intake.load(*outbox.ledger.held())
         return outbox
-
-    @staticmethod
-    def peek(path: Path) -> dict[str, int]:
-        """How many messages of each channel wait in a file that nobody has open: reads only. Raises StoreError."""
-        if not check(path):
-            return {}
-        try:
-            database = Database(path)
-            try:
-                ledger = Ledger(dict)
-                ledger.load(database)
-                rows = ledger.rows().items()
-                return {channel: row.waiting_and_in_flight for channel, row in rows if row.waiting_and_in_flight}
-            finally:
-                database.close()
-        except DatabaseError as error:
-            raise explain(error, path, None) from error
 
     # The turn
 
@@ -158,9 +118,8 @@ class Outbox:
         for sheaf, piece in self.intake.take():
             self._seal(sheaf, piece)
         try:
-            if self._place is not None and self._place.is_due():
-                self._mind(self._place)
-            database = self._database or self._reopen()
+            self._mind()
+            database = self._file.database or self._reopen()
             now = self._clock.now()
             shift = self._clock.shift()
             if self._has_work(now):
@@ -268,29 +227,12 @@ class Outbox:
     # Failing and coming back
 
     def _failed(self, error: DatabaseError) -> StoreError:
-        database = self._database
-        if database is None:  # while opening it again
-            described = explain(error, self.path, None)
-            self._break(described)
-            return described
-        described = explain(error, self.path, database.errno())
-        passing = self.path is None or (is_passing(error) and self._attempt is None)
-        try:
-            database.roll_back()
-        except DatabaseError:
-            passing = False
-        if not passing:
-            # After a failed write nothing that the connection remembers can be trusted, and a commit may be on disk.
-            self._database = None
-            try:
-                database.close()
-            except DatabaseError:
-                pass
+        described = self._file.failed(error, committing=self._attempt is not None)
         self._break(described)
         return described
 
     def _break(self, error: StoreError) -> None:
-        if self._trouble.begins(error, is_open=self._database is not None):
+        if self._trouble.begins(error, is_open=self._file.database is not None):
             self._give_up()
 
     def _give_up(self) -> None:
@@ -304,51 +246,40 @@ class Outbox:
 
     def _reopen(self) -> Database:
         """Open the file again after an error: a new epoch, and certainty about the transaction that failed."""
-        if self.path is None or self._is_closed:
-            raise StoreError(f"The outbox {self.path or 'in memory'} is closed.", path=self.path or "")
-        attempt = self._attempt
+        attempt, books = self._attempt, self._books
         attempted = attempt.turn if attempt is not None else None
-        database, epoch, arrived = reopen(
-            self.path, self.id, self._books.turns, attempted, self._clock, self._books.numbering.epoch
+        database, epoch, arrived = self._file.reopen(
+            self.id, books.turns, attempted, self._clock, books.numbering.epoch
         )
-        self._database = database
-        if self._place is not None:
-            self._place.remember()
         self._attempt = None
         self._begin_epoch(epoch, database)
         if arrived:
             assert attempt is not None
             self._fresh = [each for each in self._fresh if each not in attempt.fresh]
             self._apply(attempt)
-            self._books.missed(attempt.fresh)
-        self._books.numbering.again(self._fresh)
+            books.missed(attempt.fresh)
+        books.numbering.again(self._fresh)
         return database
 
     def is_displaced(self) -> bool:
         """Whether its file, or its log, is not where it was opened: a turn is wanted. Any thread."""
-        return self._place is not None and self._database is not None and self._place.look() is not Standing.THERE
+        return self._file.is_displaced()
 
-    def _mind(self, place: Place) -> None:
-        """What was removed under us is written anew, and opened by who goes on. Raises StoreError while that cannot be;
-        then nothing is written where nobody would read it, and what is open is kept open."""
-        database = self._database
-        if database is None:
-            return
-        said = place.mind(database, self._lock)
+    def _mind(self, *, at_once: bool = False) -> None:
+        said = self._file.mind(at_once=at_once)
         if said is not None:
-            self._database = None
-            database.close(touch=False)
             self._trouble.passes(said)
 
     def raise_epoch(self, above: int) -> int:
         """A new epoch above that one, durable: a peer has seen a later owner than this. Raises StoreError."""
-        if self._database is None:
+        database = self._file.database
+        if database is None:
             raise self.intake.broken or StoreError(f"The outbox {self.path} is closed.", path=self.path or "")
         try:
-            epoch = raise_epoch(self._database, self._clock, above)
+            epoch = raise_epoch(database, self._clock, above)
         except DatabaseError as error:
             raise self._failed(error) from error
-        self._begin_epoch(epoch, self._database)
+        self._begin_epoch(epoch, database)
         self._books.numbering.again(self._fresh)
         return epoch
 
@@ -358,7 +289,7 @@ class Outbox:
 
     def _set_aside(self, found: Found | int) -> None:
         """A body on disk is not what was written: its row leaves the queue with the next transaction."""
-        database = self._database
+        database = self._file.database
         assert database is not None
         row = damaged(found, database, self.ledger.channels)
         if any(row.seq == each.seq for each in self._spoilt):
@@ -397,17 +328,13 @@ class Outbox:
     def oldest(self) -> dict[str, int]:
         """When the oldest message of each channel that is not settled was accepted, microseconds UTC. Raises
         StoreError."""
-        if self._database is None:
+        database = self._file.database
+        if database is None:
             return {}
         try:
-            found = self._database.one(OLDEST, (not self.durable,))  # in memory the tables know no counts
+            return self._books.oldest(database)
         except DatabaseError as error:
             raise self._failed(error) from error
-        oldest = self._books.young.oldest()
-        for channel, at in json.decode(found, type=dict[str, int | None]).items():
-            if at is not None:
-                oldest[channel] = min(at, oldest.get(channel, at))
-        return oldest
 
     def newest(self) -> tuple[int, int]:
         """Epoch and number of the last message that was stored: what is accepted later has a later name."""
@@ -419,7 +346,7 @@ class Outbox:
         change: makes and counts the changes, and says what is gone from the outbox.
         """
         try:
-            database = self._database or self._reopen()
+            database = self._file.database or self._reopen()
             transaction = Transaction(self._books, database, self._clock.now(), 0)
             self._commit(database, lambda: transaction.amend(change))
         except DatabaseError as error:
@@ -428,7 +355,7 @@ class Outbox:
     def read(self, sql: str, bindings: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Rows of a question about the tables, in which everything is then. Raises StoreError."""
         try:
-            database = self._database or self._reopen()
+            database = self._file.database or self._reopen()
             self._books.bring_young(database)
             return database.rows(sql, bindings)
         except DatabaseError as error:
@@ -440,10 +367,11 @@ class Outbox:
 
     def is_empty(self) -> bool:
         """Whether nothing is kept here: nothing unsettled, no dead letter, nothing set aside or owed to others."""
-        if self._fresh or self._books.young or self.intake.counts() or self._database is None:
+        database = self._file.database
+        if self._fresh or self._books.young or self.intake.counts() or database is None:
             return False
         try:
-            return not self._database.one("SELECT EXISTS (SELECT 1 FROM message) OR EXISTS (SELECT 1 FROM outcome)")
+            return not database.one("SELECT EXISTS (SELECT 1 FROM message) OR EXISTS (SELECT 1 FROM outcome)")
         except DatabaseError:
             return False
 
@@ -454,7 +382,7 @@ class Outbox:
 
         idle: there is nothing else to do; otherwise only what cannot be put off any longer is done.
         """
-        database = self._database
+        database = self._file.database
         if database is None:
             return False
         try:
@@ -475,52 +403,16 @@ class Outbox:
             self.intake.close(self.name)
         give_up = time.monotonic() + 1.0
         try:
-            if self._place is not None:
-                self._mind(self._place)
+            self._mind(at_once=True)
             self.turn()
             while self.intake.held and time.monotonic() < give_up:
                 time.sleep(HELD_AGAIN)
                 self.turn()
         except StoreError:
             self._give_up()
-        empty = False
-        self._is_closed = True
-        if self._database is not None:
-            empty = self.is_empty()
-            database, self._database = self._database, None
-            is_ours = self._place is None or self._place.look() is Standing.THERE
-            try:
-                if not is_ours:
-                    self._leave(database, empty=empty)
-                    empty = False  # what is at the path is not ours to remove
-                elif not empty:
-                    database.checkpoint(truncate=True)
-            except DatabaseError:
-                pass  # it stays in the log, which the next opening reads
-            finally:
-                try:
-                    database.close(touch=is_ours)
-                except DatabaseError:
-                    pass
-        if empty and self.path is not None:
-            try:
-                remove(self.path)
-            except OSError:
-                pass
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
-    def _leave(self, database: Database, *, empty: bool) -> None:
-        """At the very end: another file is in our place, or there is no place at all."""
-        assert self._place is not None
-        if not empty:
-            said = self._place.leave(database)
+        said = self._file.close(empty=self.is_empty())
+        if said is not None:
             self.notices.append(Notice("failed", said, reason=said))
-
-
-def _random() -> int:
-    return int.from_bytes(os.urandom(8), "big") or 1
 
 
 def _nothing() -> None:

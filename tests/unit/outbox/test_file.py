@@ -463,7 +463,7 @@ def test_the_log_is_shortened_and_free_pages_are_given_back_at_rest(on_disk: Mak
     for _ in range(60):
         bench.push("x" * 250_000)
         bench.turn()
-    assert bench.box._database.wal_pages > database_module.WAL_IDLE_PAGES  # type: ignore[union-attr]
+    assert bench.box._file.database.wal_pages > database_module.WAL_IDLE_PAGES  # type: ignore[union-attr]
     while bench.box.rest():
         pass
     grown = path_of(bench).stat().st_size
@@ -472,7 +472,7 @@ def test_the_log_is_shortened_and_free_pages_are_given_back_at_rest(on_disk: Mak
     while bench.box.rest():
         pass
     bench.box.rest()
-    bench.box._database.checkpoint(truncate=True)  # type: ignore[union-attr]
+    bench.box._file.database.checkpoint(truncate=True)  # type: ignore[union-attr]
     assert path_of(bench).stat().st_size < 6 * 1024 * 1024
 
 

@@ -421,8 +421,8 @@ def test_a_turn_that_fails_changes_nothing_and_the_next_does_it_all(
     bench = make()
     bench.push(*range(100))
     (segment,) = bench.turn()
-    pages = bench.box._database.one("PRAGMA page_count")  # type: ignore[union-attr]
-    bench.box._database.run(f"PRAGMA max_page_count = {pages + 4}").fetchall()  # type: ignore[union-attr]
+    pages = bench.box._file.database.one("PRAGMA page_count")  # type: ignore[union-attr]
+    bench.box._file.database.run(f"PRAGMA max_page_count = {pages + 4}").fetchall()  # type: ignore[union-attr]
     big, _ = bench.push("x" * 250_000)
     small, _ = bench.push("y", channel="new")
     changes: list[Change] = [
@@ -438,7 +438,7 @@ def test_a_turn_that_fails_changes_nothing_and_the_next_does_it_all(
         assert big.state(0) == "accepted"
         with pytest.raises(StoreError):
             bench.push("z", channel="another")
-    bench.box._database.run("PRAGMA max_page_count = 1000000").fetchall()  # type: ignore[union-attr]
+    bench.box._file.database.run("PRAGMA max_page_count = 1000000").fetchall()  # type: ignore[union-attr]
     # when there is room, all of it is, once
     time.pass_(0.001)
     got = bench.turns()

@@ -167,7 +167,7 @@ def test_a_lock_file_that_was_removed_is_taken_again_before_anything_is_written(
                 raise StoreError("another has it", path="x")
 
     bench = on_disk()
-    bench.box._lock = Removed()
+    bench.box._file._lock = Removed()
     bench.push("a")
     with pytest.raises(StoreError, match="another has it"):
         bench.turn()
@@ -180,14 +180,14 @@ def test_it_is_looked_at_once_a_second_and_not_at_each_turn(on_disk: Maker, monk
     monkeypatch.setattr(place_module, "monotonic", lambda: now)
     bench = on_disk()
     looks: list[Standing] = []
-    assert bench.box._place is not None
-    look = bench.box._place.look
+    assert bench.box._file._place is not None
+    look = bench.box._file._place.look
 
     def counted() -> Standing:
         looks.append(look())
         return looks[-1]
 
-    monkeypatch.setattr(bench.box._place, "look", counted)
+    monkeypatch.setattr(bench.box._file._place, "look", counted)
     for _ in range(3):
         for number in range(20):
             bench.push(number)

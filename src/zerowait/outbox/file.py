@@ -1,0 +1,191 @@
+"""The file of an outbox while a process has it: open where it lies, or failed and to be opened again.
+
+After an error it is found out whether the transaction that was under way is on disk, and only then anything is written.
+An outbox in memory is the same, without a path; it cannot be opened again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from zerowait.errors import StoreError
+from zerowait.outbox.clock import Clock
+from zerowait.outbox.database import Database, DatabaseError, check, create, explain, is_passing, remove
+from zerowait.outbox.ledger import Ledger
+from zerowait.outbox.numbering import raise_epoch
+from zerowait.outbox.place import Lock, Place, Standing
+
+
+def open_database(
+    path: Path | None, name: str, id: int | None, now_us: Callable[[], int], above: int
+) -> tuple[Database, Clock]:
+    """Open it, under an epoch above that one, or make it first; path None: in memory. id: of a new one, else random.
+
+    Raises StoreError, and DatabaseError, and then nothing is open.
+    """
+    if path is not None and not check(path):
+        create(path, id or _random(), name, now_us())
+    database = Database(path)
+    try:
+        if path is None:
+            box = (id or _random()).to_bytes(8, "big")
+            database.run("INSERT INTO box VALUES (?, ?, 0, ?, 0)", (box, name, now_us()))
+        clock = Clock(now_us, database.one("SELECT wall FROM box"))
+        raise_epoch(database, clock, above)
+    except BaseException:
+        database.close()
+        raise
+    return database, clock
+
+
+def peek(path: Path) -> dict[str, int]:
+    """How many messages of each channel wait in a file that nobody has open: reads only. Raises StoreError."""
+    if not check(path):
+        return {}
+    try:
+        database = Database(path)
+        try:
+            ledger = Ledger(dict)
+            ledger.load(database)
+            rows = ledger.rows().items()
+            return {channel: row.waiting_and_in_flight for channel, row in rows if row.waiting_and_in_flight}
+        finally:
+            database.close()
+    except DatabaseError as error:
+        raise explain(error, path, None) from error
+
+
+class Reopened(NamedTuple):
+    database: Database
+    epoch: int  # a new one
+    arrived: bool  # the transaction that was under way is on disk
+
+
+class File:
+    """database: None while it is not open. lock: the right to have it open, released by `close`."""
+
+    def __init__(self, database: Database, lock: Lock | None) -> None:
+        self.path = database.path
+        self.database: Database | None = database
+        self._place = Place(database.path) if database.path is not None else None
+        self._lock = lock
+        self._is_closed = False
+
+    def failed(self, error: DatabaseError, *, committing: bool) -> StoreError:
+        """What was begun is undone, and the file is closed unless all is certain. Gives the error for people.
+
+        committing: it may be on disk.
+        """
+        database = self.database
+        if database is None:  # while opening it again
+            return explain(error, self.path, None)
+        described = explain(error, self.path, database.errno())
+        passing = self.path is None or (is_passing(error) and not committing)
+        try:
+            database.roll_back()
+        except DatabaseError:
+            passing = False
+        if not passing:
+            # After a failed write nothing that the connection remembers can be trusted, and a commit may be on disk.
+            self.database = None
+            try:
+                database.close()
+            except DatabaseError:
+                pass
+        return described
+
+    def reopen(self, id: int, turns: int, attempted: int | None, clock: Clock, epoch: int) -> Reopened:
+        """turns: the number of the last transaction that is certain. attempted: of the one whose commit failed, if one
+        did. epoch: the last one.
+
+        Raises StoreError, and DatabaseError, and then nothing is open.
+        """
+        path = self.path
+        if path is None or self._is_closed:
+            raise StoreError(f"The outbox {path or 'in memory'} is closed.", path=path or "")
+        if not check(path):
+            raise StoreError(
+                f"The outbox {path} is gone: somebody removed it while it was open. What was in it is lost. Close "
+                "the client and open it again to begin a new one.",
+                path=path,
+            )
+        database = Database(path)
+        try:
+            box, found = database.one("SELECT id, turn FROM box")
+            arrived = found == attempted
+            if int.from_bytes(box, "big") != id or not (found == turns or arrived):
+                raise StoreError(
+                    f"The file {path} is another than the one that was open (restored from a copy?). It was not "
+                    "changed. Close the client and open it again to use it.",
+                    path=path,
+                )
+            # What the log holds may be in the system's cache only, for its sync has failed: write it out anew.
+            database.checkpoint(truncate=True)
+            epoch = raise_epoch(database, clock, epoch)
+        except BaseException:
+            database.close()
+            raise
+        self.database = database
+        if self._place is not None:
+            self._place.remember()
+        return Reopened(database, epoch, arrived)
+
+    # Where it lies
+
+    def is_displaced(self) -> bool:
+        """Whether it, or its log, is not where it was opened: a turn is wanted. Any thread."""
+        return self._place is not None and self.database is not None and self._place.look() is not Standing.THERE
+
+    def mind(self, *, at_once: bool = False) -> str | None:
+        """Look, once a second, whether it is where it was opened. What was removed is written anew, and is to be opened
+        again by who goes on; gives what people should hear then.
+
+        Raises StoreError while that cannot be; then nothing is written where nobody would read it, and what is open is
+        kept open.
+        """
+        if self._place is None or not (at_once or self._place.is_due()) or self.database is None:
+            return None
+        database = self.database
+        said = self._place.mind(database, self._lock)
+        if said is not None:
+            self.database = None
+            database.close(touch=False)
+        return said
+
+    def close(self, *, empty: bool) -> str | None:
+        """For good; an empty one is removed. Gives what people should hear if it is not where it was opened."""
+        said = None
+        self._is_closed = True
+        if self.database is not None:
+            database, self.database = self.database, None
+            is_ours = self._place is None or self._place.look() is Standing.THERE
+            try:
+                if not is_ours:
+                    assert self._place is not None
+                    said = self._place.leave(database) if not empty else None
+                    empty = False  # what is at the path is not ours to remove
+                elif not empty:
+                    database.checkpoint(truncate=True)
+            except DatabaseError:
+                pass  # it stays in the log, which the next opening reads
+            finally:
+                try:
+                    database.close(touch=is_ours)
+                except DatabaseError:
+                    pass
+        if empty and self.path is not None:
+            try:
+                remove(self.path)
+            except OSError:
+                pass
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        return said
+
+
+def _random() -> int:
+    return int.from_bytes(os.urandom(8), "big") or 1
