@@ -26,7 +26,7 @@ from msgspec import Struct
 from zerowait.errors import Closed, QueueFull, Room, StoreError
 from zerowait.message import BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
 from zerowait.outbox.lane import Lane
-from zerowait.outbox.sheaf import MESSAGE_COST, Piece, Sheaf
+from zerowait.outbox.sheaf import MESSAGE_COST, Piece, Sheaf, Terms
 
 __all__ = ["Intake", "Lane", "Limits"]
 
@@ -114,19 +114,7 @@ class Intake:
 
     # Room
 
-    def begin(
-        self,
-        lane: Lane,
-        slot: list[Sheaf],
-        now: int,
-        due: int | None,
-        expires: int | None,
-        priority: int,
-        cost: int,
-        *,
-        force: bool,
-        alone: bool,
-    ) -> Sheaf:
+    def begin(self, lane: Lane, slot: list[Sheaf], terms: Terms, cost: int, *, force: bool, alone: bool) -> Sheaf:
         """For lanes: a sheaf with room for at least one message of that cost."""
         # Made anew each time: an exception that is raised twice keeps the frames of both.
         if self.closed is not None:
@@ -138,7 +126,7 @@ class Intake:
         with self._lock:
             room = None if force else self._free(1, cost, spare=None)
             if room is not None or force:
-                sheaf = self._made(lane, slot, now, due, expires, priority, cost, room or (1, cost), alone=alone)
+                sheaf = self._made(lane, slot, terms, cost, room or (1, cost), alone=alone)
         if sheaf is None:
             raise self.refusal(lane.channel)  # outside: what waits for room asks under the lock
         return sheaf
@@ -162,10 +150,7 @@ class Intake:
         self,
         lane: Lane,
         slot: list[Sheaf],
-        now: int,
-        due: int | None,
-        expires: int | None,
-        priority: int,
+        terms: Terms,
         cost: int,
         room: tuple[int, int],
         *,
@@ -180,7 +165,7 @@ class Intake:
             most = SEGMENT_MESSAGES if slot is lane.slot else FEW
             messages = max(1, min(most, messages // 2))
             nbytes = max(cost, min(SEGMENT_BYTES * most // SEGMENT_MESSAGES + MESSAGE_COST * messages, nbytes // 2))
-        sheaf = Sheaf(lane, slot, now, due, expires, priority, messages, nbytes)
+        sheaf = Sheaf(lane, slot, terms, messages, nbytes)
         self._messages += messages
         self._bytes += nbytes
         self._begun.append(sheaf)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerowait.errors import TooLarge
 from zerowait.message import BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
-from zerowait.outbox.sheaf import MESSAGE_COST, Sheaf
+from zerowait.outbox.sheaf import MESSAGE_COST, Sheaf, Terms
 
 if TYPE_CHECKING:
     from zerowait.outbox.intake import Intake
@@ -220,4 +220,4 @@ class Lane:
             expires = -(-expires // 1000) * 1000
         elif self.ttl is not None:
             expires = now + int(self.ttl * 1e6)
-        return intake.begin(self, slot, now, due, expires, priority, cost, force=force, alone=alone)
+        return intake.begin(self, slot, Terms(now, due, expires, priority), cost, force=force, alone=alone)

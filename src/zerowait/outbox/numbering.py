@@ -35,13 +35,14 @@ class Numbering:
 
         shift: by how much the outbox's own time is ahead of the sheaf's, microseconds.
         """
+        terms = sheaf.terms
         row = Row(
             self.next_seq(), sheaf.channel, 0, 0, piece.count, 0, 0, len(piece.body),
-            piece.ends if piece.count > 1 else b"", sheaf.priority, 0, sheaf.accepted_at, None, None, None,
+            piece.ends if piece.count > 1 else b"", terms.priority, 0, terms.accepted_at, None, None, None,
         )  # fmt: skip
         row.body = row.seq
-        due = sheaf.due + shift if sheaf.due is not None else None
-        row.expires = sheaf.expires + shift if sheaf.expires is not None else None
+        due = terms.due + shift if terms.due is not None else None
+        row.expires = terms.expires + shift if terms.expires is not None else None
         fresh = Fresh(sheaf, piece, row, due)
         self._number(fresh)
         return fresh

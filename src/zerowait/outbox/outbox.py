@@ -153,7 +153,7 @@ class Outbox:
         return segments
 
     def _seal(self, sheaf: Sheaf, piece: Piece) -> Fresh:
-        shift = self._clock.shift() if sheaf.due is not None or sheaf.expires is not None else 0
+        shift = self._clock.shift() if sheaf.terms.due is not None or sheaf.terms.expires is not None else 0
         fresh = self._books.numbering.seal(sheaf, piece, shift)
         self._fresh.append(fresh)
         return fresh

@@ -71,6 +71,15 @@ class Piece(Struct, frozen=True):
     ends: bytes
 
 
+class Terms(Struct, gc=False):
+    """What the messages of a sheaf have in common. Times in microseconds UTC."""
+
+    accepted_at: int  # when the first of them came
+    due: int | None
+    expires: int | None
+    priority: int
+
+
 class Sheaf:
     """Messages pushed one after another on one lane.
 
@@ -86,36 +95,30 @@ class Sheaf:
         "_state",
         "_states",
         "_stored_watchers",
-        "accepted_at",
         "attended",
         "buffer",
         "channel",
         "count",
         "cut",
-        "due",
         "ends",
         "epoch",
         "error",
-        "expires",
         "first",
         "headers",
         "lane",
         "last_index",
         "most_bytes",
-        "priority",
         "reserved_bytes",
         "reserved_messages",
         "slot",
+        "terms",
     )
 
     def __init__(
         self,
         lane: Lane,
         slot: list[Sheaf],
-        accepted_at: int,
-        due: int | None,
-        expires: int | None,
-        priority: int,
+        terms: Terms,
         reserved_messages: int,
         reserved_bytes: int,
     ) -> None:
@@ -124,10 +127,7 @@ class Sheaf:
         self.slot = slot
         self.buffer = bytearray(BODY_START)
         self.ends: list[int] = []
-        self.accepted_at = accepted_at
-        self.due = due
-        self.expires = expires
-        self.priority = priority
+        self.terms = terms
         self.headers: dict[int, Mapping[str, str]] | None = None
         self.epoch = 0
         self.first = 0

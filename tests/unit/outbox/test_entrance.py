@@ -60,8 +60,8 @@ def test_options_that_make_no_sense_are_the_callers_mistake(options: dict[str, A
 
 def test_a_long_but_possible_time_is_taken(tmp_path: Path) -> None:
     sheaf, _ = entrance(tmp_path).accept("mail", 1, {"ttl": 3e9, "delay": 3e9})
-    assert sheaf.expires is not None
-    assert sheaf.expires < 2**63
+    assert sheaf.terms.expires is not None
+    assert sheaf.terms.expires < 2**63
 
 
 def test_a_ttl_beyond_a_hundred_years_is_refused_wherever_it_is_said(tmp_path: Path) -> None:

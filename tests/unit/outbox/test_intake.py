@@ -158,11 +158,11 @@ def test_options_have_sheaves_of_their_own_and_headers_do_not() -> None:
     assert [msgspec.msgpack.decode(piece.body) for _, piece in sheaves] == [[1, 2], [3], [4, 5]]
     plain, high, later = (sheaf for sheaf, _ in sheaves)
     assert plain.headers == {0: {"a": "b"}}
-    assert plain.expires is not None
-    assert abs(plain.expires - plain.accepted_at - 10_000_000) <= 1_000
-    assert high.priority == 1
-    assert later.due == 1_001_000
-    assert later.expires == 11_001_000
+    assert plain.terms.expires is not None
+    assert abs(plain.terms.expires - plain.terms.accepted_at - 10_000_000) <= 1_000
+    assert high.terms.priority == 1
+    assert later.terms.due == 1_001_000
+    assert later.terms.expires == 11_001_000
     assert later.headers == {1: {"c": "d"}}
 
 
