@@ -20,8 +20,9 @@ if TYPE_CHECKING:
         RetryLater,
         ZerowaitError,
     )
-    from zerowait.pending import Pending, Receipt
+    from zerowait.pending import Pending
     from zerowait.plain import Plain
+    from zerowait.receipts import Receipt
     from zerowait.retry import Retry
     from zerowait.settings import Settings
 
@@ -66,7 +67,7 @@ _HOMES = {
     "RetryLater": "errors",
     "ZerowaitError": "errors",
     "Pending": "pending",
-    "Receipt": "pending",
+    "Receipt": "receipts",
     "Plain": "plain",
     "Retry": "retry",
     "Settings": "settings",

@@ -13,7 +13,8 @@ from zerowait.context import AROUND
 from zerowait.errors import UsageError, ZerowaitError
 from zerowait.message import BODY_START
 from zerowait.names import check_process
-from zerowait.pending import Pending, Receipt
+from zerowait.pending import Pending
+from zerowait.receipts import Receipt
 from zerowait.settings import Settings
 
 if TYPE_CHECKING:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
+from zerowait.callbacks import Callbacks
 from zerowait.errors import QueueFull, Room, UsageError
-from zerowait.pending import Callbacks, Pending, Promise, Receipt
+from zerowait.pending import Pending, Promise
+from zerowait.receipts import Receipt
 
 if TYPE_CHECKING:
     import asyncio

@@ -1,4 +1,4 @@
-"""What may be called what: the rules for the names of channels, apps and clients."""
+"""What may be called what: the rules for the names of channels, apps and clients; and how messages are called."""
 
 from __future__ import annotations
 
@@ -51,3 +51,16 @@ def nearest(name: str, known: list[str]) -> str | None:
 
     found = get_close_matches(name, known, 1, 0.6)
     return found[0] if found else None
+
+
+def message_id(box: int, epoch: int, number: int) -> str:
+    """A message's name for people: `<outbox>-<epoch>-<number>`, in hexadecimal, base 36 and decimal."""
+    return f"{box:016x}-{_base36(epoch)}-{number}"
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits or "0"

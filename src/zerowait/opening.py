@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from zerowait.callbacks import Callbacks, running_loop
 from zerowait.contract import packed
 from zerowait.engines.brokerless.node import Node, clock
 from zerowait.engines.brokerless.plainly import PlainPorts
@@ -32,8 +33,9 @@ from zerowait.estate import Estate
 from zerowait.outbox.entrance import Entrance, Ready
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.lane import Lane
-from zerowait.pending import Callbacks, Promise, Receipt, running_loop
+from zerowait.pending import Promise
 from zerowait.plain import Plain
+from zerowait.receipts import Receipt
 from zerowait.results import Meeting, Peers
 from zerowait.settings import Settings
 

@@ -9,21 +9,17 @@ from __future__ import annotations
 import builtins
 import copy
 import os
-import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from msgspec import MsgspecError, Struct, msgpack
+from msgspec import Struct
 
-from zerowait.errors import Cancelled, Dead, Expired, OutcomeUnknown, UsageError, ZerowaitError
+from zerowait.callbacks import Call, Callbacks, running_loop
+from zerowait.errors import Cancelled, UsageError, ZerowaitError
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
     from typing import Self
-
-    from zerowait.outbox.sheaf import Sheaf
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -115,7 +111,7 @@ class Pending(Struct, Generic[T_co], gc=False, eq=False):
         self._here()
         loop = running_loop()
         callbacks = self._callbacks()
-        call = _Call(fn, self)
+        call = Call(fn, self)
 
         def over() -> None:
             if loop is None:
@@ -170,101 +166,6 @@ class Pending(Struct, Generic[T_co], gc=False, eq=False):
             raise UsageError(f"This would block the event loop that runs on this thread: {self._line()} instead.")
         if getattr(threading.current_thread(), "is_zerowait_callbacks", False):
             raise UsageError("This would wait inside a done-callback, which keeps all other callbacks from running.")
-
-
-def running_loop() -> AbstractEventLoop | None:
-    """The event loop that runs on this thread. asyncio is not imported for the question."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return None
-    loop: AbstractEventLoop | None = asyncio._get_running_loop()
-    return loop
-
-
-class _Call:
-    """A registered callback: called at most once, and not after it was removed."""
-
-    __slots__ = ("fn", "of", "watcher")
-
-    def __init__(self, fn: Callable[[Any], object], of: Any) -> None:
-        self.fn: Callable[[Any], object] | None = fn
-        self.of = of
-        self.watcher: Callable[[], object] | None = None
-
-    def drop(self) -> None:
-        self.fn = self.of = self.watcher = None
-
-    def __call__(self) -> None:
-        fn, of = self.fn, self.of
-        self.drop()
-        if fn is not None:
-            fn(of)
-
-
-class Callbacks:
-    """The thread on which callbacks from outside a loop run, one after another. It starts with the first of them."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._queue: deque[Callable[[], object] | None] = deque()
-        self._there = threading.Semaphore(0)
-        self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._known: list[_Call] = []
-        self._prune_at = 64
-        self.pid = os.getpid()
-
-    def remember(self, call: _Call) -> None:
-        with self._lock:
-            if len(self._known) >= self._prune_at:
-                self._known = [known for known in self._known if known.fn is not None]
-                self._prune_at = max(64, 2 * len(self._known))
-            self._known.append(call)
-
-    def forget(self, of: Pending[Any], fn: object) -> list[Callable[[], object]]:
-        """Ends all that `fn` is registered for with the same pending; gives what watches for each."""
-        found: list[Callable[[], object]] = []
-        with self._lock:
-            for call in self._known:
-                watcher = call.watcher
-                if watcher is not None and call.fn == fn and of._same(call.of):
-                    call.drop()
-                    found.append(watcher)
-            if found:
-                self._known = [known for known in self._known if known.fn is not None]
-        return found
-
-    def call(self, fn: Callable[[], object]) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"zerowait callbacks {self._name}", daemon=True)
-                self._thread.is_zerowait_callbacks = True  # type: ignore[attr-defined]
-                self._thread.start()
-        self._queue.append(fn)
-        self._there.release()
-
-    def stop(self) -> None:
-        with self._lock:
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            self._queue.append(None)
-            self._there.release()
-            if thread is not threading.current_thread():
-                thread.join(1.0)
-
-    def _run(self) -> None:
-        while True:
-            self._there.acquire()
-            fn = self._queue.popleft()
-            if fn is None:
-                return
-            try:
-                fn()
-            except BaseException:  # also a SystemExit: nobody would run the callbacks after it
-                import logging
-
-                logging.getLogger("zerowait").exception("a callback raised; the others run on")
-            del fn  # what it holds on to is not kept until the next one comes
 
 
 class Promise(Pending[T], Generic[T], gc=True, weakref=True):
@@ -334,167 +235,6 @@ class Promise(Pending[T], Generic[T], gc=True, weakref=True):
         return f"<Pending: {state}>"
 
 
-State = Literal["accepted", "stored", "sent", "handled", "dead", "expired", "withdrawn"]
-
-
-class Receipt(Pending["Receipt"]):
-    """What `push` returns. Done when the message is *safe* (on disk; in memory if that was asked), never waiting for a
-    worker.
-
-    It gives itself, so that `receipt = zw.push(…)` and `receipt = await zw.push(…)` both work. Awaiting it raises
-    OutcomeUnknown if the outbox file failed meanwhile and did not come back.
-    """
-
-    _sheaf: Any
-    _index: int
-
-    def done(self) -> bool:
-        sheaf: Sheaf = self._sheaf
-        return sheaf.is_stored(self._index) or sheaf.error is not None
-
-    def _value(self) -> Receipt:
-        error = self._sheaf.error
-        if error is not None and not self._sheaf.is_settled(self._index):
-            raise anew(error)
-        if error is not None and self._sheaf.state(self._index) == "unknown":
-            raise anew(error)
-        return self
-
-    def _watch(self, call: Callable[[], object]) -> None:
-        self._sheaf.when_stored(self._index, call)
-
-    def _unwatch(self, call: Callable[[], object]) -> None:
-        self._sheaf.forget(self._index, call)
-
-    def _here(self) -> None:
-        refuse_elsewhere(self._sheaf.lane.intake.pid, "This receipt")
-
-    def _same(self, other: object) -> bool:
-        return isinstance(other, Receipt) and other._sheaf is self._sheaf and other._index == self._index
-
-    def _callbacks(self) -> Callbacks:
-        callbacks: Callbacks = self._sheaf.lane.intake.callbacks
-        return callbacks
-
-    def _line(self) -> str:
-        return "write `await zw.push(…)`"
-
-    @property
-    def id(self) -> str:
-        """The message's id, `<outbox>-<epoch>-<number>`, once the receipt is done; "" before."""
-        sheaf: Sheaf = self._sheaf
-        if not sheaf.is_stored(self._index) or not sheaf.epoch:
-            return ""
-        box: int = sheaf.lane.intake.box
-        return f"{box:016x}-{base36(sheaf.epoch)}-{sheaf.first + self._index}"
-
-    @property
-    def channel(self) -> str:
-        """The channel's name."""
-        name: str = self._sheaf.channel
-        return name
-
-    @property
-    def duplicate(self) -> bool:
-        """Whether a push with the same `id=` had been accepted before. Known once the receipt is done."""
-        return False
-
-    @property
-    def state(self) -> State:
-        """Where the message is. A redelivered one goes back from sent to stored; in memory, accepted is stored."""
-        state: Any = self._sheaf.state(self._index)
-        return "accepted" if state == "unknown" else state
-
-    @property
-    def handled(self) -> Pending[None]:
-        """Done when a worker has handled it. Raises Dead, Expired, or Cancelled (after `withdraw`), whichever became of
-        it."""
-        self._here()
-        if self._sheaf.lane.intake.is_plain:
-            raise UsageError(
-                f"{self.channel} goes to a bare ZeroMQ socket, which acknowledges nothing: nobody can know that."
-            )
-        return Handled(self._sheaf, self._index)
-
-    def withdraw(self) -> Pending[bool]:
-        """Takes it back if no worker has begun it. True: it was taken back, and the ledger counts it as dropped."""
-        self._here()
-        pending: Pending[bool] = self._sheaf.lane.intake.withdraw(self._sheaf, self._index)
-        return pending
-
-    def __repr__(self) -> str:
-        short = self.id
-        box, _, rest = short.partition("-")
-        name = f" {box[:4]}-{rest.rpartition('-')[2]}" if short else ""
-        return f"<Receipt {self.channel}{name}: {self.state}>"
-
-    def __reduce__(self) -> Any:
-        raise UsageError("A receipt belongs to the process that pushed; send its `id` instead.")
-
-
-class Handled(Pending[None]):
-    """The end of a push."""
-
-    _sheaf: Any
-    _index: int
-
-    def done(self) -> bool:
-        return bool(self._sheaf.is_settled(self._index))
-
-    def _value(self) -> None:
-        state = self._sheaf.state(self._index)
-        if state == "handled":
-            return
-        receipt = Receipt(self._sheaf, self._index)
-        if state == "dead":
-            note = self._sheaf.note(self._index)
-            said = _said(note.text) if note is not None and note.text else {}
-            raise Dead(
-                reason=str(said.get("reason", "no reason is noted")),
-                attempts=note.failures if note is not None else 0,
-                traceback=str(said.get("traceback", "")),
-                channel=receipt.channel,
-                id=receipt.id,
-            )
-        if state == "expired":
-            raise Expired(channel=receipt.channel, id=receipt.id)
-        if state == "withdrawn":
-            words = "the message was taken back before it ran: withdrawn, or dropped by `zerowait outbox drop`"
-            raise Cancelled(words, channel=receipt.channel, id=receipt.id)
-        error = self._sheaf.error
-        raise anew(error) if error is not None else OutcomeUnknown(channel=receipt.channel)
-
-    def _watch(self, call: Callable[[], object]) -> None:
-        self._sheaf.when_settled(self._index, call)
-
-    def _unwatch(self, call: Callable[[], object]) -> None:
-        self._sheaf.forget(self._index, call)
-
-    def _here(self) -> None:
-        refuse_elsewhere(self._sheaf.lane.intake.pid, "This receipt")
-
-    def _same(self, other: object) -> bool:
-        return isinstance(other, Handled) and other._sheaf is self._sheaf and other._index == self._index
-
-    def _callbacks(self) -> Callbacks:
-        callbacks: Callbacks = self._sheaf.lane.intake.callbacks
-        return callbacks
-
-    def _line(self) -> str:
-        return "write `await receipt.handled`"
-
-    def __repr__(self) -> str:
-        return f"<handled of {Receipt(self._sheaf, self._index)!r}>"
-
-
-def _said(text: bytes) -> dict[str, Any]:
-    """What the note of a dead letter says. It may come from another version, or from a damaged file."""
-    try:
-        return msgpack.decode(text, type=dict[str, Any])
-    except (MsgspecError, ValueError, TypeError, RecursionError):
-        return {"reason": "its note of why cannot be read"}
-
-
 def refuse_elsewhere(pid: int, what: str) -> None:
     """In a child of the process with that id; 0: it is not known."""
     if pid and pid != os.getpid():
@@ -533,11 +273,3 @@ def _copied(error: Exception) -> Exception:
     if isinstance(error, OSError) and isinstance(again, OSError):
         again.errno, again.strerror, again.filename = error.errno, error.strerror, error.filename
     return again
-
-
-def base36(number: int) -> str:
-    digits = ""
-    while number:
-        number, digit = divmod(number, 36)
-        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
-    return digits or "0"

@@ -13,11 +13,13 @@ import msgspec
 import pytest
 
 from tests.waiting import wait_until
+from zerowait.callbacks import Callbacks
 from zerowait.client import Client
 from zerowait.errors import OutcomeUnknown, QueueFull, UsageError
 from zerowait.loading import Loading
 from zerowait.outbox.intake import Intake, Limits
-from zerowait.pending import Callbacks, Pending, Promise, Receipt
+from zerowait.pending import Pending, Promise
+from zerowait.receipts import Receipt
 
 encoder = msgspec.msgpack.Encoder()
 

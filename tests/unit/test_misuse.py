@@ -21,11 +21,11 @@ import pytest
 
 from tests.waiting import wait_until
 from zerowait import App, Client, Context, Plain, PushChannel, Retry, Settings
+from zerowait.callbacks import Callbacks
 from zerowait.engines.brokerless import home as home_module
 from zerowait.engines.brokerless.telling import Telling
 from zerowait.errors import UsageError
 from zerowait.message import Service
-from zerowait.pending import Callbacks
 
 
 @pytest.fixture

@@ -13,9 +13,11 @@ import msgspec
 import pytest
 
 from tests.waiting import wait_until
+from zerowait.callbacks import Callbacks
 from zerowait.errors import Dead, EncodeError, OutcomeUnknown, StoreError, UsageError
 from zerowait.outbox.intake import Intake, Limits
-from zerowait.pending import Callbacks, Promise, Receipt, anew
+from zerowait.pending import Promise, anew
+from zerowait.receipts import Receipt
 
 encoder = msgspec.msgpack.Encoder()
 

@@ -15,7 +15,8 @@ PACKAGE = SOURCE / "zerowait"
 GROUPS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "message", "names", "notices", "plain", "retry", "settings", "settings_sources", "codec",
               "snapshot", "log", "contract", "agreement", "accept", "faults", "turns"),
-    "what users hold": ("channels", "app", "context", "client", "pending", "results", "loading"),
+    "what users hold": ("channels", "app", "context", "client", "pending", "callbacks", "receipts", "results",
+                        "loading"),
     "handlers": ("handlers",),
     "outbox": ("outbox",),
     "engines": ("engines",),

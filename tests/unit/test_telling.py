@@ -10,10 +10,10 @@ import pytest
 
 from tests.waiting import wait_until
 from zerowait import notices
+from zerowait.callbacks import Callbacks
 from zerowait.engines.brokerless.protocol.effects import Say
 from zerowait.engines.brokerless.telling import REFUSALS_MOST, Telling
 from zerowait.outbox.attempt import Notice as OutboxNotice
-from zerowait.pending import Callbacks
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from zerowait.cli.output import FAILED, MISUSED, OK, PARTIAL, UNAVAILABLE, Failu
 
 if TYPE_CHECKING:
     from zerowait.client import Client
-    from zerowait.pending import Receipt
+    from zerowait.receipts import Receipt
     from zerowait.settings import Settings
 
 # How many receipts may be outstanding before the ids of the first are asked for: enough that commits are shared.

@@ -9,13 +9,13 @@ from msgspec import DecodeError, Struct, msgpack
 
 from zerowait.errors import TooLarge
 from zerowait.message import BODY_START
+from zerowait.names import message_id
 from zerowait.outbox.database import Database, integers
 from zerowait.outbox.ledger import Tally
 from zerowait.outbox.outbox import Outbox
 from zerowait.outbox.row import alone, checksum, unpack_headers
 from zerowait.outbox.settlement import Dropped
 from zerowait.outbox.sheaf import MESSAGE_COST
-from zerowait.pending import base36
 from zerowait.snapshot import LetterFilter
 
 AT_ONCE: Final = 1_000
@@ -172,7 +172,7 @@ class Letters:
         return [
             Letter(
                 seq=seq,
-                id=f"{self._box.id:016x}-{base36(epoch)}-{first}",
+                id=message_id(self._box.id, epoch, first),
                 channel=channel,
                 epoch=epoch,
                 number=first,

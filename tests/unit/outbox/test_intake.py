@@ -19,7 +19,7 @@ from zerowait.message import BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
 from zerowait.outbox import intake as intake_module
 from zerowait.outbox.intake import Intake, Lane, Limits
 from zerowait.outbox.sheaf import MESSAGE_COST, Sheaf
-from zerowait.pending import Receipt
+from zerowait.receipts import Receipt
 
 encoder = msgspec.msgpack.Encoder()
 

@@ -12,7 +12,7 @@ from zerowait.message import Again, Bury
 from zerowait.outbox import waiting
 from zerowait.outbox.answering import answer, waiting_status
 from zerowait.outbox.waiting import Sweep, drop
-from zerowait.pending import Receipt
+from zerowait.receipts import Receipt
 from zerowait.snapshot import Question
 
 Maker = Callable[..., Bench]

@@ -12,10 +12,11 @@ from typing import Any, cast
 from msgspec import msgpack
 
 from zerowait import notices
+from zerowait.callbacks import Callbacks
 from zerowait.engines.brokerless.protocol.effects import Say
 from zerowait.message import Bury
+from zerowait.names import message_id
 from zerowait.outbox.attempt import Notice as OutboxNotice
-from zerowait.pending import Callbacks, base36
 
 log = logging.getLogger("zerowait.peers")
 
@@ -134,7 +135,7 @@ class Telling:
             self.notice(
                 notices.DeadLettered(
                     channel=change.channel,
-                    id=f"{box:016x}-{base36(change.epoch)}-{change.number}",
+                    id=message_id(box, change.epoch, change.number),
                     reason=str(said.get("reason", "")),
                     rule=str(said.get("rule", "")),
                     attempts=change.failures,
