@@ -141,7 +141,8 @@ class Client:
         next one goes on where it stopped. What it has pushed when an error ends it stays pushed.
         progress: shows a bar on stderr (extra `rich`).
         """
-        from zerowait.loading import Loading, check_progress
+        from zerowait.loading import Loading
+        from zerowait.progress import check_progress
 
         check_progress(progress)
         if key is not None:

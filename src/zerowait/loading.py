@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sized
@@ -14,6 +13,7 @@ from msgspec import Struct, field
 from zerowait.callbacks import Callbacks
 from zerowait.errors import QueueFull, Room, UsageError
 from zerowait.pending import Pending, Promise
+from zerowait.progress import Bar
 from zerowait.receipts import Receipt
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from zerowait.client import Client
 
 TURN_S = 0.002  # how long a loop is kept before others have their turn
-BAR_S = 0.1  # how often a bar is drawn anew
 FEW = 16
 
 
@@ -258,7 +257,7 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
             values = self.values
             if self.progress:
                 name = self.to if isinstance(self.to, str) else self.to.name
-                self.bar = _Bar(f"push {name}", len(values) if isinstance(values, Sized) else None)
+                self.bar = Bar(f"push {name}", len(values) if isinstance(values, Sized) else None)
             self.iterator = iter(values) if isinstance(values, Iterable) else aiter(values)
         if self.bar is not None:
             self.bar.start()
@@ -341,37 +340,6 @@ class _Load(Struct, eq=False):
     def end(self, task: asyncio.Task[None]) -> None:
         if not self.asks:
             task.cancel()
-
-
-class _Bar:
-    """stderr, as all that is not the program's own output."""
-
-    def __init__(self, label: str, total: int | None) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self._bar = Progress(console=Console(stderr=True))
-        self._task = self._bar.add_task(label, total=total)
-        self._drawn = 0.0
-
-    def start(self) -> None:
-        self._bar.start()
-
-    def show(self, count: int) -> None:
-        now = time.monotonic()
-        if now - self._drawn >= BAR_S:
-            self._drawn = now
-            self._bar.update(self._task, completed=count)
-
-    def stop(self, count: int) -> None:
-        self._bar.update(self._task, completed=count)
-        self._bar.stop()
-
-
-def check_progress(progress: bool) -> None:
-    """Raises UsageError if bars are asked for and cannot be shown."""
-    if progress and importlib.util.find_spec("rich") is None:
-        raise UsageError("progress=True needs rich: pip install 'zerowait[rich]'.")
 
 
 def _until(what: Room | Receipt, deadline: float | None) -> bool:
