@@ -39,5 +39,3 @@ class Followed:
             sheaf = self._sheaves.get((event.row.epoch, event.row.home))
             if sheaf is not None:
                 sheaf.moved(event.first, event.count, event.state, event.note, event.failures)
-                if event.count == 1 and event.state == "stored":
-                    self._sheaves[event.row.epoch, event.first] = sheaf  # its own segment begins with itself

@@ -316,14 +316,11 @@ class Outbox:
         return self._followed.find(epoch, first)
 
     def moved(self, seq: int, first: int, count: int, state: Literal["sent", "stored"]) -> None:
-        """For receipts: these, of a segment that is out, have been sent to a worker, or came back. Any thread."""
+        """For receipts: these, of a segment that is out, have been sent to a worker, or wait again, because it is gone
+        or handed them back. Any thread."""
         row = self._books.ahead.out.get(seq)
         if row is not None:
             self._followed.moved(row.epoch, row.home, first, count, state)
-
-    def returned(self, epoch: int, home: int, first: int, count: int) -> None:
-        """For receipts: these wait again, their worker is gone or handed them back. Any thread."""
-        self._followed.moved(epoch, home, first, count, "stored")
 
     def oldest(self) -> dict[str, int]:
         """When the oldest message of each channel that is not settled was accepted, microseconds UTC. Raises

@@ -10,7 +10,7 @@ from msgspec import msgpack
 from tests.unit.outbox.boxes import START_US, Bench, Time, encoder, handled, values
 from zerowait.errors import QueueFull, StoreError
 from zerowait.message import Again, Bury, Change, Forget, Note, Segment, Settle, Verdict
-from zerowait.outbox import ahead
+from zerowait.outbox import ahead, intake
 from zerowait.outbox.letters import Letters
 from zerowait.outbox.sheaf import MESSAGE_COST
 from zerowait.snapshot import LetterFilter
@@ -412,6 +412,48 @@ def test_receipts_that_nobody_has_are_not_kept(make: Maker) -> None:
     bench.turn(handled(segment))
     assert told == ["settled"]
     assert len(bench.box._followed) == 0
+
+
+def test_receipts_follow_a_message_that_came_back_from_the_row_that_it_has_by_then(make: Maker, time: Time) -> None:
+    bench = make()
+    sheaf, _ = bench.push(*"abc")
+    (segment,) = bench.turn()
+    bench.box.moved(segment.seq, segment.first, 3, "sent")
+    bench.turn(Again("mail", segment.epoch, segment.first + 1, 1, time.now_us() + 1_000_000, b"", segment.seq))
+    assert [sheaf.state(index) for index in range(3)] == ["sent", "stored", "sent"]
+    # when it is sent again, alone, and its worker hands it back
+    time.pass_(1.1)
+    (alone,) = bench.turn()
+    bench.box.moved(alone.seq, alone.first, 1, "sent")
+    assert sheaf.state(1) == "sent"
+    bench.box.moved(alone.seq, alone.first, 1, "stored")
+    assert sheaf.state(1) == "stored"
+    # and what is said of it when it is over changes nothing
+    bench.turn(handled(alone))
+    bench.box.moved(alone.seq, alone.first, 1, "stored")
+    assert [sheaf.state(index) for index in range(3)] == ["sent", "handled", "sent"]
+
+
+def test_receipts_follow_what_came_late_in_its_sheaf_although_its_segment_begins_later(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a sheaf that was taken while a slow push had it in hand
+    monkeypatch.setattr(intake, "PATIENCE", -1.0)
+    monkeypatch.setattr(intake, "PATIENCE_TURNS", 2)
+    bench = make()
+    bench.push("a", "b")
+    sheaf = bench.lane().slot.pop()
+    (first,) = [segment for _ in range(4) for segment in bench.turn()]
+    sheaf.buffer += msgpack.encode("late")
+    sheaf.ends.append(len(sheaf.buffer))
+    bench.lane().full(sheaf)[1].append(sheaf)
+    (late,) = bench.turn()
+    assert (late.first, values([late])) == (first.first + 2, ["late"])
+    # when the worker of its second segment has it, and is gone
+    bench.box.moved(late.seq, late.first, 1, "sent")
+    assert sheaf.state(2) == "sent"
+    bench.box.moved(late.seq, late.first, 1, "stored")
+    assert sheaf.state(2) == "stored"
 
 
 def test_a_turn_that_fails_changes_nothing_and_the_next_does_it_all(

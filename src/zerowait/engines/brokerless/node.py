@@ -86,7 +86,6 @@ class Box(Protocol):
     def turn(self, changes: Sequence[Change], drawn: dict[str, int]) -> list[Segment]: ...
     def next_due(self) -> float | None: ...
     def moved(self, seq: int, first: int, count: int, state: Literal["sent", "stored"]) -> None: ...
-    def returned(self, epoch: int, home: int, first: int, count: int) -> None: ...
 
 
 class PeerView(Struct, frozen=True):
@@ -509,7 +508,7 @@ class Node:
             case Returned():
                 box = self._boxes.get(effect.box)
                 if box is not None:
-                    box.returned(effect.epoch, effect.segment_first, effect.first, effect.count)
+                    box.moved(effect.seq, effect.first, effect.count, "stored")
             case Withdrawn():
                 for tell in self._withdrawals.pop((effect.box, effect.epoch, effect.number), ()):
                     tell(effect.taken_back)

@@ -61,8 +61,7 @@ class Returned(Struct, gc=False):
     """These came back unstarted or with a lost worker: receipts move back."""
 
     box: int
-    epoch: int
-    segment_first: int
+    seq: int  # of the row that they were read from
     first: int
     count: int
 

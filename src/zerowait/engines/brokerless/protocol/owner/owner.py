@@ -279,7 +279,7 @@ class Owner:
     def _wait_again(self, custody: Custody, pieces: list[Slice]) -> None:
         for piece in pieces:
             self.sender.look(piece.segment.channel)
-            self._effects.add(Returned(piece.box, piece.segment.epoch, piece.segment.first, piece.first, piece.count))
+            self._effects.add(Returned(piece.box, piece.segment.seq, piece.first, piece.count))
             self._expiry.watch(piece.box, piece.segment, piece.first, piece.count)
         if custody.withdrawing:
             pieces = [left for piece in pieces for left in self._without_withdrawn(custody, piece)]
