@@ -71,7 +71,7 @@ class Estate:
             if intake is not None:
                 return intake
             limits = self._opened.disk_limits if durable else self._opened.memory_limits
-            wake = self._wake_keeper if durable else self._opened.node.memory_pushed
+            wake = self._wake_keeper if durable else self._opened.node.outboxes.pushed
             intake = self.new_intake(durable=durable, limits=limits, wake=wake)
             if durable:
                 self._disk_intake = intake
@@ -162,7 +162,7 @@ class Estate:
             self._memory = box = Outbox.open(None, opened.name, now_us=opened.now_us, intake=self._memory_intake)
             self._by_id[box.id] = box
             opened.node.own(box)
-            opened.node.memory_pushed()
+            opened.node.outboxes.pushed()
 
     def _ask_for_disk(self) -> Future[Outbox]:
         keeper = self._store()
@@ -275,7 +275,7 @@ class Estate:
     def _offer(self, box: Outbox, segments: list[Segment], done: int) -> None:
         while box.notices:
             self._opened.telling.outbox(box.notices.popleft(), box.path)
-        self._opened.node.offered(box.id, box.epoch, segments, done)
+        self._opened.node.outboxes.offered(box.id, box.epoch, segments, done)
 
     def reopen(self, box: int, floor_epoch: int) -> None:
         """A worker knows a later opening of this outbox, whose file we hold: our epoch goes above that one."""
@@ -284,7 +284,7 @@ class Estate:
             return
         future = keeper.ask(lambda: found.raise_epoch(floor_epoch))
         future.add_done_callback(
-            lambda over: over.exception() or self._opened.node.call(lambda: self._opened.node.reopened(found))
+            lambda over: over.exception() or self._opened.node.call(lambda: self._opened.node.outboxes.reopened(found))
         )
 
     def _mind_files(self) -> None:
@@ -346,7 +346,7 @@ class Estate:
             def tell(taken_back: bool | None) -> None:
                 promise.set(sheaf.state(index) == "withdrawn" if taken_back is None else taken_back)
 
-            asked = self._opened.node.call(lambda: self._opened.node.withdraw(box, sheaf.epoch, number, tell))
+            asked = self._opened.node.call(lambda: self._opened.node.outboxes.withdraw(box, sheaf.epoch, number, tell))
             asked.add_done_callback(lambda over: promise.set(False) if over.exception() is not None else None)
 
         sheaf.when_stored(index, stored)

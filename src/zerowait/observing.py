@@ -29,7 +29,7 @@ from zerowait.snapshot import (
 )
 
 if TYPE_CHECKING:
-    from zerowait.engines.brokerless.node import PeerView
+    from zerowait.engines.brokerless.views import PeerView
     from zerowait.opening import Opened
     from zerowait.outbox.intake import Intake
     from zerowait.outbox.outbox import Outbox
@@ -190,7 +190,9 @@ def _drop(opened: Opened, box: Outbox, channel: str, last: tuple[int, int]) -> t
     while True:
         ranges: Ranges = opened.estate.ask(box, sweep.page).result(ANSWER_S)
         is_durable = threading.Event()
-        opened.node.call(partial(opened.node.drop, box.id, channel, last, ranges, is_durable.set)).result(ANSWER_S)
+        opened.node.call(partial(opened.node.outboxes.drop, box.id, channel, last, ranges, is_durable.set)).result(
+            ANSWER_S
+        )
         if not is_durable.wait(ANSWER_S):
             raise StoreError(
                 f"{box.name} could not write within {ANSWER_S:g} s that messages of {channel} are dropped. It does so "

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from zerowait.callbacks import Callbacks, running_loop
 from zerowait.contract import packed
-from zerowait.engines.brokerless.node import Node, clock
+from zerowait.engines.brokerless.clock import clock
+from zerowait.engines.brokerless.node import Node
 from zerowait.engines.brokerless.plainly import PlainPorts
 from zerowait.engines.brokerless.telling import Telling
 from zerowait.errors import ContractMismatch, UsageError, ZerowaitError

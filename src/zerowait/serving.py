@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from zerowait.client import Client
 from zerowait.context import Context
-from zerowait.engines.brokerless.node import clock
+from zerowait.engines.brokerless.clock import clock
 from zerowait.errors import UsageError
 from zerowait.handlers.outputs import Output
 from zerowait.handlers.stage import Stage

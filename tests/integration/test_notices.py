@@ -18,7 +18,7 @@ from tests.programs import ZEROWAIT, Start, programs
 from tests.unit.outbox.faults import Faults
 from tests.waiting import wait_until
 from zerowait import App, Client, Plain, PushChannel, Settings, notices
-from zerowait.engines.brokerless import node
+from zerowait.engines.brokerless import concerns
 from zerowait.errors import StoreError
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +134,7 @@ def test_an_outbox_that_cannot_be_written_is_told_with_its_path_and_when_it_can_
 
 
 def test_a_channel_that_nobody_serves_is_told_with_how_many_wait(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node, "LONELY_S", 0.2)
+    monkeypatch.setattr(concerns, "LONELY_S", 0.2)
     app = App("served")
 
     @app.pull("mail.parse")

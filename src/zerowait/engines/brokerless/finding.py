@@ -1,0 +1,80 @@
+"""Finding the workers of the channels that are pushed to: who is there is looked up in the directory, and dialled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from zerowait.engines.brokerless.contacts import Contacts
+from zerowait.engines.brokerless.directory import Directory
+from zerowait.engines.brokerless.protocol.core import Core
+from zerowait.engines.brokerless.wire import Wire
+from zerowait.errors import ZerowaitError
+
+LOOK_S = 0.1  # how often the directory is looked at while a channel that is pushed to has no worker; else seldomer
+
+
+class Wanted:
+    """The channels that something is or will be pushed to. look_at: when their workers are looked for next."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.channels: frozenset[str] = frozenset()
+        self.look_at = 0.0
+        self._wake = wake
+        self._lock = threading.Lock()
+
+    def add(self, channel: str) -> None:
+        """Any thread."""
+        if channel not in self.channels:
+            with self._lock:
+                self.channels = self.channels | {channel}  # a new one: the network thread may be going through the old
+            self.look_at = 0.0
+            self._wake()
+
+
+class Finder:
+    """On the network thread. refresh: told of an address in settings by which nobody could be reached."""
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        core: Core,
+        directory: Directory,
+        contacts: Contacts,
+        wire: Wire,
+        refresh: Callable[[str], None],
+    ) -> None:
+        self._wanted = wanted
+        self._core = core
+        self._directory = directory
+        self._contacts = contacts
+        self._wire = wire
+        self._refresh = refresh
+
+    def pause(self) -> float:
+        """How many seconds the next look may wait."""
+        wanted, owner = self._wanted.channels, self._core.owner
+        is_lonely = any(not owner.workers(channel) for channel in wanted)
+        return LOOK_S if is_lonely else 5 * LOOK_S if wanted else 10 * LOOK_S
+
+    def look(self, now: float) -> None:
+        """Dials whoever is due."""
+        entries = self._directory.look()
+        if entries is not None:
+            self._contacts.look(entries)
+        served = self._core.worker.services
+        for contact in self._contacts.due(self._wanted.channels, served, self._is_linked, now):
+            try:
+                self._contacts.dialled(contact, self._wire.dial(contact.endpoint))
+            except ZerowaitError as error:
+                self._contacts.refused(contact, str(error), now)
+
+    def _is_linked(self, instance: int) -> bool:
+        peer = self._core.peers.get(instance)
+        return peer is not None and peer.link is not None
+
+    def lost(self, conn: int, words: str, now: float) -> None:
+        """A connection is over: if we dialled it, it is tried again after a while, where its name leads by then."""
+        contact = self._contacts.lost(conn, words, now)
+        if contact is not None and contact.source:
+            self._refresh(contact.source)

@@ -1,0 +1,78 @@
+"""What is told of peers, by name; and who waits for news of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zerowait.engines.brokerless.finding import Wanted
+from zerowait.engines.brokerless.protocol.core import Core
+from zerowait.engines.brokerless.protocol.effects import Say
+
+ASKING = "asking"  # the feature by which a command line says that it only looks in
+OVER = ("left", "dead", "gone")  # what is told of a process last
+
+
+class Herald:
+    """On the network thread, but for `other_kind` and `is_asker`.
+
+    notice: told each thing, and whom it is about. whence: who is at the other end of a connection, where he has not
+    said who he is.
+    """
+
+    def __init__(
+        self, wanted: Wanted, core: Core, notice: Callable[[Say, str], None], whence: Callable[[int], str]
+    ) -> None:
+        self._wanted = wanted
+        self._core = core
+        self._notice = notice
+        self._whence = whence
+        self._names: dict[int, str] = {}  # of processes that were met, for the lines that tell of their end
+        self._askers: set[int] = set()
+        self._watching: list[Callable[[], bool]] = []
+        self._other_kinds: dict[str, tuple[str, int]] = {}  # replaced, never changed
+
+    def is_asker(self, instance: int) -> bool:
+        """Whether this is a command line that only looks in."""
+        return instance in self._askers
+
+    def say(self, said: Say) -> None:
+        instance = said.instance
+        peer = self._core.peers.get(instance)
+        if peer is not None:
+            self._names[instance] = f"{peer.hello.name} (pid {peer.hello.pid})"
+        name = self._name(instance) if instance else self._whence(said.conn) if said.conn else ""
+        if said.topic in OVER:
+            self._names.pop(instance, None)
+        if said.topic == "met" and peer is not None and ASKING in peer.hello.features:
+            self._askers.add(instance)
+        if instance in self._askers:  # a command line that looks in is no news
+            if said.topic in OVER:
+                self._askers.discard(instance)
+            return
+        if said.topic in ("state", "lost", *OVER):
+            self.changed()
+            self._look_at_kinds()
+        self._notice(said, name)
+
+    def _name(self, instance: int) -> str:
+        return self._names.get(instance) or f"{instance:016x}"
+
+    def watch(self, look: Callable[[], bool]) -> None:
+        """Calls `look` now and at each change of who is there and what he serves, until it gives True."""
+        if not look():
+            self._watching.append(look)
+
+    def changed(self) -> None:
+        self._watching = [look for look in self._watching if not look()]
+
+    def other_kind(self, channel: str) -> tuple[str, str] | None:
+        """If a peer serves this channel as another kind than push: that kind, and who. Any thread."""
+        kind, instance = self._other_kinds.get(channel) or ("", 0)
+        return (kind, self._name(instance)) if kind else None
+
+    def _look_at_kinds(self) -> None:
+        """Channels that a peer serves as another kind than we push to are told of, and no more pushed to."""
+        before, self._other_kinds = self._other_kinds, self._core.owner.sender.of_other_kinds()
+        for channel, (kind, instance) in self._other_kinds.items():
+            if channel in self._wanted.channels and channel not in before:
+                self._notice(Say("kind", kind, instance, channel), self._name(instance))

@@ -1,0 +1,234 @@
+"""Between the protocol and the outboxes: what they offer goes in, what becomes of it goes back.
+
+    on disk:    offered ── store thread ──▶ dispatch … changes ── submit ──▶ store thread ── done ──▶ committed
+    in memory:  begin ──▶ dispatch … changes ── turn ──▶ committed, all on the network thread
+
+Frames that wait for a commit leave by `Owner.committed`, whichever way it was made.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal, Protocol
+
+from zerowait.engines.brokerless.clock import clock
+from zerowait.engines.brokerless.protocol.core import Core
+from zerowait.engines.brokerless.protocol.effects import Dispatched, Returned, Ticket, Withdrawn
+from zerowait.message import Bury, Change, Segment
+
+DRAWN_BYTES = 1 << 20  # half of the read-ahead of a channel is gone: the store thread reads more
+
+
+class Box(Protocol):
+    """What the network thread needs of an outbox."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def durable(self) -> bool: ...
+    @property
+    def noted(self) -> Iterable[int]: ...
+    def begin(self) -> list[Segment]: ...
+    def turn(self, changes: Sequence[Change], drawn: dict[str, int]) -> list[Segment]: ...
+    def next_due(self) -> float | None: ...
+    def moved(self, seq: int, first: int, count: int, state: Literal["sent", "stored"]) -> None: ...
+
+
+class Outboxes:
+    """On the network thread, but for `offered` and `pushed`.
+
+    name: of this process. submit: hands changes of a durable outbox to the store thread and gives their running number.
+    buried: told of each message that becomes a dead letter. wake: tells the network thread that there is something.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        submit: Callable[[int, Sequence[Change], dict[str, int]], int],
+        buried: Callable[[int, Bury], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._name = name
+        self._submit = submit
+        self._buried = buried
+        self._wake = wake
+        self._core: Core
+        self._boxes: dict[int, Box] = {}
+        self._offers: deque[tuple[int, int, list[Segment], int]] = deque()
+        self._drawn: dict[int, dict[str, int]] = {}  # what dispatch has sent, and the outbox has not been told
+        self._tickets: dict[int, deque[tuple[int, int]]] = {}  # on their way to the disk: running number, ticket
+        self._memory: Box | None = None
+        self._memory_pushed = False
+        self._memory_owes = False  # what was begun there has no rows yet
+        self._withdrawals: dict[tuple[int, int, int], list[Callable[[bool | None], None]]] = {}
+
+    def open(self, core: Core) -> None:
+        self._core = core
+
+    # -- from other threads --------------------------------------------------------------------------------------------
+
+    def pushed(self) -> None:
+        """Something was pushed to the outbox in memory, which the network thread owns."""
+        self._memory_pushed = True
+        self._wake()
+
+    def offered(self, box: int, epoch: int, segments: list[Segment], done: int) -> None:
+        """From the store thread, after a turn of that outbox under that epoch. done: the running number up to which
+        what was submitted is durable."""
+        self._offers.append((box, epoch, segments, done))
+        self._wake()
+
+    # -- which are open ------------------------------------------------------------------------------------------------
+
+    def __bool__(self) -> bool:
+        return bool(self._boxes)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._boxes)
+
+    def own(self, box: Box, types: Mapping[str, Sequence[bytes]]) -> None:
+        """This process has opened that outbox. types: channel → of what lies in it already."""
+        self._boxes[box.id] = box
+        for channel, descriptions in types.items():
+            self._core.left(box.id, channel, descriptions, adopted=box.name != self._name)
+        self._core.own(box.id, box.epoch, box.name, durable=box.durable, noted=box.noted, now=clock())
+        if not box.durable:
+            self._memory = box
+
+    def reopened(self, box: Box) -> None:
+        """It has a new epoch: every worker says anew what it holds of it."""
+        custody = self._core.owner.custody.get(box.id)
+        noted = {*box.noted, *(custody.noted if custody is not None else ())}
+        self._core.own(box.id, box.epoch, box.name, durable=box.durable, noted=noted, now=clock())
+
+    def is_at_rest(self, box: int) -> bool:
+        """Whether nothing of it is in flight or on its way to the file."""
+        return not any(self._core.owner.in_flight(box).values()) and not self._tickets.get(box)
+
+    def disown(self, box: int) -> None:
+        self._boxes.pop(box, None)
+        self._tickets.pop(box, None)
+        self._drawn.pop(box, None)
+        self._core.disown(box)
+
+    # -- what they offer -----------------------------------------------------------------------------------------------
+
+    def has_work(self) -> bool:
+        return bool(self._offers or self._memory_pushed)
+
+    def offers(self) -> int:
+        """How many turns of outboxes on disk have not been looked at."""
+        return len(self._offers)
+
+    def next_due(self) -> float | None:
+        """In how many seconds the one in memory wants a turn."""
+        return self._memory.next_due() if self._memory is not None else None
+
+    def take(self, offers: int) -> None:
+        """So many of the turns of outboxes on disk: dispatch has what they give, and what they made durable leaves."""
+        owner = self._core.owner
+        for _ in range(offers):
+            box, epoch, segments, done = self._offers.popleft()
+            self._notice_reopening(box)
+            custody = owner.custody.get(box)
+            # Those of an epoch that is over are read and offered again.
+            if custody is not None and epoch == custody.epoch:
+                owner.offer(box, segments)
+            tickets = self._tickets.get(box)
+            while tickets and tickets[0][0] <= done:
+                owner.committed(box, tickets.popleft()[1])
+
+    def _notice_reopening(self, box: int) -> None:
+        """An outbox that failed and came back has a new epoch: every worker says anew what it holds of it."""
+        mine, custody = self._boxes.get(box), self._core.owner.custody.get(box)
+        if mine is not None and custody is not None and mine.epoch != custody.epoch:
+            self.reopened(mine)
+
+    def begin(self) -> None:
+        """Dispatch has what was pushed to the one in memory, or has come due there; its rows follow."""
+        memory = self._memory
+        if memory is not None and (self._memory_pushed or memory.next_due() == 0.0):
+            self._memory_pushed = False
+            self._core.owner.offer(memory.id, memory.begin())
+            self._memory_owes = True
+
+    # -- what becomes of it --------------------------------------------------------------------------------------------
+
+    def commit(self, ticket: Ticket) -> None:
+        for change in ticket.changes:
+            if isinstance(change, Bury):
+                self._buried(ticket.box, change)
+        drawn = self._drawn.pop(ticket.box, {})
+        if self._memory is not None and ticket.box == self._memory.id:
+            self._memory_owes = False
+            self._core.owner.offer(ticket.box, self._memory.turn(ticket.changes, drawn))
+            self._core.owner.committed(ticket.box, ticket.number)
+        else:
+            number = self._submit(ticket.box, ticket.changes, drawn)
+            self._tickets.setdefault(ticket.box, deque()).append((number, ticket.number))
+
+    def make_rows(self) -> bool:
+        """Of what was begun in memory, if no change has led to that already. Whether it gave dispatch more."""
+        if not self._memory_owes or self._memory is None:
+            return False
+        self._memory_owes = False
+        segments = self._memory.turn((), self._drawn.pop(self._memory.id, {}))
+        if segments:
+            self._core.owner.offer(self._memory.id, segments)
+        return bool(segments)
+
+    def tell_drawn(self) -> None:
+        """What has been sent makes room in the read-ahead. On disk it is told when half of that is gone; below that the
+        store thread learns of it with the next change."""
+        for box, drawn in list(self._drawn.items()):
+            if self._memory is not None and box == self._memory.id:
+                del self._drawn[box]
+                self._core.owner.offer(box, self._memory.turn((), drawn))
+            elif sum(drawn.values()) >= DRAWN_BYTES:
+                del self._drawn[box]
+                self._submit(box, (), drawn)
+
+    def dispatched(self, sent: Dispatched) -> None:
+        segment = sent.segment
+        drawn = self._drawn.setdefault(sent.box, {})
+        drawn[segment.channel] = drawn.get(segment.channel, 0) + sent.body_bytes
+        box = self._boxes.get(sent.box)
+        if box is not None:
+            box.moved(segment.seq, sent.first, sent.count, "sent")
+
+    def returned(self, back: Returned) -> None:
+        box = self._boxes.get(back.box)
+        if box is not None:
+            box.moved(back.seq, back.first, back.count, "stored")
+
+    # -- taking back ---------------------------------------------------------------------------------------------------
+
+    def withdraw(self, box: int, epoch: int, number: int, tell: Callable[[bool | None], None]) -> None:
+        """Takes a message back if no worker has begun it; `tell` is told. None: it lay on disk, so its row says."""
+        self._withdrawals.setdefault((box, epoch, number), []).append(tell)
+        self._core.owner.withdraw(box, epoch, number)
+
+    def drop(
+        self,
+        box: int,
+        channel: str,
+        last: tuple[int, int],
+        ranges: Iterable[tuple[int, int, int]],
+        tell: Callable[[], None],
+    ) -> None:
+        """Drops what waits of this channel (see `Owner.drop`); `tell` is called once that is durable."""
+        name = self._core.owner.drop(box, channel, last, ranges)
+        if name is None:
+            tell()
+        else:
+            self._withdrawals.setdefault((box, *name), []).append(lambda taken_back: tell())
+
+    def withdrawn(self, done: Withdrawn) -> None:
+        for tell in self._withdrawals.pop((done.box, done.epoch, done.number), ()):
+            tell(done.taken_back)

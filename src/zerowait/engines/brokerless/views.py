@@ -1,0 +1,75 @@
+"""What is shown of peers: their state, what they serve, and what they expect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from zerowait.engines.brokerless.contacts import Contacts
+from zerowait.engines.brokerless.protocol.core import Core
+from zerowait.engines.brokerless.protocol.link import Link, Mismatch
+
+
+class PeerView(Struct, frozen=True):
+    """A peer, as it is shown."""
+
+    name: str
+    instance: int
+    pid: int
+    is_local: bool
+    address: str
+    state: str
+    serves: tuple[str, ...]
+    in_flight: int
+    silent_for_s: float
+    mismatches: dict[str, str]  # channel → what the two ends of it disagree about
+
+
+class Views:
+    """is_hidden: whether an instance is not to be shown."""
+
+    def __init__(self, core: Core, contacts: Contacts, is_hidden: Callable[[int], bool]) -> None:
+        self._core = core
+        self._contacts = contacts
+        self._is_hidden = is_hidden
+
+    def peers(self, now: float) -> list[PeerView]:
+        peers = self._core.peers
+        views: list[PeerView] = []
+        for peer in peers:
+            if peer.instance == self._core.me.instance or self._is_hidden(peer.instance):
+                continue
+            link = peer.link
+            conn = link.conn if link is not None else 0
+            entry = self._contacts.entry(peer.instance)
+            in_flight = sum(
+                len(flight.left) for c in self._core.owner.custody.values() for flight in c.flights_of(peer.instance)
+            )
+            views.append(
+                PeerView(
+                    name=peer.hello.name,
+                    instance=peer.instance,
+                    pid=peer.hello.pid,
+                    is_local=peers.is_local(peer),
+                    address=self._contacts.address_of(conn) or (entry.endpoints[0] if entry is not None else ""),
+                    state="stuck" if peer.stuck_since is not None else peer.phase.value,
+                    serves=tuple(link.served) if link is not None else (),
+                    in_flight=in_flight,
+                    silent_for_s=round(now - peer.heard_at, 3),
+                    mismatches=_differences(link) if link is not None else {},
+                )
+            )
+        return views
+
+    def workers(self, channel: str) -> list[str]:
+        """Who serves this channel now, by name."""
+        return [link.hello.name for link in self._core.owner.workers(channel) if link.hello is not None]
+
+    def misfits(self, channel: str) -> list[tuple[str, Mismatch]]:
+        """Who serves this channel and expects another type than is pushed here: name, and the difference."""
+        return [(link.hello.name, each) for link, each in self._core.owner.misfits(channel) if link.hello is not None]
+
+
+def _differences(link: Link) -> dict[str, str]:
+    return {channel: mismatch.difference for (channel, _), mismatch in link.unfit.items() if mismatch is not None}
