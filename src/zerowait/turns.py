@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Final
 
 GIVEN_WAY_S: Final = 0.001  # at most so long
@@ -20,10 +20,14 @@ class Turn:
 
     def __init__(self) -> None:
         self._lock = Lock()
+        self._thread = 0
         self._is_on = False
 
     def begin(self) -> None:
-        self._lock.acquire()
+        # A new lock each time: who gives way may be interrupted (Ctrl-C) when he has just got the old one, and keep it.
+        self._lock = lock = Lock()
+        lock.acquire()
+        self._thread = get_ident()
         self._is_on = True
 
     def end(self) -> None:
@@ -44,6 +48,8 @@ class Turn:
             self.begin()
 
     def give_way(self) -> None:
-        """Waits for its end, at most a millisecond; at once back if nothing is on."""
-        if self._is_on and self._lock.acquire(timeout=GIVEN_WAY_S):
-            self._lock.release()
+        """Waits for its end, at most a millisecond; at once back if nothing is on, or if it is the caller's own."""
+        if self._is_on and self._thread != get_ident():
+            lock = self._lock
+            if lock.acquire(timeout=GIVEN_WAY_S):
+                lock.release()

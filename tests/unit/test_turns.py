@@ -98,3 +98,45 @@ def test_outside_a_turn_that_is_not_on_is_nothing(turn: Turn) -> None:
         turn.give_way()
     turn.begin()
     turn.end()
+
+
+def test_who_is_interrupted_while_he_gives_way_stops_nobody(turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_turn, over, ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Interrupted:
+        """Ctrl-C comes when it has just been acquired by who gives way."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+            self.release = self._lock.release
+
+        def acquire(self, timeout: float | None = None) -> bool:
+            if timeout is None:
+                return self._lock.acquire()
+            over.set()
+            assert self._lock.acquire(timeout=5)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(turns, "Lock", Interrupted)
+
+    def work() -> None:
+        turn.begin()
+        in_turn.set()
+        over.wait(10)
+        turn.end()
+        turn.begin()
+        turn.end()
+        ended.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    assert in_turn.wait(5)
+    with pytest.raises(KeyboardInterrupt):
+        turn.give_way()
+    assert ended.wait(5)
+
+
+def test_nobody_gives_way_to_himself(turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "GIVEN_WAY_S", 60.0)
+    turn.begin()
+    turn.give_way()
+    turn.end()

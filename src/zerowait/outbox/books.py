@@ -94,11 +94,16 @@ class Books:
 
     def bring_young(self, database: Database) -> None:
         """From here on all that is kept is in the tables."""
-        if self.young:
-            self.young.begin(database, self.ledger.ids.__getitem__)
+        if not self.young:
+            return
+        self.young.begin(database, lambda channel: self.ledger.id_of(channel, database))
+        try:
             self.young.bring_all()
             database.commit()
-            self.young.applied()
+        except BaseException:
+            database.roll_back()
+            raise
+        self.young.applied()
 
     def oldest(self, database: Database) -> dict[str, int]:
         """When the oldest message of each channel that is not settled was accepted, microseconds UTC."""

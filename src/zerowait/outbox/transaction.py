@@ -70,6 +70,7 @@ class Transaction:
 
     def amend(self, change: Callable[[Database, Tally], Dropped]) -> Attempt:
         """A change of its own, in place of all else; it says what is gone from the outbox."""
+        self._books.young.begin(self._database, self._id_of)
         self._database.begin()
         dropped = change(self._database, self._tally)
         attempt = self._attempt([], 0, 0, Dropped())

@@ -12,6 +12,7 @@ from zerowait.errors import QueueFull, StoreError
 from zerowait.message import Again, Bury, Change, Forget, Note, Segment, Settle, Verdict
 from zerowait.outbox import ahead, intake
 from zerowait.outbox.letters import Letters
+from zerowait.outbox.settlement import Dropped, Settlement
 from zerowait.outbox.sheaf import MESSAGE_COST
 from zerowait.snapshot import LetterFilter
 
@@ -492,7 +493,7 @@ def test_a_turn_that_fails_changes_nothing_and_the_next_does_it_all(
 
 def tables(bench: Bench) -> int:
     """How many rows lie in the tables of a memory outbox."""
-    database = bench.box._database
+    database = bench.box._file.database
     assert database is not None
     count: int = database.one("SELECT count(*) FROM message")
     return count
@@ -556,3 +557,33 @@ def test_in_memory_what_is_named_by_nobody_knows_which_row_is_found(in_memory: M
     assert (bench.row().dropped, bench.row().waiting_and_in_flight) == (1, 2)
     bench.turn(handled(segment, 0, 1), handled(segment, 2, 3))
     assert bench.box.is_empty()
+
+
+def test_in_memory_a_turn_that_failed_and_a_letter_given_back_lose_nothing(
+    in_memory: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = in_memory()
+    bench.push("good", "bad", "ugly")
+    (segment,) = bench.turn()
+    bench.turn(Bury("mail", segment.epoch, segment.first + 1, 1, b"\x80", segment.seq))
+    bench.push("late", "later")
+    late = bench.turn()[-1]
+    # when a turn that brought rows into the tables fails
+    with monkeypatch.context() as failing:
+
+        def no_memory(*_: object) -> None:
+            raise MemoryError
+
+        failing.setattr(Settlement, "write", no_memory)
+        with pytest.raises(MemoryError):
+            bench.box.turn([Bury("mail", late.epoch, late.first, 1, b"\x80", late.seq)])
+    # and something is amended before the next, and a letter given back
+    bench.box.amend(lambda database, tally: Dropped())
+    letters = Letters(bench.box)
+    letters.retry([letter.id for letter in letters.page()])
+    # then all is there: the turn is made again
+    (again,) = bench.turns()
+    assert values([again]) == ["bad"]
+    assert [letters.payload(letter) for letter in letters.page()] == [msgpack.encode("late")]
+    bench.turn(handled(again), handled(segment, 0, 1), handled(segment, 2, 3), handled(late, 1, 2))
+    assert (bench.row().handled, bench.row().dead, bench.row().waiting_and_in_flight) == (4, 1, 0)
