@@ -136,8 +136,10 @@ class Estate:
                 self._ready = True
                 future = self._open_what_is_asked()
             leftovers = [file for file in directory.outboxes(self._opened.name) if not file.owned]
-            if leftovers and future is None:
-                self._ask_for_disk()
+            with self._lock:
+                # A first push may have asked while we looked: two outboxes would share one intake.
+                if leftovers and not self._disk_asked:
+                    self._ask_for_disk()
         except (Closed, StoreError) as error:  # closed while we were still beginning, or the folder cannot be listed
             done(error)
             return

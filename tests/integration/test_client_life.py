@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from tests.waiting import wait_until
-from zerowait import App, Client, QueueFull, Settings
+from zerowait import App, Client, QueueFull, Receipt, Settings
+from zerowait.engines.brokerless.directory import Directory
+from zerowait.engines.brokerless.shelf import OutboxFile
 from zerowait.errors import Closed, EncodeError, UsageError, ZerowaitError
 from zerowait.estate import Estate
 from zerowait.notices import DeadLettered
@@ -38,6 +40,30 @@ def test_every_verb_of_a_closed_client_raises_closed_and_entering_opens_it_again
         assert raised.value.__context__ is None
     with zw:
         assert zw.push("c", 2).result(5).id
+
+
+def test_a_first_push_while_it_looks_for_what_was_left_opens_one_outbox(
+    home: Path, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given what an earlier life has left; when the first push comes just as that is found; then both are one."""
+    settings = Settings(home=home, namespace=namespace)
+    with Client("sender", settings=settings) as zw:
+        zw.push("c", 1).result(5)
+    zw, look = Client("sender", settings=settings), Directory.outboxes
+    pushed: list[Receipt] = []
+
+    def look_and_push(directory: Directory, name: str | None = None) -> list[OutboxFile]:
+        found = look(directory, name)
+        if threading.current_thread().name == "zerowait network sender" and not pushed:
+            pushed.append(zw.push("c", 2))
+        return found
+
+    monkeypatch.setattr(Directory, "outboxes", look_and_push)
+    with zw:
+        wait_until(lambda: pushed, within=5)
+        pushed[0].result(5)
+        (box,) = zw.status().boxes
+        assert [row.accepted for row in box.channels] == [2]
 
 
 def test_a_client_that_was_closed_before_its_first_verb_is_closed_too() -> None:
