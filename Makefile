@@ -1,5 +1,6 @@
 # make demo    set up and run the demonstration: the main job, on real mail (MAILS=path: on your own)
 # make test    set up and run all tests (ARGS="-k name" for some of them)
+# make campaign  kill senders and workers N times (1000), at named points and at any time, and account for every message
 # make check   ruff, mypy --strict and pyright
 # make fix     format, and mend what ruff can mend
 # make bench   compare with raw pyzmq (ARGS=--json for JSON lines)
@@ -12,9 +13,10 @@ SHELL := /bin/sh
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+N ?= 1000
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test check fix bench docs lock clean
+.PHONY: help demo test campaign check fix bench docs lock clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -33,6 +35,9 @@ demo: $(VENV)/demo.ready
 
 test: $(VENV)/dev.ready
 	@$(BIN)/python -m pytest $(ARGS)
+
+campaign: $(VENV)/dev.ready
+	@$(BIN)/python -m tests.faults.campaign -n $(N) $(ARGS)
 
 check: $(VENV)/dev.ready
 	@$(BIN)/ruff check --quiet .
