@@ -18,7 +18,10 @@ def _looked_at_anew() -> Iterator[None]:
 
 
 def test_a_tool_that_is_not_there_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda tool: None)
+    def nothing(tool: str) -> None:
+        return None
+
+    monkeypatch.setattr(shutil, "which", nothing)
     with pytest.raises(pytest.skip.Exception, match=r"strace: there is no strace here \(apt-get install strace\)"):
         machine.need("strace")
 
