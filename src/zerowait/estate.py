@@ -51,6 +51,8 @@ class Estate:
         self._by_id: dict[int, Outbox] = {}
         self._ready = False  # the network thread listens
         self._disk_asked = False
+        self._disk_refused = ""  # why our own file could not be opened at the last try
+        self._is_opening = False  # once more
         self._error: ZerowaitError | None = None
         self._closed = False
         self._adopter = Adopter(
@@ -222,13 +224,17 @@ class Estate:
     def _own_is_open(self, over: Future[Outbox]) -> None:
         error = over.exception()
         if error is not None:
-            log.error("%s: %s", self._opened.name, error)
+            if self._disk_refused != str(error):  # else it has been said
+                log.error("%s: %s", self._opened.name, error)
+            self._disk_refused = str(error)
+            self._is_opening = False
             with self._lock:
                 if self._disk_intake is not None:  # what lies in memory is not concerned
                     self._refuse(self._disk_intake, _error_of(error) or ZerowaitError(str(error)))
             return
         with self._lock:
             self._disk = box = over.result()
+            self._disk_refused = ""
         directory = self._opened.node.directory
         for said in directory.notices if directory is not None else ():
             log.warning("%s", said)
@@ -290,7 +296,11 @@ class Estate:
         )
 
     def _mind_files(self) -> None:
-        """An outbox at rest has no turns in which to notice that its file is gone."""
+        """An outbox at rest has no turns in which to notice that its file is gone, and one that could not be opened
+        has none in which to try again."""
+        if self._disk_refused and not self._is_opening:
+            self._is_opening = True
+            self._store().add(self._open_own).add_done_callback(self._own_is_open)
         if any(box.is_displaced() for box in self.boxes()):
             self._wake_keeper()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import threading
 import time
@@ -16,9 +17,10 @@ from tests.waiting import wait_until
 from zerowait import App, Client, QueueFull, Receipt, Settings
 from zerowait.engines.brokerless.directory import Directory
 from zerowait.engines.brokerless.shelf import OutboxFile
-from zerowait.errors import Closed, EncodeError, UsageError, ZerowaitError
+from zerowait.errors import Closed, EncodeError, StoreError, UsageError, ZerowaitError
 from zerowait.estate import Estate
 from zerowait.notices import DeadLettered
+from zerowait.outbox import database
 
 VERBS: list[Callable[[Client], Any]] = [
     lambda zw: zw.push("c", 1),
@@ -64,6 +66,48 @@ def test_a_first_push_while_it_looks_for_what_was_left_opens_one_outbox(
         pushed[0].result(5)
         (box,) = zw.status().boxes
         assert [row.accepted for row in box.channels] == [2]
+
+
+def test_an_outbox_that_found_no_room_to_be_made_is_made_once_there_is_some(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a full disk at the first push; when there is room, then pushes are taken without a restart."""
+    full, tries = True, list[Path]()
+
+    def create(path: Path, box: int, name: str, wall: int) -> None:
+        tries.append(path)
+        if full:
+            raise StoreError("on its disk is no room left", path=path, errno=errno.ENOSPC)
+        database.create(path, box, name, wall)
+
+    monkeypatch.setattr("zerowait.outbox.outbox.create", create)
+    zw, got = Client("sender"), list[int]()
+    with pytest.raises(StoreError, match="no room"):
+        zw.push("c", 1).result(5)
+    wait_until(lambda: len(tries) >= 2, within=5)
+    with pytest.raises(StoreError, match="no room"):
+        zw.push("c", 2)
+    full = False
+
+    def is_taken() -> bool:
+        try:
+            zw.push("c", 3).result(5)
+        except StoreError:
+            return False
+        return True
+
+    wait_until(is_taken, within=5)
+    app = App("taker")
+
+    @app.pull("c")
+    def take(number: int) -> None:
+        got.append(number)
+
+    with app:
+        wait_until(lambda: got, within=10)
+    zw.close().result(10)
+    assert got == [3], "what was refused was not taken"
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1, "said once"
 
 
 def test_a_client_that_was_closed_before_its_first_verb_is_closed_too() -> None:
