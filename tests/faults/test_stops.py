@@ -22,8 +22,7 @@ def finish(scene: Scene, sender: Life) -> None:
     until_stored(scene, sender)
 
 
-@pytest.mark.parametrize("seconds", [0.5, 2.0])
-@pytest.mark.parametrize("role", ["sender", "worker"])
+@pytest.mark.parametrize(("role", "seconds"), [("sender", 2.0), ("worker", 0.5)])
 def test_a_stop_shorter_than_silence_changes_nothing(scene: Scene, role: str, seconds: float) -> None:
     worker, sender = scene.worker(), scene.sender(pace=0.002)
     scene.until(Kind.SETTLED, 20)
