@@ -14,6 +14,6 @@ def test_whoever_is_killed_whenever_every_message_is_accounted_for(scene: Scene,
     report = kill_at_random(scene, seed, kills=20)
     print(f"seed {seed}: {report}")
     assert not report.violations, report
-    assert report.runs > 50
+    assert report.runs >= 10
     assert len(scene.cuts) >= 5
     assert len({record.pid for record in scene.of(Kind.ATTEMPT)}) >= 5
