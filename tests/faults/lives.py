@@ -22,7 +22,8 @@ from tests.faults.history import History, Kind, hash_of, payload
 from tests.faults.plan import Plan
 from zerowait import App, Client, Context, PushChannel, Settings, serving
 from zerowait.errors import OutcomeUnknown, ZerowaitError
-from zerowait.pending import Pending, Receipt
+from zerowait.pending import Pending
+from zerowait.receipts import Receipt
 
 # A child of the nursery shall begin at once: what is imported at first use is imported before it is born.
 for _early in ("opening", "estate", "telling", "handlers.stage", "engines.brokerless.node", "outbox.keeper"):
