@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Final
 
 from zerowait.outbox.database import Database
@@ -20,9 +19,9 @@ _BATCH: Final = 256
 
 
 class Aging:
-    """letters, letter_days: how many dead letters are kept, and for how long."""
+    """letters, letter_days: how many dead letters are kept, and for how long. seconds: a clock that no one sets."""
 
-    def __init__(self, database: Database, letters: int, letter_days: float) -> None:
+    def __init__(self, database: Database, letters: int, letter_days: float, seconds: Callable[[], float]) -> None:
         # When the next row expires that waits here, by the outbox's own time.
         self.expiry_at: int | None = database.one(
             "SELECT min(expires) FROM message WHERE state = 0 AND expires IS NOT NULL"
@@ -30,6 +29,7 @@ class Aging:
         self.letters_at = 0.0  # when dead letters are looked at for their age
         self._letters = letters
         self._letter_days = letter_days
+        self._seconds = seconds
 
     def expires(self, at: int) -> None:
         """A row that expires then waits here from now on."""
@@ -37,7 +37,7 @@ class Aging:
             self.expiry_at = at
 
     def has_work(self, now: int) -> bool:
-        return (self.expiry_at is not None and self.expiry_at <= now) or time.monotonic() >= self.letters_at
+        return (self.expiry_at is not None and self.expiry_at <= now) or self._seconds() >= self.letters_at
 
     def expire(
         self, database: Database, channels: dict[int, str], out: Container[int], settlement: Settlement, now: int
@@ -67,8 +67,8 @@ class Aging:
         dead = ledger.dead + sum(row.dead for row in tally.rows.values())
         excess = max(0, dead - self._letters)
         before = -1
-        if time.monotonic() >= self.letters_at:
-            self.letters_at = time.monotonic() + LETTERS_LOOKED_AT
+        if self._seconds() >= self.letters_at:
+            self.letters_at = self._seconds() + LETTERS_LOOKED_AT
             before = now - int(self._letter_days * DAY_US)
             # What was set aside lies here as long as a dead letter would.
             old = "SELECT body FROM message WHERE state = 4 AND due < ?"
@@ -82,6 +82,6 @@ class Aging:
         """Seconds until something passes with time."""
         wait = None if self.expiry_at is None else max(0.0, (self.expiry_at - now) / 1e6)
         if ledger.dead:
-            letters = max(0.0, self.letters_at - time.monotonic())
+            letters = max(0.0, self.letters_at - self._seconds())
             wait = letters if wait is None else min(wait, letters)
         return wait

@@ -28,13 +28,13 @@ class Books:
     """turns: how many transactions there have been. ahead: what dispatch has, and what it may read next. young: what is
     in no table yet. aging: what passes with time."""
 
-    def __init__(self, database: Database, ledger: Ledger, limits: Limits) -> None:
+    def __init__(self, database: Database, ledger: Ledger, limits: Limits, seconds: Callable[[], float]) -> None:
         self.durable = database.path is not None
         self.turns: int = database.one("SELECT turn FROM box")
         self.ledger = ledger
         self.numbering = Numbering(database)
         self.young = Young()
-        self.aging = Aging(database, limits.letters, limits.letter_days)
+        self.aging = Aging(database, limits.letters, limits.letter_days, seconds)
         self._nbytes = limits.nbytes
         self._segments: list[Segment] = []  # out, and given by the next turn that succeeds
         ledger.load(database)

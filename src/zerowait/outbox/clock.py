@@ -15,16 +15,19 @@ def steady_ns() -> int:
 
 
 class Clock:
-    """The outbox's own time. wall: where the last life left off, microseconds UTC."""
+    """The outbox's own time. wall: where the last life left off, microseconds UTC. steady: nanoseconds on a clock that
+    no one sets, for who has time of his own. seconds: for waits that a sleep of the machine should not count for."""
 
-    def __init__(self, now_us: Callable[[], int], wall: int) -> None:
+    def __init__(self, now_us: Callable[[], int], wall: int, steady: Callable[[], int] | None = None) -> None:
         self._now_us = now_us
+        self._steady_ns = steady or steady_ns
+        self.seconds: Callable[[], float] = (lambda: steady() / 1e9) if steady is not None else time.monotonic
         # A wall clock that was set back between two lives: no time has passed.
         self._base = max(now_us(), wall)
-        self._started = steady_ns()
+        self._started = self._steady_ns()
 
     def now(self) -> int:
-        return self._base + (steady_ns() - self._started) // 1_000
+        return self._base + (self._steady_ns() - self._started) // 1_000
 
     def shift(self) -> int:
         """What to add to the caller's time; what is less than a jump is not made one."""

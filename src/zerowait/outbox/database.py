@@ -41,15 +41,48 @@ def integers(values: Sequence[int]) -> apsw.CArrayBinding:
     return apsw.carray(array("q", values))  # pyright: ignore[reportUnknownMemberType]
 
 
+class Disk:
+    """Where the files of outboxes lie, and all that is done to them: this machine's disks. Simulations have others."""
+
+    def connect(self, path: Path, flags: int) -> apsw.Connection:
+        return apsw.Connection(str(path), flags)
+
+    def read(self, path: Path, most: int) -> bytes:
+        """Raises OSError, FileNotFoundError above all."""
+        with path.open("rb") as file:
+            return file.read(most)
+
+    def make(self, path: Path) -> None:
+        """A new, empty file for nobody but this user. Raises OSError."""
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+    def rename(self, path: Path, to: Path) -> None:
+        """On disk when this returns. Raises OSError."""
+        path.rename(to)
+        sync_folder(to.parent)
+
+    def remove(self, paths: Sequence[Path]) -> None:
+        """Those that are there, all in one folder; on disk when this returns. Raises OSError."""
+        removed = [path for path in paths if _unlink(path)]
+        if removed:
+            sync_folder(removed[0].parent)
+
+
+DISK: Final = Disk()
+
+
 class Database:
     """An open connection. path None: in memory, with the same schema."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, disk: Disk = DISK) -> None:
         self.path = path
+        self.disk = disk
         self.wal_pages = 0
-        self._connection = connection = apsw.Connection(
-            str(path) if path else ":memory:", apsw.SQLITE_OPEN_READWRITE | (0 if path else apsw.SQLITE_OPEN_CREATE)
-        )
+        if path is None:
+            connection = apsw.Connection(":memory:", apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+        else:
+            connection = disk.connect(path, apsw.SQLITE_OPEN_READWRITE)
+        self._connection = connection
         try:
             self.run = _statements(connection)
             # Somebody who looks into the file with another program holds us up for a moment, not for good.
@@ -189,14 +222,13 @@ def is_passing(error: DatabaseError) -> bool:
     return isinstance(error, (apsw.FullError, apsw.BusyError, apsw.NoMemError))
 
 
-def check(path: Path) -> bool:
+def check(path: Path, disk: Disk = DISK) -> bool:
     """Look at a file by plain reading, before SQLite may touch it. False: there is none, or an empty one.
 
     Raises StoreError for what is no outbox, or one of another version; the file is as it was.
     """
     try:
-        with path.open("rb") as file:
-            header = file.read(100)
+        header = disk.read(path, 100)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -224,14 +256,13 @@ def check(path: Path) -> bool:
     return True
 
 
-def create(path: Path, box: int, name: str, wall: int) -> None:
+def create(path: Path, box: int, name: str, wall: int, disk: Disk = DISK) -> None:
     """Make an empty outbox. It appears under its name when it is whole and on disk. Raises StoreError."""
     draft = path.with_name(path.name + ".new")
     try:
-        for leftover in (draft, Path(f"{draft}-journal")):
-            leftover.unlink(missing_ok=True)
-        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        connection = apsw.Connection(str(draft), apsw.SQLITE_OPEN_READWRITE)
+        disk.remove((draft, Path(f"{draft}-journal")))
+        disk.make(draft)
+        connection = disk.connect(draft, apsw.SQLITE_OPEN_READWRITE)
         try:
             run = _statements(connection)
             run("PRAGMA page_size = 4096; PRAGMA auto_vacuum = incremental; PRAGMA synchronous = full").fetchall()
@@ -242,8 +273,7 @@ def create(path: Path, box: int, name: str, wall: int) -> None:
                 run(f"PRAGMA user_version = {VERSION}")
         finally:
             connection.close(force=True)
-        draft.rename(path)
-        sync_folder(path.parent)
+        disk.rename(draft, path)
     except apsw.Error as error:
         raise explain(error, path, None) from error
     except OSError as error:
@@ -264,11 +294,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove(path: Path) -> None:
+def remove(path: Path, disk: Disk = DISK) -> None:
     """Remove a closed outbox."""
-    for end in ("", "-wal", "-shm"):
-        Path(f"{path}{end}").unlink(missing_ok=True)
-    sync_folder(path.parent)
+    disk.remove([Path(f"{path}{end}") for end in ("", "-wal", "-shm")])
+
+
+def _unlink(path: Path) -> bool:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _schema() -> str:

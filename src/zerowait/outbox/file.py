@@ -13,27 +13,44 @@ from typing import NamedTuple
 
 from zerowait.errors import StoreError
 from zerowait.outbox.clock import Clock
-from zerowait.outbox.database import Database, DatabaseError, check, create, explain, is_passing, remove
+from zerowait.outbox.database import (
+    DISK,
+    Database,
+    DatabaseError,
+    Disk,
+    check,
+    create,
+    explain,
+    is_passing,
+    remove,
+)
 from zerowait.outbox.ledger import Ledger
 from zerowait.outbox.numbering import raise_epoch
 from zerowait.outbox.place import Lock, Place, Standing
 
 
 def open_database(
-    path: Path | None, name: str, id: int | None, now_us: Callable[[], int], above: int
+    path: Path | None,
+    name: str,
+    id: int | None,
+    now_us: Callable[[], int],
+    above: int,
+    disk: Disk = DISK,
+    steady: Callable[[], int] | None = None,
 ) -> tuple[Database, Clock]:
     """Open it, under an epoch above that one, or make it first; path None: in memory. id: of a new one, else random.
+    disk, steady: see `Outbox.open`.
 
     Raises StoreError, and DatabaseError, and then nothing is open.
     """
-    if path is not None and not check(path):
-        create(path, id or _random(), name, now_us())
-    database = Database(path)
+    if path is not None and not check(path, disk):
+        create(path, id or _random(), name, now_us(), disk)
+    database = Database(path, disk)
     try:
         if path is None:
             box = (id or _random()).to_bytes(8, "big")
             database.run("INSERT INTO box VALUES (?, ?, 0, ?, 0)", (box, name, now_us()))
-        clock = Clock(now_us, database.one("SELECT wall FROM box"))
+        clock = Clock(now_us, database.one("SELECT wall FROM box"), steady)
         raise_epoch(database, clock, above)
     except BaseException:
         database.close()
@@ -70,7 +87,9 @@ class File:
     def __init__(self, database: Database, lock: Lock | None) -> None:
         self.path = database.path
         self.database: Database | None = database
-        self._place = Place(database.path) if database.path is not None else None
+        self._disk = database.disk
+        # Only on a disk of this machine can anybody else remove it.
+        self._place = Place(database.path) if database.path is not None and database.disk is DISK else None
         self._lock = lock
         self._is_closed = False
 
@@ -106,13 +125,13 @@ class File:
         path = self.path
         if path is None or self._is_closed:
             raise StoreError(f"The outbox {path or 'in memory'} is closed.", path=path or "")
-        if not check(path):
+        if not check(path, self._disk):
             raise StoreError(
                 f"The outbox {path} is gone: somebody removed it while it was open. What was in it is lost. Close "
                 "the client and open it again to begin a new one.",
                 path=path,
             )
-        database = Database(path)
+        database = Database(path, self._disk)
         try:
             box, found = database.one("SELECT id, turn FROM box")
             arrived = found == attempted
@@ -178,7 +197,7 @@ class File:
                     pass
         if empty and self.path is not None:
             try:
-                remove(self.path)
+                remove(self.path, self._disk)
             except OSError:
                 pass
         if self._lock is not None:

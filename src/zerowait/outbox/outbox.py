@@ -23,7 +23,7 @@ from zerowait.outbox.attempt import Attempt, Notice
 from zerowait.outbox.books import Books
 from zerowait.outbox.clock import Clock
 from zerowait.outbox.damage import damage_notice, damaged
-from zerowait.outbox.database import WAL_IDLE_PAGES, WAL_MOST_PAGES, Database, DatabaseError, explain
+from zerowait.outbox.database import DISK, WAL_IDLE_PAGES, WAL_MOST_PAGES, Database, DatabaseError, Disk, explain
 from zerowait.outbox.file import File, open_database
 from zerowait.outbox.followed import Followed
 from zerowait.outbox.intake import Intake, Limits
@@ -59,9 +59,9 @@ class Outbox:
         self.set_aside = 0  # messages whose bodies on disk were damaged, in this life
         self._file = File(database, lock)
         self._clock = clock
-        self._books = Books(database, self.ledger, intake.limits)
+        self._books = Books(database, self.ledger, intake.limits, clock.seconds)
         self._followed = Followed()
-        self._trouble = Trouble(database.path, intake, self.notices)
+        self._trouble = Trouble(database.path, intake, self.notices, clock.seconds)
         self._fresh: list[Fresh] = []  # these three are for the next transaction
         self._changes: list[Change] = []
         self._spoilt: list[Row] = []
@@ -81,18 +81,21 @@ class Outbox:
         id: int | None = None,
         intake: Intake | None = None,
         lock: Lock | None = None,
+        disk: Disk = DISK,
+        steady: Callable[[], int] | None = None,
     ) -> Outbox:
         """Open an outbox, or make it; path None: in memory.
 
         floor_epoch: the epoch will be above it. id: of a new one, else random. intake: where pushes go; without one
-        (and with limits) it takes no pushes. lock: the right to the file, released by `close`. Raises StoreError, and
-        then what is no outbox of this version is as it was, and the lock is still the caller's.
+        (and with limits) it takes no pushes. lock: the right to the file, released by `close`. disk, steady: where
+        files lie, and nanoseconds on a clock that no one sets; for simulations. Raises StoreError, and then what is no
+        outbox of this version is as it was, and the lock is still the caller's.
         """
         if intake is None:
             intake = Intake(limits or Limits(), durable=path is not None, wake=_nothing, room=_no_room, now_us=now_us)
             intake.close(name)
         try:
-            database, clock = open_database(path, name, id, now_us, floor_epoch)
+            database, clock = open_database(path, name, id, now_us, floor_epoch, disk, steady)
             try:
                 outbox = cls(database, name, intake, clock, lock)
             except BaseException:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from zerowait.errors import StoreError
@@ -14,9 +14,11 @@ from zerowait.outbox.intake import Intake
 
 
 class Trouble:
-    """Tells pushes (by the intake) and people (by notices) that it fails, and people when it goes on."""
+    """Tells pushes (by the intake) and people (by notices) that it fails, and people when it goes on. seconds: what it
+    waits by."""
 
-    def __init__(self, path: Path | None, intake: Intake, notices: deque[Notice]) -> None:
+    def __init__(self, path: Path | None, intake: Intake, notices: deque[Notice], seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
         self._path = path
         self._intake = intake
         self._notices = notices
@@ -25,7 +27,7 @@ class Trouble:
 
     def begins(self, error: StoreError, *, is_open: bool) -> bool:
         """It failed, perhaps once more. is_open: the file is. True: so long that waiters should be told."""
-        now = time.monotonic()
+        now = self._seconds()
         if self._intake.broken is None:
             number = error.errno or errno.EAGAIN  # "temporarily unavailable" says less than our own words
             reason = os.strerror(number) if number != errno.EAGAIN else error.message
