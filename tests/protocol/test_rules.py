@@ -991,3 +991,18 @@ def test_effects_of_an_outbox_that_is_closed_never_leave() -> None:
     assert effects.take() == []
     with pytest.raises(ProtocolError):
         frames.decode(b"\xc1")
+
+
+def test_who_is_woken_when_he_asked_to_be_does_not_ask_for_a_time_that_is_over() -> None:
+    """What is done at a tick and was wanted between two of them had the network thread turn without rest until then."""
+    stage = owner()
+    x = stage.peer(X, channels=[CHANNEL], credit=1)
+    stage.push(3)  # it is told that two more wait
+    stage.step(0.005)
+    x.grant(3, serial=2)  # all is sent: that nothing waits any more is told after a quiet tick
+    assert len(x.all(Want)) == 1
+    for _ in range(60):
+        stage.step(0.001)
+        at = stage.core.next_wake()
+        assert at is None or at > stage.now
+    assert x.last(Want).waiting == 0

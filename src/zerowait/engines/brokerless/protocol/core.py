@@ -314,7 +314,9 @@ class Core:
         """When `wake` wants to be called next, whatever happens meanwhile."""
         if self.sessions.changed:
             self._calm_until = min(self._calm_until, *self._calm(), float("inf"))
-        times = [at for at in (self.owner.wake(), self.worker.wake()) if at is not None]
+        times = [at for at in (self.owner.wake(),) if at is not None]
+        # What is done at a tick is due at the next one. Asked for earlier it would be asked for again and again.
+        times += [max(at, self._tick_at) for at in (self.owner.next_tick(), self.worker.wake()) if at is not None]
         if self._calm_until != float("inf"):
             times.append(self._calm_until)
         if self.worker.is_active():

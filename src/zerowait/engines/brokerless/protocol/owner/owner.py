@@ -322,11 +322,12 @@ class Owner:
                 self._effects.commit(box, [gone])
 
     def wake(self) -> float | None:
-        times = [at for custody in self.custody.values() if (at := custody.wake()) is not None]
-        if (quiet := self.sender.wants.wake()) is not None:
-            times.append(quiet)
-        if (over := self._expiry.wake()) is not None:
-            times.append(over)
+        """When `send` has something to do."""
+        return min((at for custody in self.custody.values() if (at := custody.wake()) is not None), default=None)
+
+    def next_tick(self) -> float | None:
+        """When `tick` has something to do."""
+        times = [at for at in (self.sender.wants.wake(), self._expiry.wake()) if at is not None]
         return min(times, default=None)
 
     def fenced(self, link: Link, box: int, fence: int, words: str, now: float) -> None:
