@@ -131,10 +131,12 @@ class Ahead:
         if row.seq in self.out:
             self._give_back(row.channel, before - _payload(row))
 
-    def missed(self, row: Row, *, due: bool) -> None:
-        """A row that was stored without dispatch having been offered it."""
-        if not due:
+    def missed(self, row: Row, due: int | None) -> None:
+        """A row that was stored without dispatch having been offered it, or `later` having been asked since."""
+        if due is None:
             self.reader(row.channel).unread.add(row.priority)
+        else:
+            self.later(row.channel, due)
 
     def back(self, row: Row) -> None:
         """A row is out no more: settled whole, or waiting on disk for another time."""

@@ -72,7 +72,7 @@ class Books:
     def missed(self, stored: list[Fresh]) -> None:
         """These were stored, and not handed out: they are to be read."""
         for each in stored:
-            self.ahead.missed(each.row, due=each.due is not None)
+            self.ahead.missed(each.row, each.due)
             if each.row.expires is not None:
                 self.aging.expires(each.row.expires)
 

@@ -296,6 +296,23 @@ def test_after_a_failing_disk_everything_is_there_once(
 
 
 @pytest.mark.parametrize("done", [False, True])
+def test_what_is_due_later_is_not_forgotten_if_the_disk_fails_after_all_was_written(
+    faults: Faults, on_disk: Maker, time: Time, done: bool
+) -> None:
+    """Where nothing else of its channel waited, nobody looked for what was due there once the file was open again."""
+    bench = on_disk()
+    faults.failing, faults.what, faults.done_all_the_same = apsw.IOError, {"sync"}, done
+    bench.push("in a while", due=START_US + 5_000_000)
+    with pytest.raises(StoreError):
+        bench.box.turn()
+    faults.failing = None
+    assert values(bench.turns()) == []
+    assert bench.box.next_due() == pytest.approx(5.0, abs=0.01)
+    time.pass_(6)
+    assert values(bench.turns()) == ["in a while"]
+
+
+@pytest.mark.parametrize("done", [False, True])
 def test_looking_after_dead_letters_on_a_failing_disk_leaves_the_ledger_exact(
     faults: Faults, on_disk: Maker, time: Time, done: bool
 ) -> None:
