@@ -1,11 +1,12 @@
-# make demo    set up and run the demonstration: the main job, on real mail (MAILS=path: on your own)
-# make test    set up and run all tests (ARGS="-k name" for some of them)
+# make demo      set up and run the demonstration: the main job, on real mail (MAILS=path: on your own)
+# make test      set up and run all tests (ARGS="-k name" for some of them)
+# make simulate  play seeds of the simulation: SEEDS=n FROM=k (one alone is shown step by step)
 # make campaign  kill senders and workers N times (1000), at named points and at any time, and account for every message
-# make check   ruff, mypy --strict and pyright
-# make fix     format, and mend what ruff can mend
-# make bench   compare with raw pyzmq (ARGS=--json for JSON lines)
-# make docs    check that the links of the documents lead somewhere and that their programs compile
-# make lock    choose the newest versions of everything again, and write them into requirements/
+# make check     ruff, mypy --strict and pyright
+# make fix       format, and mend what ruff can mend
+# make bench     compare with raw pyzmq (ARGS=--json for JSON lines)
+# make docs      check that the links of the documents lead somewhere and that their programs compile
+# make lock      choose the newest versions of everything again, and write them into requirements/
 #
 # Needs Python >= 3.11 and the package index, nothing else. PYTHON=… chooses the interpreter, VENV=… where it is set up.
 
@@ -14,9 +15,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 N ?= 1000
+SEEDS ?= 1000
+FROM ?= 1
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test campaign check fix bench docs lock clean
+.PHONY: help demo test simulate campaign check fix bench docs lock clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -38,6 +41,9 @@ test: $(VENV)/dev.ready
 
 campaign: $(VENV)/dev.ready
 	@$(BIN)/python -m tests.faults.campaign -n $(N) $(ARGS)
+
+simulate: $(VENV)/dev.ready
+	@$(BIN)/python -m tests.simulation $(SEEDS) $(FROM)
 
 check: $(VENV)/dev.ready
 	@$(BIN)/ruff check --quiet .

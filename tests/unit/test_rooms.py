@@ -41,7 +41,7 @@ IMPURE = {
 
 ONLY_HERE = {
     "zmq": ("engines/brokerless/wire.py", "engines/brokerless/bare.py"),
-    "apsw": ("outbox/database.py",),
+    "apsw": ("outbox/database.py", "testing/disk.py", "testing/vfs.py"),
     "click": ("cli/", "__main__.py"),
     "rich": ("cli/", "progress.py"),
     "pydantic": ("codec.py",),

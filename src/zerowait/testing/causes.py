@@ -1,0 +1,81 @@
+"""Why a message was started again. Each second start has a cause that the rules name (§13), or something is wrong.
+
+The causes: the run before failed or was handed back; its worker's life ended; or its outbox's owner and that worker
+could not hear each other for the whole grace."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+from zerowait.testing.cluster import CONFIG, Cluster
+from zerowait.testing.history import Message, Run
+from zerowait.testing.node import Node
+
+SLACK_S = 0.15  # how much earlier than both of them we may notice that they hear each other again
+
+
+class Causes:
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.counted: Counter[str] = Counter()
+
+    def sample(self) -> None:
+        """Who can hear whom now."""
+        now = self._cluster.timeline.now
+        workers = [node for node in self._cluster.nodes if node.core.worker.services]
+        for home in self._cluster.homes:
+            for worker in workers:
+                life = self._cluster.history.lives[worker.instance]
+                owner = home.owner
+                if owner is not None and worker.alive and self._hear_each_other(owner, worker, home.box):
+                    since = life.broken_since.pop(home.box, None)
+                    if since is not None:
+                        life.breaks.setdefault(home.box, []).append((since, now))
+                else:
+                    life.broken_since.setdefault(home.box, now)
+
+    def _hear_each_other(self, owner: Node, worker: Node, box: int) -> bool:
+        if owner.paused or worker.paused or self._cluster.network.is_walled(owner, worker):
+            return False
+        peer = owner.core.peers.get(worker.instance)
+        link = peer.link if peer is not None else None
+        return link is not None and box in link.resumed
+
+    def judge(self) -> list[str]:
+        wrong: list[str] = []
+        deaths: Counter[int] = Counter()
+        for message in self._cluster.history.messages.values():
+            for before, after in pairwise(message.runs):
+                cause = self._cause(message, before, after)
+                if not cause:
+                    starts = f"{self._start(before)} and again {self._start(after)}"
+                    wrong.append(f"message {message.token} {before.name} was started {starts} without a cause")
+                elif cause == "death":
+                    deaths[before.worker] += 1
+                self.counted[cause] += 1
+        for worker, restarted in deaths.items():
+            life = self._cluster.history.lives[worker]
+            if restarted > life.unsettled:
+                wrong.append(
+                    f"{restarted} were started again for the death of {life.name}, which held {life.unsettled}"
+                )
+        return wrong
+
+    def _start(self, run: Run) -> str:
+        return f"at {run.started_at:.3f} by {self._cluster.history.lives[run.worker].name}"
+
+    def _cause(self, message: Message, before: Run, after: Run) -> str:
+        has_ended = before.ended_at is not None and before.ended_at <= after.started_at
+        if has_ended and before.ending in ("retry", "unstarted"):
+            return before.ending
+        life = self._cluster.history.lives[before.worker]
+        if life.ended_at is not None and life.ended_at <= after.started_at:
+            return "left" if life.how == "left" else "death"
+        breaks = [*life.breaks.get(message.box, ())]
+        if message.box in life.broken_since:
+            breaks.append((life.broken_since[message.box], self._cluster.timeline.now))
+        for start, end in breaks:
+            if end > before.started_at and min(end, after.started_at) - start >= CONFIG.resume_grace - SLACK_S:
+                return "silence"
+        return ""

@@ -1,0 +1,237 @@
+"""The processes of a simulated world: which live, which outbox is whose, who finds whom."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+from zerowait.engines.brokerless.protocol.config import Config
+from zerowait.engines.brokerless.protocol.effects import Withdrawn
+from zerowait.errors import StoreError
+from zerowait.outbox.sheaf import Sheaf
+from zerowait.testing.history import History, Message, payload_of
+from zerowait.testing.network import Network
+from zerowait.testing.node import Node
+from zerowait.testing.plan import Plan
+from zerowait.testing.surroundings import Home, Surroundings
+from zerowait.testing.timeline import Timeline, WallClock
+
+CHANNEL: Final = "work"
+REDIAL_S: Final = 0.1
+# A quarter of what is usual, so that a bad day takes seconds.
+CONFIG: Final = Config(
+    ping=0.25, silence=0.75, resume_grace=1.25, proof_within=0.1, prefetch=64, idle_after=0.1, stuck=0.75,
+    handshake=1.25, drain=1.0,
+)  # fmt: skip
+
+
+class Cluster:
+    def __init__(self, plan: Plan, timeline: Timeline, history: History) -> None:
+        self.plan = plan
+        self.timeline = timeline
+        self.history = history
+        self._rng = Random(f"world {plan.seed}")
+        self.network = Network(timeline, Random(f"network {plan.seed}"), plan.latency_s)
+        around = Surroundings(timeline, self.network, history, CONFIG, Random(f"processes {plan.seed}"))
+        around.commit_s, around.job, around.temper = plan.commit_s, plan.job, self._temper
+        around.proves, around.died = self._proves, self.killed_by_handler
+        self.around = around
+        self.wall = WallClock(timeline)
+        self.homes: list[Home] = []
+        self.nodes: list[Node] = []
+        self.senders: list[Node | None] = [None] * plan.senders
+        self.workers: list[Node | None] = [None] * plan.workers
+        self.fired: set[str] = set()
+        self.healed = False
+        self._silent: set[int] = set()  # instances whose machine died with them: nobody can prove that
+        self._places: dict[int, tuple[Node, Sheaf, int]] = {}
+        self._asked: dict[tuple[int, int, int], Message] = {}
+        self._dialled: dict[tuple[int, int], float] = {}
+        self._kills: dict[int, int] = {}
+
+    # -- lives -------------------------------------------------------------------------------------------------------
+
+    def _born(self, name: str, services: dict[str, int]) -> Node:
+        instance = self._rng.getrandbits(40) | 1
+        node = Node(self.around, len(self.nodes) + 1, instance, name, self.wall, services)
+        node.withdrawn = self._withdrawn
+        self.nodes.append(node)
+        self.history.tell("born", name, node.key, instance)
+        return node
+
+    def start_sender(self, index: int) -> None:
+        """It takes over what its namesake has left, or begins a new outbox."""
+        if self.senders[index] is not None:
+            return
+        name = f"sender{index}"
+        node = self.senders[index] = self._born(name, {})
+        home = next((home for home in self.homes if home.name == name and home.owner is None), None)
+        if home is None:
+            home = Home(self._rng.getrandbits(63) | 1, name, Random(f"disk {self.plan.seed} {len(self.homes)}"))
+            self.homes.append(home)
+        if node.holdings.open(home, pushes=True) is None:
+            self.kill(node, power=False, why="its outbox cannot be opened")
+        self.dial_all()
+
+    def start_worker(self, index: int) -> None:
+        if self.workers[index] is None:
+            self.workers[index] = self._born(f"worker{index}", {CHANNEL: self.plan.runners})
+            self.dial_all()
+
+    def kill(self, node: Node, *, power: bool, why: str) -> None:
+        """power: its machine dies too. Others do not notice, and nobody can prove it."""
+        if not node.alive:
+            return
+        node.alive = False
+        life = self.history.lives[node.instance]
+        life.ended_at, life.how = self.timeline.now, why
+        life.unsettled = node.core.worker.desk.total_running() + node.core.worker.memory.unconfirmed()
+        if power:
+            self._silent.add(node.instance)
+            self.fired.add("power cut")
+        self.network.died(node, silently=power)
+        self.history.tell("killed", node.name, node.key, why)
+        for home in self.homes:
+            if home.owner is node:
+                home.disk.part(power=power)
+                home.owner = None
+        node.store.stop()
+        for token, (sender, _, _) in list(self._places.items()):
+            message = self.history.messages[token]
+            if sender is node and message.fate == "pending":
+                message.fate = "unknown"
+        self._vacate(node)
+
+    def _vacate(self, node: Node) -> None:
+        for group in (self.senders, self.workers):
+            for index, other in enumerate(group):
+                if other is node:
+                    group[index] = None
+
+    def killed_by_handler(self, node: Node) -> None:
+        self.fired.add("handler kills")
+        index = self.workers.index(node) if node in self.workers else None
+        self.kill(node, power=False, why="its handler")
+        if index is not None:
+            self.timeline.after(0.2, lambda: self.start_worker(index))
+
+    def leave(self, node: Node) -> None:
+        """As a deploy does: it drains, and goes when all is confirmed, or has to."""
+        if node.leaving or node.paused:
+            return
+        node.leaving = True
+        node.core.drain()
+        node.touch()
+        until = self.timeline.now + CONFIG.drain
+
+        def look() -> None:
+            if not node.alive:
+                return
+            if node.paused or not (node.core.is_drained() or self.timeline.now >= until):
+                self.timeline.after(0.02, look)
+                return
+            node.core.farewell(self.timeline.now, final=node.core.is_drained())
+            node.say_all()
+            self.timeline.after(0.0, lambda: self.kill(node, power=False, why="left"))
+
+        self.timeline.after(0.02, look)
+
+    def _proves(self, instance: int) -> bool:
+        life = self.history.lives.get(instance)
+        return self.plan.proves and life is not None and life.ended_at is not None and instance not in self._silent
+
+    # -- finding each other ------------------------------------------------------------------------------------------
+
+    def dial_all(self) -> None:
+        now = self.timeline.now
+        for owner in self.nodes:
+            if not owner.alive or owner.paused or not (owner.boxes or owner in self.senders):
+                continue
+            for worker in self.workers:
+                if worker is None or worker is owner:
+                    continue
+                peer = owner.core.peers.get(worker.instance)
+                linked = peer is not None and peer.link is not None
+                if not linked and now - self._dialled.get((owner.key, worker.key), -1.0) >= REDIAL_S:
+                    self._dialled[owner.key, worker.key] = now
+                    self.network.dial(owner, worker)
+
+    def owners(self) -> list[Node]:
+        return [node for node in self.nodes if node.alive and node.boxes]
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def push(self, sender: int, tokens: tuple[int, ...], ttl: float | None, delay: float | None) -> None:
+        node = self.senders[sender]
+        if node is None or node.holdings.intake is None or node.paused:
+            return
+        lane, now = node.holdings.intake.lane(CHANNEL), node.now_us()
+        due = now + int(delay * 1e6) if delay is not None else None
+        expires = (due or now) + int(ttl * 1e6) if ttl is not None else None
+        for token in tokens:
+            payload = payload_of(token, self._rng.choice((10, 10, 100, 3_000)))
+            message = self.history.pushed(node.holdings.intake.box, payload, expires=ttl is not None)
+            try:
+                sheaf, index = lane.append(payload, due=due, expires=expires)
+            except StoreError:
+                message.fate = "refused"
+                continue
+            self._places[token] = (node, sheaf, index)
+            self._watch(message, node, sheaf, index)
+
+    def _watch(self, message: Message, node: Node, sheaf: Sheaf, index: int) -> None:
+        def is_told() -> bool:
+            """A process whose last moment has come tells nobody any more."""
+            home = node.homes[message.box]
+            return node.alive and not home.disk.blown
+
+        def stored() -> None:
+            if is_told():
+                message.fate = "unknown" if sheaf.error is not None else "accepted"
+                self.history.tell(message.fate, message.token)
+
+        def settled() -> None:
+            if is_told():
+                message.said.append(sheaf.state(index))
+                self.history.tell("settled", message.token, sheaf.state(index))
+
+        sheaf.when_stored(index, stored)
+        sheaf.when_settled(index, settled)
+
+    def withdraw(self, token: int) -> None:
+        place = self._places.get(token)
+        if place is None:
+            return
+        node, sheaf, index = place
+        message = self.history.messages[token]
+        if node.alive and not node.paused and message.fate == "accepted":
+            message.said.append("withdrawal asked")
+            name = (message.box, sheaf.epoch, sheaf.first + index)
+            self._asked[name] = message
+            node.core.owner.withdraw(*name)
+            node.touch()
+
+    def _withdrawn(self, effect: Withdrawn) -> None:
+        message = self._asked.get((effect.box, effect.epoch, effect.number))
+        if message is not None:
+            message.said.append({True: "taken back", False: "begun", None: "its row says"}[effect.taken_back])
+
+    def _temper(self, token: int) -> tuple[float, str]:
+        kind = self.plan.tempers.get(token, "")
+        seconds = self.plan.handler_s * (0.5 + self._rng.random())
+        if kind == "handler rejects":
+            self.fired.add(kind)
+            return seconds, "dead"
+        if kind == "handler fails":
+            self.fired.add(kind)
+            failures = self.history.failures(token)
+            return seconds, "retry" if failures < 1 + token % 3 else "dead" if token % 2 else "handled"
+        if self.healed:
+            return min(seconds, 0.005), "handled"
+        if kind == "slow handler":
+            self.fired.add(kind)
+            return self._rng.uniform(0.3, 2.0), "handled"
+        if kind == "handler kills" and self._kills.get(token, 0) < 2:
+            self._kills[token] = self._kills.get(token, 0) + 1
+            return seconds, "kills"
+        return seconds, "handled"

@@ -1,0 +1,95 @@
+"""The runners of a simulated process: handlers that take time, and end as the seed wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from msgspec import msgpack
+
+from zerowait.engines.brokerless.protocol.core import Core
+from zerowait.engines.brokerless.protocol.worker.parcel import Taken
+from zerowait.message import Outcome, Verdict
+from zerowait.testing.history import History, Message, Run
+from zerowait.testing.timeline import Timeline
+
+REASONS = {
+    "dead": msgpack.encode({"reason": "rejected", "rule": "reject"}),
+    "retry": msgpack.encode({"reason": "it failed", "rule": "retry"}),
+}
+_VERDICTS = {"dead": Verdict.DEAD, "retry": Verdict.RETRY, "unstarted": Verdict.UNSTARTED}
+
+
+class Temper(Protocol):
+    """How handlers behave: how long the next run of a message takes, in seconds, and how it ends."""
+
+    def __call__(self, token: int, /) -> tuple[float, str]: ...
+
+
+class Crew:
+    """at_once: how many messages a runner takes. kills: called when a handler takes its process along."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        history: History,
+        core: Core,
+        temper: Temper,
+        services: dict[str, int],
+        at_once: int,
+        awake: Callable[[Callable[[], None]], None],
+        touch: Callable[[], None],
+        kills: Callable[[], None],
+    ) -> None:
+        self._timeline = timeline
+        self._history = history
+        self._core = core
+        self._temper = temper
+        self._services = services
+        self._at_once = at_once
+        self._awake = awake
+        self._touch = touch
+        self._kills = kills
+        self._busy = dict.fromkeys(services, 0)
+
+    def ready(self, channel: str) -> None:
+        while self._busy.get(channel, 0) < self._services.get(channel, 0):
+            taken = self._core.worker.desk.start(channel, self._at_once, self._timeline.now)
+            if taken is None:
+                return
+            self._busy[channel] += 1
+            self._next(channel, taken, taken.start)
+
+    def is_busy(self) -> bool:
+        return any(self._busy.values())
+
+    def _next(self, channel: str, taken: Taken, index: int) -> None:
+        if index == taken.stop:
+            self._busy[channel] -= 1
+            self.ready(channel)
+            return
+        delivery = taken.delivery
+        payload = delivery.payload(index)
+        name = (delivery.box, delivery.epoch, delivery.number(index))
+        run = Run(self._core.me.instance, name, self._timeline.now, "handled")
+        message = self._history.started(payload, run)
+        seconds = 0.0
+        if message is not None:
+            seconds, run.ending = self._temper(message.token)
+        self._timeline.after(seconds, lambda: self._awake(partial(self._end, channel, taken, index, run, message)))
+
+    def _end(self, channel: str, taken: Taken, index: int, run: Run, message: Message | None) -> None:
+        if run.ending == "kills":
+            self._kills()
+            return
+        run.ended_at = self._timeline.now
+        outcome = None
+        if run.ending != "handled":
+            after = 0.1 if run.ending == "retry" else 0.0
+            outcome = Outcome(_VERDICTS[run.ending], after, REASONS.get(run.ending, b""))
+        if message is not None:
+            self._history.tell("end", message.token, run.worker, run.ending)
+        self._core.finish([(taken, index, index + 1, outcome)])
+        self._touch()
+        self._next(channel, taken, index + 1)

@@ -1,0 +1,111 @@
+"""What happened to each message of a simulated world, and a hash of everything, by which two runs are known as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+
+from msgspec import Struct, field, msgpack
+
+from zerowait.testing.timeline import Timeline
+
+_encode = msgpack.Encoder().encode
+_decode = msgpack.Decoder(tuple[int, bytes]).decode
+
+
+def payload_of(token: int, size: int) -> bytes:
+    """What is pushed for that message; nothing else decodes to its token and has these bytes."""
+    return _encode((token, blake2b(token.to_bytes(8, "big"), digest_size=16).digest() * (1 + size // 16)))
+
+
+def token_of(payload: bytes) -> int:
+    return _decode(payload)[0]
+
+
+class Run(Struct, eq=False):
+    """A handler at work. worker: the instance. ending: how it is to end. ended_at: None if its process died first."""
+
+    worker: int
+    name: tuple[int, int, int]  # outbox, epoch, number
+    started_at: float
+    ending: str  # "handled", "retry", "dead", "unstarted", "kills"
+    ended_at: float | None = None
+
+
+class Message(Struct, eq=False):
+    """One push, and what is known of it. said: what its receipt or its withdrawal told."""
+
+    token: int
+    payload: bytes
+    box: int
+    expires: bool
+    fate: str = "pending"  # then "accepted", "refused" or "unknown"
+    said: list[str] = field(default_factory=list[str])
+    runs: list[Run] = field(default_factory=list[Run])
+    wrong: str = ""  # what was delivered in its place
+
+
+class History:
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline = timeline
+        self._hash = blake2b(digest_size=8)
+        self.messages: dict[int, Message] = {}
+        self.strangers: list[str] = []
+        self.lives: dict[int, Life] = {}
+        self.log: Callable[[str], None] | None = None
+
+    def tell(self, what: str, *which: object) -> None:
+        """Anything that happens; the hash is of all that was told."""
+        line = f"{self._timeline.now:.6f} {what} {' '.join(map(str, which))}"
+        self._hash.update(line.encode())
+        if self.log is not None:
+            self.log(line)
+
+    def frame(self, sender: int, conn: int, data: bytes) -> None:
+        self._hash.update(b"%d %d" % (sender, conn))
+        self._hash.update(data)
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def pushed(self, box: int, payload: bytes, *, expires: bool) -> Message:
+        token = token_of(payload)
+        message = self.messages[token] = Message(token, payload, box, expires)
+        self.tell("push", token)
+        return message
+
+    def started(self, payload: bytes, run: Run) -> Message | None:
+        try:
+            message = self.messages.get(token_of(payload))
+        except Exception:  # whatever it is, nobody has pushed it
+            message = None
+        if message is None:
+            self.strangers.append(f"{run.name} brought {payload[:40]!r}")
+            return None
+        message.runs.append(run)
+        if payload != message.payload:
+            message.wrong = f"{run.name} brought {payload[:40]!r}"
+        self.tell("start", message.token, run.worker, *run.name, run.ending)
+        return message
+
+    def failures(self, token: int) -> int:
+        """How many runs of it have ended otherwise than well."""
+        return sum(run.ended_at is not None and run.ending == "retry" for run in self.messages[token].runs)
+
+
+class Life(Struct, eq=False):
+    """One instance. ended_at: None while it lives. unsettled: how many messages ran there or had ended without their
+    owner having confirmed it, when it ended. breaks: for each outbox when its owner and this one could not hear each
+    other, and since when they cannot."""
+
+    instance: int
+    name: str
+    serves: bool
+    began_at: float
+    ended_at: float | None = None
+    how: str = ""
+    unsettled: int = 0
+    breaks: dict[int, list[tuple[float, float]]] = field(default_factory=dict[int, list[tuple[float, float]]])
+    broken_since: dict[int, float] = field(default_factory=dict[int, float])

@@ -1,0 +1,119 @@
+"""What must hold after every step, reckoned anew from the bottom: nothing here asks the code for its own sums."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from zerowait.engines.brokerless.protocol.link import LinkPhase
+from zerowait.outbox.outbox import Outbox
+from zerowait.outbox.row import unpack_gone
+from zerowait.testing.node import Node
+
+_TINY = 1e-3
+_COUNT = "SELECT name, state, first, count, gone FROM message JOIN ledger USING (channel)"
+
+
+class Wrong(Exception):
+    """Something that must never be."""
+
+
+class Invariants:
+    def __init__(self) -> None:
+        self._granted: dict[tuple[int, str, int], int] = {}  # (process, channel, connection) → the highest limit ever
+        self._sizes: dict[tuple[int, str], int] = {}
+        self._looked: dict[int, tuple[int, int]] = {}
+
+    # -- after a turn of the network thread -------------------------------------------------------------------------
+
+    def of_turn(self, node: Node) -> None:
+        for box in node.boxes:
+            self._flights(node, box)
+        self._credits(node)
+        for channel in node.core.worker.windows:
+            self._window(node, channel)
+
+    def _flights(self, node: Node, box: int) -> None:
+        """What is in flight is counted rightly, and nothing is in two places."""
+        custody = node.core.owner.custody.get(box)
+        if custody is None:
+            return
+        counted = 0
+        places: Counter[tuple[int, int]] = Counter()
+        for holder in custody.flights.holders():
+            for flight in custody.flights_of(holder):
+                for first, count in flight.left:
+                    places.update((flight.epoch, number) for number in range(first, first + count))
+                    counted += sum(many for read, _, many in flight.pieces(first, count) if read is not None)
+        told = sum(custody.in_flight.values())
+        if counted != told or any(count < 0 for count in custody.in_flight.values()):
+            raise Wrong(f"{node.name} says that {told} of {box:x} are in flight, and {counted} are")
+        for piece in node.core.owner.pieces(box):
+            places.update((piece.segment.epoch, number) for number in range(piece.first, piece.first + piece.count))
+        twice = [name for name, times in places.items() if times > 1]
+        if twice:
+            raise Wrong(f"{twice[:3]} of {box:x} are in two places at once at {node.name}")
+
+    def _credits(self, node: Node) -> None:
+        for link in node.core.links.values():
+            for (channel, _), credit in link.credits.items():
+                highest = max(self._granted.get((-node.key, channel, link.conn), 0), credit.limit)
+                self._granted[-node.key, channel, link.conn] = highest
+                if not 0 <= credit.sent <= highest:
+                    raise Wrong(f"{node.name} has sent {credit.sent} units, and was never granted more than {highest}")
+
+    def _window(self, node: Node, channel: str) -> None:
+        window, desk = node.core.worker.windows[channel], node.core.worker.desk
+        lies = desk.queued(channel) + desk.running(channel)
+        if window.held() < lies - _TINY or (not lies and window.held() > _TINY):
+            raise Wrong(f"{node.name} books {window.held()} units for {lies} messages that lie there")
+        size = self._sizes[node.key, channel] = max(self._sizes.get((node.key, channel), 0), window.size)
+        committed = 0
+        for conn, share in window._shares.items():
+            highest = max(self._granted.get((node.key, channel, conn), 0), share.limit)
+            self._granted[node.key, channel, conn] = highest
+            committed += share.committed()
+            if share.received > highest:
+                raise Wrong(f"{node.name} has {share.received} units on a link that it granted {highest}")
+        if committed > size:
+            raise Wrong(
+                f"{node.name} has granted {committed} units of {channel}, and its window was never above {size}"
+            )
+        window.check()
+
+    # -- after a turn of the store ----------------------------------------------------------------------------------
+
+    def of_box(self, box: Outbox) -> None:
+        """Its ledger, by its rows."""
+        if box._database is None or self._looked.get(box.id) == (box.turns, id(box)):
+            return
+        self._looked[box.id] = (box.turns, id(box))
+        there: Counter[tuple[str, int]] = Counter()
+        for channel, state, first, count, gone in box._database.rows(_COUNT):
+            settled = unpack_gone(gone, first) if gone else None
+            left = count - (len(settled) if settled is not None else 0)
+            there[channel, state] += left
+        for channel, row in box.ledger._rows.items():
+            if min(row.accepted, row.handled, row.dead, row.expired, row.dropped, row.nbytes) < 0:
+                raise Wrong(f"the ledger of {box.id:x} is below nothing: {row}")
+            if there[channel, 0] != row.waiting_and_in_flight or there[channel, 3] != row.dead:
+                raise Wrong(
+                    f"the ledger of {box.id:x} says {row.waiting_and_in_flight} waiting or in flight and {row.dead} "
+                    f"dead, and {there[channel, 0]} and {there[channel, 3]} are there"
+                )
+
+    # -- at the end --------------------------------------------------------------------------------------------------
+
+    def at_rest(self, node: Node) -> list[str]:
+        wrong: list[str] = []
+        core = node.core
+        for channel, window in core.worker.windows.items():
+            if window.held() > _TINY:
+                wrong.append(f"{node.name} books {window.held()} units of {channel} at the end")
+        wrong += [
+            f"{node.name} has something of {box:x} in hand at the end, and its ledger says nothing"
+            for box in node.boxes
+            if any(core.owner.in_flight(box).values()) or core.owner.pieces(box)
+        ]
+        wrong += [f"{node.name} has a link that is {link.phase.value} at the end" for link in core.links.values()
+                  if link.phase is not LinkPhase.READY]  # fmt: skip
+        return wrong

@@ -1,0 +1,195 @@
+"""A whole simulated process: the protocol's core, outboxes, store, runners. What the network thread's shell does, here.
+
+One turn: what has arrived is there already; then timers, then everything that follows from it leaves together."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import nullcontext
+
+from zerowait.engines.brokerless.protocol.config import Identity
+from zerowait.engines.brokerless.protocol.core import Core
+from zerowait.engines.brokerless.protocol.effects import (
+    Close,
+    Dispatched,
+    Effect,
+    Prove,
+    Ready,
+    Reopen,
+    Returned,
+    Say,
+    Send,
+    Withdrawn,
+)  # fmt: skip
+from zerowait.message import Service
+from zerowait.testing.crew import Crew
+from zerowait.testing.history import Life
+from zerowait.testing.holdings import Holdings
+from zerowait.testing.surroundings import Surroundings
+from zerowait.testing.timeline import WallClock
+
+OWNER_END, WORKER_END = -1, -2  # the two ends of the link of a process to itself
+
+
+class Node:
+    def __init__(
+        self, around: Surroundings, key: int, instance: int, name: str, wall: WallClock, services: dict[str, int]
+    ) -> None:
+        self.around = around
+        self.key = key
+        self.name = name
+        self.instance = instance
+        self.alive = True
+        self.paused = False
+        self.leaving = False
+        self._later: deque[Callable[[], None]] = deque()  # what came while it was paused
+        self._touched = False
+        self._wake_at: float | None = None
+        timeline = around.timeline
+        self._offset_us = wall.offset_us()
+        identity = Identity(instance=instance, name=name, pid=key, boot="this boot", device=1, inode=key)
+        self.core = Core(identity, around.config, lock=nullcontext(), wall_us=self.wall_us)
+        self.holdings = Holdings(self)
+        self.store, self.homes, self.boxes = self.holdings.store, self.holdings.homes, self.holdings.boxes
+        self.crew = Crew(
+            timeline, around.history, self.core, around.temper, services, around.job, self.when_awake, self.touch,
+            lambda: around.died(self),
+        )  # fmt: skip
+        self.withdrawn: Callable[[Withdrawn], None] = lambda effect: None
+        around.history.lives[instance] = Life(instance, name, bool(services), timeline.now)
+        if services:
+            self.core.serve([Service(channel, "push", runners) for channel, runners in services.items()])
+        self.touch()
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def wall_us(self, now: float) -> int:
+        return self._offset_us + int(now * 1e6)
+
+    def now_us(self) -> int:
+        return self.wall_us(self.around.timeline.now)
+
+    def when_awake(self, act: Callable[[], None]) -> None:
+        if not self.alive:
+            return
+        if self.paused:
+            self._later.append(act)
+        else:
+            act()
+
+    def resume(self) -> None:
+        """It reads what has arrived before a timer fires."""
+        self.paused = False
+        while self._later and self.alive and not self.paused:
+            self._later.popleft()()
+        self.touch()
+
+    def touch(self) -> None:
+        """Something happened here: it turns at this very time, once."""
+        if not self._touched:
+            self._touched = True
+            self.around.timeline.call(self.around.timeline.now, self._turn)
+
+    # -- what the network brings -------------------------------------------------------------------------------------
+
+    def connected(self, conn: int, *, ours: bool) -> None:
+        def hear() -> None:
+            self.core.opened(conn, self.around.timeline.now, ours=ours)
+            self.touch()
+
+        self.when_awake(hear)
+
+    def hears(self, conn: int, data: bytes) -> None:
+        def hear() -> None:
+            self.core.receive(conn, data, self.around.timeline.now)
+            self.touch()
+
+        self.when_awake(hear)
+
+    def loses(self, conn: int, words: str) -> None:
+        def hear() -> None:
+            self.core.lost(conn, self.around.timeline.now, words)
+            self.touch()
+
+        self.when_awake(hear)
+
+    # -- turns -------------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._touched = False
+        if not self.alive or self.paused:
+            return
+        now = self.around.timeline.now
+        self.core.wake(now)
+        self.core.flush(now)
+        self._perform(now)
+        self.around.turned(self)
+        at = self.core.next_wake()
+        if at is not None and self.alive:
+            self._wake(max(at, now + 1e-6))
+
+    def say_all(self) -> None:
+        """What is to be said leaves at once."""
+        self._perform(self.around.timeline.now)
+
+    def _wake(self, at: float) -> None:
+        now = self.around.timeline.now
+        if self._wake_at is not None and now < self._wake_at <= at:
+            return
+        self._wake_at = at
+
+        def wake() -> None:
+            if self._wake_at == at:
+                self._wake_at = None
+                self._turn()
+
+        self.around.timeline.call(at, wake)
+
+    def _perform(self, now: float) -> None:
+        core = self.core
+        while core.effects:
+            for effect in core.effects.take():
+                self._do(effect, now)
+            for ticket in core.effects.take_tickets():
+                self.holdings.commit(ticket)
+            core.flush(now)
+
+    def _do(self, effect: Effect, now: float) -> None:
+        around = self.around
+        match effect:
+            case Send():
+                around.history.frame(self.key, effect.conn, effect.data)
+                if effect.conn < 0:
+                    self._loops(WORKER_END if effect.conn == OWNER_END else OWNER_END, effect.data)
+                else:
+                    around.network.send(self, effect.conn, effect.data)
+            case Close():
+                around.network.close(self, effect.conn)
+            case Ready():
+                self.crew.ready(effect.channel)
+            case Dispatched():
+                self.holdings.dispatched(effect)
+            case Returned():
+                self.holdings.returned(effect)
+            case Withdrawn():
+                self.withdrawn(effect)
+            case Reopen():
+                self.holdings.raise_epoch(effect.box, effect.floor_epoch)
+            case Prove():
+                if around.proves(effect.instance):
+                    self.core.buried(effect.instance, now)
+            case Say():
+                around.history.tell("say", self.instance, effect.topic, effect.instance)
+            case _:
+                pass
+
+    def link_to_itself(self) -> None:
+        """What this process owns and serves itself goes by a link of its own."""
+        if self.core.worker.services and OWNER_END not in self.core.links:
+            now = self.around.timeline.now
+            self.core.opened(OWNER_END, now, ours=True, side="owner")
+            self.core.opened(WORKER_END, now, ours=False, side="worker")
+
+    def _loops(self, conn: int, data: bytes) -> None:
+        self.around.timeline.after(0.0, lambda: self.hears(conn, data))

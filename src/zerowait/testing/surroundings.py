@@ -1,0 +1,51 @@
+"""What the processes of a simulated world share, and the outboxes that outlive them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from zerowait.engines.brokerless.protocol.config import Config
+from zerowait.outbox.intake import Limits
+from zerowait.outbox.outbox import Outbox
+from zerowait.testing.crew import Temper
+from zerowait.testing.disk import SimulatedDisk
+from zerowait.testing.history import History
+from zerowait.testing.network import Network
+from zerowait.testing.timeline import Timeline
+
+if TYPE_CHECKING:
+    from zerowait.testing.node import Node
+
+
+class Home:
+    """An outbox file, and the process that has it open, if any: what its lock would say."""
+
+    def __init__(self, box: int, name: str, rng: Random) -> None:
+        self.box = box
+        self.name = name
+        self.disk = SimulatedDisk(rng)
+        self.path = Path(f"/outbox/{box:016x}.db")
+        self.owner: Node | None = None
+
+
+class Surroundings:
+    """What all processes of a world share. proves: whether an instance's death can be proved to another."""
+
+    def __init__(self, timeline: Timeline, network: Network, history: History, config: Config, rng: Random) -> None:
+        self.timeline = timeline
+        self.network = network
+        self.history = history
+        self.config = config
+        self.rng = rng
+        # A clock that is set on by ten years would make dead letters old at once, as it should.
+        self.limits = Limits(store_grace=2.0, letter_days=100_000.0)
+        self.commit_s = 0.001
+        self.job = 1
+        self.temper: Temper = lambda token: (0.01, "handled")
+        self.proves: Callable[[int], bool] = lambda instance: False
+        self.turned: Callable[[Node], None] = lambda node: None
+        self.stored: Callable[[Node, Outbox], None] = lambda node, box: None
+        self.died: Callable[[Node], None] = lambda node: None

@@ -1,0 +1,83 @@
+"""Many seeds, one after another: which of them fail, and whether every kind of fault has happened often enough."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from time import process_time
+
+from msgspec import Struct, field
+
+from zerowait.testing.plan import FAULTS
+from zerowait.testing.simulation import Report, simulate
+
+OFTEN = 0.2  # in this part of the seeds at least each kind of fault has happened
+ENOUGH = 150  # with fewer seeds chance decides how often
+TWICE = 50  # each so many-th seed is played twice
+
+
+class Tally(Struct):
+    seeds: int = 0
+    seconds: float = 0.0
+    failed: list[Report] = field(default_factory=list[Report])
+    unlike: list[int] = field(default_factory=list[int])  # seeds of which a second playing was another
+    fired: Counter[str] = field(default_factory=Counter[str])
+    counts: Counter[str] = field(default_factory=Counter[str])
+    causes: Counter[str] = field(default_factory=Counter[str])
+    steps: int = 0
+    simulated: float = 0.0
+
+    def take(self, report: Report) -> None:
+        self.seeds += 1
+        self.fired.update(report.fired)
+        self.counts.update(report.counts)
+        self.causes.update(report.causes)
+        self.steps += report.steps
+        self.simulated += report.seconds
+        if report.wrong:
+            self.failed.append(report)
+
+    def seldom(self) -> dict[str, float]:
+        """Kinds of faults that have happened too seldom, and in which part of the seeds."""
+        if self.seeds < ENOUGH:
+            return {}
+        return {kind: part for kind in FAULTS if (part := self.fired[kind] / self.seeds) < OFTEN}
+
+    def words(self) -> str:
+        lines = [
+            f"{self.seeds:,} seeds in {self.seconds:.1f} s, {1_000 * self.seconds / max(1, self.seeds):.0f} ms each",
+            f"{self.steps:,} steps in {self.simulated:,.0f} simulated seconds",
+            "messages: " + ", ".join(f"{count:,} {fate}" for fate, count in self.counts.items()),
+            "started again: " + (", ".join(f"{n:,} for {cause}" for cause, n in self.causes.items()) or "none"),
+            "faults, in percent of the seeds: "
+            + ", ".join(f"{kind} {100 * self.fired[kind] / max(1, self.seeds):.0f}" for kind in FAULTS),
+        ]
+        for report in self.failed:
+            lines += [
+                f"seed {report.seed} fails; to see it: {replay(report.seed)}",
+                *(f"  {w}" for w in report.wrong[:5]),
+            ]
+        lines += [f"seed {seed} is not the same when it is played again" for seed in self.unlike]
+        lines += [f"too seldom: {kind}, in {100 * part:.0f} %" for kind, part in self.seldom().items()]
+        return "\n".join(lines)
+
+    def is_good(self) -> bool:
+        return not (self.failed or self.unlike or self.seldom())
+
+
+def replay(seed: int) -> str:
+    return f"make simulate SEEDS=1 FROM={seed}"
+
+
+def play(seeds: Iterable[int], *, until: float | None = None) -> Tally:
+    """until: seconds of processor time after which no seed is begun; None: all are played."""
+    tally, began = Tally(), process_time()
+    for at, seed in enumerate(seeds):
+        if until is not None and process_time() - began >= until:
+            break
+        report = simulate(seed)
+        tally.take(report)
+        if at % TWICE == 0 and simulate(seed).hash != report.hash:
+            tally.unlike.append(seed)
+    tally.seconds = process_time() - began
+    return tally

@@ -1,0 +1,159 @@
+"""The checker finds what it is there to find: each test keeps the books of a small world and spoils one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from zerowait.testing.causes import Causes
+from zerowait.testing.checker import Books, check
+from zerowait.testing.cluster import CONFIG, Cluster
+from zerowait.testing.history import History, Life, Message, Run, payload_of
+from zerowait.testing.plan import plan
+from zerowait.testing.timeline import START, Timeline
+
+BOX, WORKER = 9, 5
+
+
+class World:
+    """Message 0 was handled, 1 failed and is dead, 2 expired, 3 was refused, 4 is of a sender that died."""
+
+    def __init__(self) -> None:
+        self.timeline = Timeline()
+        self.history = History(self.timeline)
+        self.messages = [
+            self.history.pushed(BOX, payload_of(token, 10), expires=token == 2) for token in range(5)
+        ]  # fmt: skip
+        for message, fate in zip(
+            self.messages, ("accepted", "accepted", "accepted", "refused", "unknown"), strict=True
+        ):
+            message.fate = fate
+        self.run(0, "handled")
+        self.run(1, "dead")
+        self.books = Books(BOX, accepted=4, handled=2, dead=1, expired=1, letters={1: "rejected"})
+        self.run(4, "handled")
+
+    def run(self, token: int, ending: str, at: float = START, *, worker: int = WORKER, ended: bool = True) -> Run:
+        run = Run(worker, (BOX, 1, token + 1), at, ending)
+        self.history.started(self.messages[token].payload, run)
+        run.ended_at = at + 0.01 if ended else None
+        return run
+
+    def wrong(self) -> list[str]:
+        return check(self.history, [self.books])
+
+
+def test_a_world_in_which_all_is_well_passes() -> None:
+    assert World().wrong() == []
+
+
+def spoil_run(token: int) -> Callable[[World], None]:
+    def spoil(world: World) -> None:
+        world.messages[token].runs.clear()
+
+    return spoil
+
+
+def say(token: int, what: str) -> Callable[[World], None]:
+    return lambda world: world.messages[token].said.append(what)
+
+
+def count(name: str, by: int) -> Callable[[World], None]:
+    return lambda world: setattr(world.books, name, getattr(world.books, name) + by)
+
+
+def strange(world: World) -> None:
+    world.history.started(payload_of(77, 10), Run(WORKER, (BOX, 1, 9), START, "handled"))
+
+
+def alter(world: World) -> None:
+    world.history.started(payload_of(0, 100), Run(WORKER, (BOX, 1, 1), START, "handled"))
+
+
+PLANTED: dict[str, tuple[Callable[[World], object], str]] = {
+    "never handled": (spoil_run(0), "lost: message 0"),
+    "its letter is gone": (lambda world: world.books.letters.clear(), "lost: message 1"),
+    "nobody pushed it": (strange, "unexpected"),
+    "other bytes": (alter, "altered: message 0"),
+    "refused and run": (lambda world: world.run(3, "handled"), "refused and delivered: message 3"),
+    "refused and a letter": (lambda world: world.books.letters.update({3: "?"}), "refused and delivered: message 3"),
+    "no reason": (lambda world: world.books.letters.update({1: ""}), "dead without a reason: message 1"),
+    "no failure": (spoil_run(1), "dead without a failure: message 1"),
+    "a letter of nobody": (lambda world: world.books.letters.update({77: "?"}), "a dead letter 77"),
+    "nobody was told": (lambda world: setattr(world.messages[0], "fate", "pending"), "undecided"),
+    "told as handled": (say(1, "handled"), "told as handled, and never was: message 1"),
+    "told as dead": (say(0, "dead"), "told as dead, and there is no letter: message 0"),
+    "told as expired": (say(0, "expired"), "had no time to: message 0"),
+    "told as begun": (say(2, "begun"), "never had: message 2"),
+    "one too few accepted": (count("accepted", -2), "says 2 accepted, and there were 3 to 4"),
+    "one too many accepted": (count("accepted", 1), "says 5 accepted"),
+    "one too many handled": (count("handled", 1), "says 3 handled"),
+    "one too many dead": (count("dead", 1), "says 2 dead, and there were 1"),
+    "one too many expired": (count("expired", 1), "says 2 expired"),
+    "dropped for no reason": (count("dropped", 1), "says 1 dropped"),
+    "one still waits": (count("waiting", 1), "says 1 waiting"),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_what_is_planted_is_found(planted: str) -> None:
+    world = World()
+    spoil, words = PLANTED[planted]
+    spoil(world)
+    assert [line for line in world.wrong() if words in line], world.wrong()
+
+
+# -- second starts -----------------------------------------------------------------------------------------------------
+
+
+class Starts:
+    """One message that is started twice, by workers 5 and 6."""
+
+    def __init__(self, ending: str = "handled", *, ended: bool = True) -> None:
+        timeline = Timeline()
+        self.history = History(timeline)
+        self.causes = Causes(Cluster(plan(1), timeline, self.history))
+        self.life = self.history.lives[5] = Life(5, "x", True, START)
+        self.history.lives[6] = Life(6, "y", True, START)
+        message: Message = self.history.pushed(BOX, payload_of(0, 10), expires=False)
+        self.before = Run(5, (BOX, 1, 1), START + 1.0, ending, START + 1.1 if ended else None)
+        self.after = Run(6, (BOX, 1, 1), START + 4.0, "handled", START + 4.1)
+        message.runs += [self.before, self.after]
+
+    def judge(self) -> tuple[list[str], dict[str, int]]:
+        return self.causes.judge(), dict(self.causes.counted)
+
+
+def test_a_second_start_without_a_cause_is_wrong() -> None:
+    assert "without a cause" in Starts().judge()[0][0]
+
+
+def test_a_retry_is_a_cause() -> None:
+    assert Starts("retry").judge() == ([], {"retry": 1})
+
+
+def test_a_retry_that_had_not_ended_is_none() -> None:
+    assert Starts("retry", ended=False).judge()[0]
+
+
+def test_a_death_is_a_cause_for_as_many_as_the_dead_held_and_no_more() -> None:
+    starts = Starts(ended=False)
+    starts.life.ended_at, starts.life.unsettled = START + 2.0, 1
+    assert starts.judge() == ([], {"death": 1})
+    starts.life.unsettled = 0
+    assert "which held 0" in starts.judge()[0][0]
+
+
+def test_a_death_after_the_second_start_is_none() -> None:
+    starts = Starts(ended=False)
+    starts.life.ended_at, starts.life.unsettled = START + 5.0, 1
+    assert starts.judge()[0]
+
+
+@pytest.mark.parametrize(("since", "until", "is_cause"), [(1.05, 3.9, True), (1.05, 1.5, False), (3.9, 9.0, False)])
+def test_a_silence_as_long_as_the_grace_is_a_cause(since: float, until: float, is_cause: bool) -> None:
+    starts = Starts(ended=False)
+    starts.life.breaks[BOX] = [(START + since, START + until)]
+    assert CONFIG.resume_grace == 1.25
+    assert (starts.judge()[0] == []) is is_cause
