@@ -61,6 +61,19 @@ class Disk:
         path.rename(to)
         sync_folder(to.parent)
 
+    def renew(self, path: Path) -> None:
+        """Write a file's bytes out anew, if it is there; on disk when this returns. Raises OSError."""
+        try:
+            file = path.open("r+b", buffering=0)
+        except FileNotFoundError:
+            return
+        with file:
+            at = 0
+            while data := file.read(1 << 20):
+                file.seek(at)
+                at += file.write(data)
+            os.fsync(file.fileno())
+
     def remove(self, paths: Sequence[Path]) -> None:
         """Those that are there, all in one folder; on disk when this returns. Raises OSError."""
         removed = [path for path in paths if _unlink(path)]
@@ -292,6 +305,24 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def renew_log(path: Path, disk: Disk = DISK) -> None:
+    """Bring the write-ahead log that an error or a crash has left onto the disk, before it is read. Raises StoreError.
+
+    After a sync that failed, perhaps in another life, the system takes what it has in its cache for written, and no
+    later sync writes it. If SQLite went on from there, a power cut would take that part of the log, and with it all
+    that was committed since; or, in the middle of copying pages into the file, what would have mended the file.
+    """
+    try:
+        disk.renew(Path(f"{path}-wal"))
+    except OSError as error:
+        raise StoreError(
+            f"The outbox {path} cannot be written or read: {error.strerror}. What was stored is safe; it is opened "
+            "again by itself.",
+            path=path,
+            errno=error.errno,
+        ) from error
 
 
 def remove(path: Path, disk: Disk = DISK) -> None:

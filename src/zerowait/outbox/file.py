@@ -23,6 +23,7 @@ from zerowait.outbox.database import (
     explain,
     is_passing,
     remove,
+    renew_log,
 )
 from zerowait.outbox.ledger import Ledger
 from zerowait.outbox.numbering import raise_epoch
@@ -43,8 +44,11 @@ def open_database(
 
     Raises StoreError, and DatabaseError, and then nothing is open.
     """
-    if path is not None and not check(path, disk):
-        create(path, id or _random(), name, now_us(), disk)
+    if path is not None:
+        if check(path, disk):
+            renew_log(path, disk)
+        else:
+            create(path, id or _random(), name, now_us(), disk)
     database = Database(path, disk)
     try:
         if path is None:
@@ -131,6 +135,7 @@ class File:
                 "the client and open it again to begin a new one.",
                 path=path,
             )
+        renew_log(path, self._disk)
         database = Database(path, self._disk)
         try:
             box, found = database.one("SELECT id, turn FROM box")
@@ -141,7 +146,6 @@ class File:
                     "changed. Close the client and open it again to use it.",
                     path=path,
                 )
-            # What the log holds may be in the system's cache only, for its sync has failed: write it out anew.
             database.checkpoint(truncate=True)
             epoch = raise_epoch(database, clock, epoch)
         except BaseException:
