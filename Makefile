@@ -2,6 +2,7 @@
 # make test      set up and run all tests (ARGS="-k name" for some of them)
 # make simulate  play seeds of the simulation: SEEDS=n FROM=k (one alone is shown step by step)
 # make campaign  kill senders and workers N times (1000), at named points and at any time, and account for every message
+# make mutants   plant bugs, and see that the simulation or the tests of the protocol find each
 # make check     ruff, mypy --strict and pyright
 # make fix       format, and mend what ruff can mend
 # make bench     compare with raw pyzmq (ARGS=--json for JSON lines)
@@ -19,7 +20,7 @@ SEEDS ?= 1000
 FROM ?= 1
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test simulate campaign check fix bench docs lock clean
+.PHONY: help demo test simulate mutants campaign check fix bench docs lock clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -44,6 +45,9 @@ campaign: $(VENV)/dev.ready
 
 simulate: $(VENV)/dev.ready
 	@$(BIN)/python -m tests.simulation $(SEEDS) $(FROM)
+
+mutants: $(VENV)/dev.ready
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 check: $(VENV)/dev.ready
 	@$(BIN)/ruff check --quiet .

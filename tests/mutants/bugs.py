@@ -1,0 +1,351 @@
+"""Bugs, as they could be made. Each is planted from outside, in place of what is right, and taken out again.
+
+A bug is a function that is given `put(owner, name, made)`: it puts what `made(right)` gives in the place of
+`owner.name`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from zerowait.engines.brokerless.protocol import effects
+from zerowait.engines.brokerless.protocol.frames import Confirm, Part
+from zerowait.engines.brokerless.protocol.owner import credit as sender_credit
+from zerowait.engines.brokerless.protocol.owner import custody, expiry, failures, owner, past
+from zerowait.engines.brokerless.protocol.peers import Peers
+from zerowait.engines.brokerless.protocol.worker import desk, memory, owners, parcel, window, worker
+from zerowait.message import Verdict
+from zerowait.outbox import ahead, database, ledger, outbox, settlement
+
+Put = Callable[[Any, str, Callable[[Any], Any]], None]
+BUGS: dict[str, Callable[[Put], None]] = {}
+
+
+def bug(words: str) -> Callable[[Callable[[Put], None]], None]:
+    def add(plant: Callable[[Put], None]) -> None:
+        BUGS[words] = plant
+
+    return add
+
+
+@contextmanager
+def planted(words: str) -> Iterator[None]:
+    undo: list[tuple[Any, str, Any]] = []
+
+    def put(owner: Any, name: str, made: Callable[[Any], Any]) -> None:
+        right = vars(owner)[name]
+        undo.append((owner, name, right))
+        setattr(owner, name, made(right))
+
+    try:
+        BUGS[words](put)
+        yield
+    finally:
+        for owner, name, right in reversed(undo):
+            setattr(owner, name, right)
+
+
+def nothing(right: Any) -> Any:
+    return lambda *args, **kwargs: None
+
+
+# -- durability --------------------------------------------------------------------------------------------------------
+
+
+@bug("an outcome is confirmed before it is settled on disk")
+def _(put: Put) -> None:
+    put(
+        effects.Effects, "confirm",
+        lambda right: lambda self, box, parts, on, lasting: self.send(on, Confirm(box, tuple(parts))),
+    )  # fmt: skip
+
+
+@bug("a receipt is done before the commit")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def settle_on(self: Any, database: Any, attempt: Any) -> None:
+            for fresh in attempt.fresh:
+                fresh.sheaf.stored()
+            right(self, database, attempt)
+
+        return settle_on
+
+    put(outbox.Outbox, "_settle_on", made)
+
+
+@bug("commits are not synced")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def init(self: Any, *args: Any) -> None:
+            right(self, *args)
+            self.rows("PRAGMA synchronous = off")
+
+        return init
+
+    put(database.Database, "__init__", made)
+
+
+@bug("the log that a failed sync has left is not written out anew")
+def _(put: Put) -> None:
+    put(outbox, "renew_log", nothing)
+
+
+@bug("a dead letter is made in two transactions")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def write(self: Any, database: Any, id_of: Any) -> None:
+            own, self.own = self.own, {}
+            if own:
+                self.own = own
+                database.begin()
+                self._write_own(id_of)
+                database.commit()
+                self.own = {}
+            database.begin()
+            right(self, database, id_of)
+            self.own = own
+
+        return write
+
+    put(settlement.Settlement, "write", made)
+
+
+@bug("the epoch is not raised at an opening")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def raise_epoch(database: Any, clock: Any, above: int) -> int:
+            stored = int(database.one("SELECT epoch FROM box"))
+            return stored or int(right(database, clock, above))
+
+        return raise_epoch
+
+    put(outbox, "_raise_epoch", made)
+
+
+@bug("a worker is not noted before its first batch")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        return lambda self, holder, piece: (right(self, holder, piece)[0], [])
+
+    put(custody.Custody, "take", made)
+
+
+@bug("a second batch overtakes the note that the first one waits for")
+def _(put: Put) -> None:
+    put(effects.Effects, "follow", lambda right: lambda self, box, frame, on: self.send(on, frame))
+
+
+@bug("what a commit that failed had stored for later is not looked for")
+def _(put: Put) -> None:
+    put(ahead.Ahead, "missed", nothing)
+
+
+@bug("the ledger counts a dead letter as still waiting")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def write(self: Any, tally: Any, ids: Any, database: Any) -> None:
+            for row in tally.rows.values():
+                row.dead = max(0, row.dead - 1)
+            right(self, tally, ids, database)
+
+        return write
+
+    put(ledger.Ledger, "write", made)
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------------
+
+
+@bug("an outcome is forgotten before it is confirmed")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def tell(self: Any, box: int, verdict: Verdict, parts: Any, after_ms: int = 0, note: bytes = b"") -> None:
+            right(self, box, verdict, parts, after_ms, note)
+            self.memory.confirm(box, parts)
+
+        return tell
+
+    put(worker.Worker, "_tell", made)
+
+
+@bug("a CONFIRM of another dispatch makes an outcome forgotten")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def confirm(self: Any, box: int, parts: Any) -> None:
+            for part in parts:
+                for epoch, fence, n in list(self._ended.get(box, ())):
+                    if epoch == part.epoch:
+                        self._forget(box, Part(epoch, part.first, part.count, fence, n))
+
+        return confirm
+
+    put(memory.Memory, "confirm", made)
+
+
+@bug("outcomes are not said again in a new session")
+def _(put: Put) -> None:
+    put(memory.Memory, "replay", lambda right: lambda self, box: [])
+
+
+@bug("the dispatch number of an outcome is not compared")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def settle(self: Any, holder: int, verdict: Any, part: Part, notes: Any, now_us: int) -> Any:
+            for flight, first, count in list(self.flights.over(part.epoch, part.first, part.count)):
+                if (first, count) == (part.first, part.count):
+                    holder, part = flight.holder, Part(part.epoch, first, count, flight.fence, flight.n)
+            return right(self, holder, verdict, part, notes, now_us)
+
+        return settle
+
+    put(custody.Custody, "settle", made)
+
+
+@bug("what was handled by somebody thought gone is not settled")
+def _(put: Put) -> None:
+    put(custody.Custody, "_handled_late", nothing)
+
+
+@bug("what is known to have been handled is run again")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def sort(self: Any, box: int, epoch: int, ranges: Any, here: Any) -> Any:
+            found = right(self, box, epoch, ranges, here)
+            found.fresh.extend(found.known)
+            found.known.clear()
+            return found
+
+        return sort
+
+    put(memory.Memory, "sort", made)
+
+
+@bug("failures are not counted")
+def _(put: Put) -> None:
+    put(failures.Failures, "count", lambda right: lambda self, part, number, segment: 0)
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------------
+
+
+@bug("permission to start is ignored")
+def _(put: Put) -> None:
+    put(parcel.Permit, "allows", lambda right: lambda self, now: True)
+
+
+@bug("permission to start does not lapse")
+def _(put: Put) -> None:
+    put(parcel.Permit, "allows", lambda right: lambda self, now: not self.resuming)
+
+
+@bug("what was held is started before its owner has answered HELD")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def announced(self: Any, owned: Any, link: Any) -> None:
+            right(self, owned, link)
+            self._permits[owned.box].resuming = False
+
+        return announced
+
+    put(owners.Owners, "announced", made)
+
+
+def without(field: str) -> Callable[[Any], Any]:
+    """A plan, but for that."""
+
+    def made(right: Any) -> Any:
+        def reconcile(*args: Any) -> Any:
+            plan = right(*args)
+            getattr(plan, field).clear()
+            return plan
+
+        return reconcile
+
+    return made
+
+
+@bug("what a worker runs from before is not adopted")
+def _(put: Put) -> None:
+    put(owner, "reconcile", without("adopt"))
+
+
+@bug("what a worker does not hold is thought to be there for ever")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def reconcile(custody: Any, holder: int, held: Any) -> Any:
+            give_back, custody.__class__.give_back = custody.__class__.give_back, lambda *args: []
+            try:
+                return right(custody, holder, held)
+            finally:
+                custody.__class__.give_back = give_back
+
+        return reconcile
+
+    put(owner, "reconcile", made)
+
+
+@bug("what is queued at a worker and was given to another is not dropped")
+def _(put: Put) -> None:
+    put(owner, "reconcile", without("drop"))
+
+
+@bug("DROP takes nothing from the desk")
+def _(put: Put) -> None:
+    put(desk.Desk, "drop", lambda right: lambda self, box, epoch, first, count: ([], []))
+
+
+@bug("messages of earlier lives do not wait for those who may still hold them")
+def _(put: Put) -> None:
+    put(past.Past, "keep", lambda right: lambda self, pieces: pieces)
+
+
+@bug("an older HELLO displaces a newer session")
+def _(put: Put) -> None:
+    put(Peers, "is_stale", lambda right: lambda self, hello: False)
+
+
+@bug("a fence is ignored")
+def _(put: Put) -> None:
+    put(owners.Owners, "fence", lambda right: lambda self, box: 0)
+
+
+@bug("what a dead worker held is not given to another")
+def _(put: Put) -> None:
+    put(custody.Custody, "give_up", lambda right: lambda self, holder, is_dead: [])
+
+
+@bug("what expires while it waits in memory never does")
+def _(put: Put) -> None:
+    put(expiry.Expiry, "over", lambda right: lambda self, now: [])
+
+
+# -- credit ------------------------------------------------------------------------------------------------------------
+
+
+@bug("the window is one too large")
+def _(put: Put) -> None:
+    put(window.Window, "room", lambda right: lambda self: right(self) + 1)
+
+
+@bug("credit for what is handed back leaks")
+def _(put: Put) -> None:
+    put(worker.Worker, "_release", nothing)
+
+
+@bug("credit is counted twice for what came before")
+def _(put: Put) -> None:
+    put(sender_credit.Credit, "spend", lambda right: lambda self, cost: setattr(self, "sent", self.sent + 2 * cost))
+
+
+@bug("what a session brought is not counted after its end")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def left(self: Any, conn: int) -> None:
+            before = self._elsewhere
+            right(self, conn)
+            self._elsewhere = before
+
+        return left
+
+    put(window.Window, "left", made)

@@ -1,0 +1,62 @@
+"""Who finds a planted bug: the simulation, else the tests of what it has found, and those of the protocol."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic
+
+from msgspec import Struct
+
+from tests.mutants.bugs import planted
+from zerowait.testing.simulation import simulate
+
+ROOT = Path(__file__).parents[2]
+TESTS = (
+    "tests/simulation/test_found.py",
+    "tests/protocol/test_rules.py",
+    "tests/protocol/test_tables.py",
+    "tests/protocol/test_scenarios.py",
+)
+
+
+class Find(Struct, frozen=True):
+    """by: who found it; empty if nobody has. words: what was wrong."""
+
+    bug: str
+    by: str
+    words: str
+    seconds: float
+
+
+def hunt(bug: str, seeds: int) -> Find:
+    began = monotonic()
+    with planted(bug):
+        for seed in range(1, seeds + 1):
+            words = _symptom(seed)
+            if words:
+                return Find(bug, f"seed {seed}", words, monotonic() - began)
+    failed = _by_tests(bug)
+    return Find(bug, "a test" if failed else "", failed, monotonic() - began)
+
+
+def _symptom(seed: int) -> str:
+    try:
+        report = simulate(seed)
+    except Exception as error:  # whatever a bug leads to
+        return repr(error)
+    return report.wrong[0] if report.wrong else ""
+
+
+def _by_tests(bug: str) -> str:
+    """The name of the first test that fails."""
+    program = (
+        "import sys, pytest; from tests.mutants.bugs import planted\n"
+        "with planted(sys.argv[1]): sys.exit(pytest.main(['-x', '-q', '-p', 'no:cacheprovider', *sys.argv[2:]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, bug, *TESTS], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    return failed[0].removeprefix("FAILED ").split(" - ")[0] if failed else ""

@@ -1,0 +1,49 @@
+"""`make mutants` plants them all; here it is seen that this does what it says."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.mutants.bugs import BUGS, bug, planted
+from tests.mutants.hunt import hunt
+from zerowait.engines.brokerless.protocol.worker.parcel import Permit
+from zerowait.testing.simulation import simulate
+
+
+@pytest.mark.parametrize("words", BUGS)
+def test_a_bug_is_there_while_it_is_planted_and_gone_afterwards(words: str) -> None:
+    puts: list[tuple[object, str, object]] = []
+
+    def put(owner: object, name: str, made: object) -> None:
+        puts.append((owner, name, vars(owner)[name]))
+
+    BUGS[words](put)
+    assert puts
+    with planted(words):
+        assert all(vars(owner)[name] is not right for owner, name, right in puts)
+    assert all(vars(owner)[name] is right for owner, name, right in puts)
+
+
+def test_a_seed_is_well_again_once_the_bug_is_out() -> None:
+    before = simulate(9)
+    with planted("an outcome is confirmed before it is settled on disk"):
+        assert simulate(9).hash != before.hash
+    assert simulate(9) == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("words", ["credit for what is handed back leaks", "a receipt is done before the commit"])
+def test_the_simulation_finds_a_bug_within_a_hundred_seeds(words: str) -> None:
+    find = hunt(words, 100)
+    assert find.by.startswith("seed "), find
+
+
+def test_what_is_no_bug_is_not_found_by_seeds() -> None:
+    words = "nothing is wrong with this"
+    bug(words)(lambda put: put(Permit, "allows", lambda right: lambda self, now: right(self, now)))
+    try:
+        with planted(words):
+            assert simulate(3).wrong == ()
+    finally:
+        del BUGS[words]
