@@ -31,7 +31,7 @@ class World:
             message.fate = fate
         self.run(0, "handled")
         self.run(1, "dead")
-        self.books = Books(BOX, accepted=4, handled=2, dead=1, expired=1, letters={1: "rejected"})
+        self.books = Books(BOX, accepted=4, handled=2, dead=1, expired=1, letters={1: "rejected"}, failures={1: 1})
         self.run(4, "handled")
 
     def run(self, token: int, ending: str, at: float = START, *, worker: int = WORKER, ended: bool = True) -> Run:
@@ -80,6 +80,8 @@ PLANTED: dict[str, tuple[Callable[[World], object], str]] = {
     "refused and a letter": (lambda world: world.books.letters.update({3: "?"}), "refused and delivered: message 3"),
     "no reason": (lambda world: world.books.letters.update({1: ""}), "dead without a reason: message 1"),
     "no failure": (spoil_run(1), "dead without a failure: message 1"),
+    "no failure counted": (lambda world: world.books.failures.update({1: 0}), "miscounted: message 1"),
+    "a failure counted twice": (lambda world: world.books.failures.update({1: 2}), "miscounted: message 1"),
     "a letter of nobody": (lambda world: world.books.letters.update({77: "?"}), "a dead letter 77"),
     "nobody was told": (lambda world: setattr(world.messages[0], "fate", "pending"), "undecided"),
     "told as handled": (say(1, "handled"), "told as handled, and never was: message 1"),

@@ -12,7 +12,8 @@ from zerowait.testing.surroundings import Home
 
 
 class Books(Struct):
-    """What an outbox says at the end. letters: the reason of each dead letter, by its token."""
+    """What an outbox says at the end. letters: the reason of each dead letter, by its token; failures: how often each
+    has failed, as it says."""
 
     box: int
     accepted: int = 0
@@ -22,6 +23,7 @@ class Books(Struct):
     dropped: int = 0
     waiting: int = 0
     letters: dict[int, str] = field(default_factory=dict[int, str])
+    failures: dict[int, int] = field(default_factory=dict[int, int])
 
     @staticmethod
     def of(home: Home) -> Books:
@@ -37,7 +39,9 @@ class Books(Struct):
             books.waiting += row.waiting_and_in_flight
         letters = Letters(box)
         for letter in letters.page(limit=1_000):
-            books.letters[token_of(letters.payload(letter))] = str(letter.noted().get("reason", ""))
+            token = token_of(letters.payload(letter))
+            books.letters[token] = str(letter.noted().get("reason", ""))
+            books.failures[token] = letter.failures
         return books
 
 
@@ -50,6 +54,7 @@ def check(history: History, books: list[Books]) -> list[str]:
     for message in history.messages.values():
         wrong += _check_message(message, message.token in letters)
     for each in books:
+        wrong += [line for token, told in each.failures.items() for line in _check_failures(history, token, told)]
         mine = [message for message in history.messages.values() if message.box == each.box]
         wrong += _check_totals(each, mine)
     return wrong
@@ -79,6 +84,16 @@ def _check_message(message: Message, is_letter: bool) -> list[str]:
     if "begun" in said and not message.runs:
         wrong.append(f"not taken back for it had begun, and never had: message {token}")
     return wrong
+
+
+def _check_failures(history: History, token: int, told: int) -> list[str]:
+    """A failure counts once; one that was told under an older dispatch does not count at all."""
+    message = history.messages.get(token)
+    runs = message.runs if message is not None else []
+    most = sum(run.ended_at is not None and run.ending in ("dead", "retry") for run in runs)
+    if 1 <= told <= most:
+        return []
+    return [f"miscounted: message {token} has failed {most} times at most, and its letter says {told}"]
 
 
 def _check_totals(books: Books, messages: list[Message]) -> list[str]:
