@@ -66,8 +66,8 @@ def test_a_power_cut_while_an_outbox_is_opened_again_after_a_failed_sync_leaves_
         for _ in range(4):
             push(box, 4)
             segments += box.turn()
-        assert box._database is not None
-        box._database.checkpoint(truncate=True)
+        assert box._file.database is not None
+        box._file.database.checkpoint(truncate=True)
         push(box, 1)
         box.turn()
         disk.trouble = "sync"

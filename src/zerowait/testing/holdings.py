@@ -100,7 +100,7 @@ class Holdings:
 
     def returned(self, effect: Returned) -> None:
         if effect.box in self.boxes:
-            self.boxes[effect.box].returned(effect.epoch, effect.segment_first, effect.first, effect.count)
+            self.boxes[effect.box].moved(effect.seq, effect.first, effect.count, "stored")
 
     def raise_epoch(self, id: int, floor_epoch: int) -> None:
         box = self.boxes.get(id)

@@ -84,11 +84,11 @@ class Invariants:
 
     def of_box(self, box: Outbox) -> None:
         """Its ledger, by its rows."""
-        if box._database is None or self._looked.get(box.id) == (box.turns, id(box)):
+        if box._file.database is None or self._looked.get(box.id) == (box.turns, id(box)):
             return
         self._looked[box.id] = (box.turns, id(box))
         there: Counter[tuple[str, int]] = Counter()
-        for channel, state, first, count, gone in box._database.rows(_COUNT):
+        for channel, state, first, count, gone in box._file.database.rows(_COUNT):
             settled = unpack_gone(gone, first) if gone else None
             left = count - (len(settled) if settled is not None else 0)
             there[channel, state] += left

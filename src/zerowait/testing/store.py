@@ -122,7 +122,7 @@ class Store:
         for tell in told:
             tell()
         for kept in self.kept.values():
-            database = kept.box._database
+            database = kept.box._file.database
             if database is not None and self._shortens():
                 database.wal_pages = WAL_MOST_PAGES + 1  # small worlds would never see the log shortened
             kept.box.rest(idle=not self._called)
@@ -153,8 +153,8 @@ class Store:
         """Its process is over."""
         self.stopped = True
         for kept in self.kept.values():
-            database = kept.box._database
+            database = kept.box._file.database
             if database is not None:
-                kept.box._database = None
+                kept.box._file.database = None
                 database.close()
         self.kept.clear()
