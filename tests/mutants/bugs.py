@@ -133,7 +133,7 @@ def _(put: Put) -> None:
 
 @bug("a second batch overtakes the note that the first one waits for")
 def _(put: Put) -> None:
-    put(effects.Effects, "follow", lambda right: lambda self, box, frame, on: self.send(on, frame))
+    put(effects.Effects, "follow", lambda right: lambda self, box, frame, on, waits=False: self.send(on, frame))
 
 
 @bug("what a commit that failed had stored for later is not looked for")

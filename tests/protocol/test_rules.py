@@ -606,6 +606,22 @@ def test_a_wake_up_never_asks_for_the_same_moment_again() -> None:
         assert said(stage, "gone")
 
 
+def test_a_batch_on_a_new_connection_waits_for_the_note_that_one_on_the_old_one_waits_for() -> None:
+    """Simulated seed 30025: it left at once; its sender died before the note was durable, and it was run again."""
+    stage = owner()
+    x = stage.peer(X, channels=[CHANNEL], credit=5)
+    stage.holds_commits = True
+    stage.push()
+    x.lose()
+    again = stage.peer(X, channels=[CHANNEL], credit=5, serial=2)
+    stage.push()
+    assert not again.all(Batch)
+    stage.commit()
+    stage.holds_commits = False
+    stage.step()
+    assert again.all(Batch)
+
+
 # -- §4 gone, stuck, leaving -------------------------------------------------------------------------------------------
 
 

@@ -182,10 +182,11 @@ class Effects:
             ticket.then.extend((on, frame) for frame in then)
             self._delayed[ticket.box, on] = self._delayed.get((ticket.box, on), 0) + len(then)
 
-    def follow(self, box: int, frame: Frame, on: int) -> None:
+    def follow(self, box: int, frame: Frame, on: int, *, waits: bool = False) -> None:
         """Send this frame after all of this outbox that waits for a commit before it may go to that connection: a
-        second batch may not overtake the note that the first one waits for, nor a DROP the batch that it is about."""
-        if (box, on) in self._delayed:
+        second batch may not overtake the note that the first one waits for, nor a DROP the batch that it is about.
+        waits: it waits for a commit of this outbox in any case."""
+        if waits or (box, on) in self._delayed:
             self._delay(self._latest(box), [frame], on)
         else:
             self.send(on, frame)

@@ -50,6 +50,7 @@ class Custody:
         self.withdrawing: set[tuple[int, int]] = set()  # asked to come back from where it is in flight
         self._n = 0
         self.noted: set[int] = set(noted)
+        self.noting: set[int] = set()  # of them those whose note is not durable yet
         self._past = Past(box, epoch, noted, now + grace)
         # Settled while not in memory (a late `handled` for what waits on disk): kept out of what is read until that is
         # durable.
@@ -151,6 +152,7 @@ class Custody:
             self._lay(segment.epoch, piece.first, piece.count)
         if self.durable and holder not in self.noted:
             self.noted.add(holder)
+            self.noting.add(holder)
             return self._n, [Note(holder)]
         return self._n, []
 

@@ -16,7 +16,7 @@ from zerowait.engines.brokerless.protocol.owner.flights import Slice
 from zerowait.engines.brokerless.protocol.owner.reconcile import reconcile
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.message import Change, Numbers, Segment, Settle, Verdict
+from zerowait.message import Change, Note, Numbers, Segment, Settle, Verdict
 
 DAY_MS = 86_400_000  # an epoch is the time of its opening, or a little more: one so far ahead is no fence but an error
 
@@ -222,6 +222,7 @@ class Owner:
             if custody is not None:
                 for epoch, first, count in ticket.phantoms:
                     custody.lasting(epoch, first, count)
+                custody.noting.difference_update(c.instance for c in ticket.changes if isinstance(c, Note))
 
     def _resume(self, link: Link, held: Held) -> None:
         frames.check_parts((*held.queued, *held.running))

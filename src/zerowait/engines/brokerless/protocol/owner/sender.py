@@ -217,5 +217,6 @@ class Sender:
         if note:
             self._effects.commit(piece.box, note, then=[batch], on=link.conn)
         else:
-            self._effects.follow(piece.box, batch, link.conn)
+            # The note of this worker may have been asked for on a connection that is over.
+            self._effects.follow(piece.box, batch, link.conn, waits=link.instance in custody.noting)
         self._effects.add(Dispatched(piece.box, segment, piece.first, piece.count, len(body)))
