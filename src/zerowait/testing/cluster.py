@@ -230,7 +230,7 @@ class Cluster:
             return min(seconds, 0.005), "handled"
         if kind == "slow handler":
             self.fired.add(kind)
-            return self._rng.uniform(0.3, 2.0), "handled"
+            return self._rng.uniform(0.3, 4.0), "handled"  # also longer than silence and grace together
         if kind == "handler kills" and self._kills.get(token, 0) < 2:
             self._kills[token] = self._kills.get(token, 0) + 1
             return seconds, "kills"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from hashlib import blake2b
 
@@ -51,6 +52,7 @@ class History:
         self._hash = blake2b(digest_size=8)
         self.messages: dict[int, Message] = {}
         self.strangers: list[str] = []
+        self.openings: Counter[int] = Counter()  # of each outbox
         self.lives: dict[int, Life] = {}
         self.log: Callable[[str], None] | None = None
 

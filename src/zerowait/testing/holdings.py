@@ -49,6 +49,7 @@ class Holdings:
         self.homes[box.id], self.boxes[box.id] = home, box
         if pushes:
             self.intake = intake
+        around.history.openings[box.id] += 1
         around.history.tell("open", node.instance, box.id, box.epoch)
         node.core.own(box.id, box.epoch, box.name, durable=True, noted=box.noted, now=around.timeline.now)
         for instance in box.noted:
@@ -80,6 +81,7 @@ class Holdings:
         self._node.touch()
 
     def _reopened(self, box: Outbox) -> None:
+        self._around.history.openings[box.id] += 1
         core = self._node.core
         custody = core.owner.custody.get(box.id)
         noted = {*box.noted, *(custody.noted if custody is not None else ())}
