@@ -16,7 +16,7 @@ from zerowait.engines.brokerless.protocol.owner import custody, expiry, failures
 from zerowait.engines.brokerless.protocol.peers import Peers
 from zerowait.engines.brokerless.protocol.worker import desk, memory, owners, parcel, window, worker
 from zerowait.message import Verdict
-from zerowait.outbox import ahead, database, ledger, outbox, settlement
+from zerowait.outbox import ahead, database, file, ledger, outbox, settlement
 
 Put = Callable[[Any, str, Callable[[Any], Any]], None]
 BUGS: dict[str, Callable[[Put], None]] = {}
@@ -64,14 +64,15 @@ def _(put: Put) -> None:
 @bug("a receipt is done before the commit")
 def _(put: Put) -> None:
     def made(right: Any) -> Any:
-        def settle_on(self: Any, database: Any, attempt: Any) -> None:
+        def write(self: Any, *args: Any) -> Any:
+            attempt = right(self, *args)
             for fresh in attempt.fresh:
                 fresh.sheaf.stored()
-            right(self, database, attempt)
+            return attempt
 
-        return settle_on
+        return write
 
-    put(outbox.Outbox, "_settle_on", made)
+    put(outbox.Outbox, "_write", made)
 
 
 @bug("commits are not synced")
@@ -88,7 +89,7 @@ def _(put: Put) -> None:
 
 @bug("the log that a failed sync has left is not written out anew")
 def _(put: Put) -> None:
-    put(outbox, "renew_log", nothing)
+    put(file, "renew_log", nothing)
 
 
 @bug("a dead letter is made in two transactions")
@@ -120,7 +121,7 @@ def _(put: Put) -> None:
 
         return raise_epoch
 
-    put(outbox, "_raise_epoch", made)
+    put(file, "raise_epoch", made)
 
 
 @bug("a worker is not noted before its first batch")
