@@ -26,7 +26,7 @@ _COLUMNS: Final = (
     "retried FROM message JOIN ledger USING (channel) LEFT JOIN body ON body.id = message.body WHERE state = 3 "
 )
 
-
+_SAID: Final = ("reason", "rule", "type", "traceback")  # of a note, what a filter looks into
 _note = msgpack.Decoder(dict[str, Any]).decode
 
 
@@ -51,8 +51,13 @@ class Letter(Struct, frozen=True, kw_only=True):
     def noted(self) -> dict[str, Any]:
         try:
             return _note(self.note) if self.note else {}
-        except DecodeError:
+        except (DecodeError, UnicodeDecodeError):
             return {"reason": "what its worker said about it cannot be read"}
+
+    def is_noted(self, text: str) -> bool:
+        """Whether it stands in what is said of the error: not in who said so, nor in what the parts are called."""
+        noted = self.noted()
+        return any(text in str(noted.get(part, "")) for part in _SAID)
 
 
 class Letters:
@@ -60,11 +65,15 @@ class Letters:
         self._box = box
 
     def page(self, which: LetterFilter = ALL, *, limit: int = 50, after: str | None = None) -> list[Letter]:
-        """The oldest first, at most `limit` (and AT_ONCE). after: the id of a letter, to page on. Raises StoreError."""
+        """The oldest first, at most `limit` (and AT_ONCE). after: the id of a letter, to page on. Raises StoreError.
+
+        Fewer than that are all there are behind `after`.
+        """
         where, bindings = "", list[object]()
         for condition, value in (
             ("name = ?", which.channel),
-            # Strings lie in notes and payloads as they are, so that the bytes need not be taken apart.
+            # Strings lie in notes and payloads as they are, so that most need not be taken apart. A note has the names
+            # of its fields too, and its worker's: what is found is looked at again below.
             ("instr(note, ?)", which.error.encode() if which.error is not None else None),
             ("instr(body.bytes, ?)", which.text.encode() if which.text is not None else None),
             ("due < ?", which.died_before_us),
@@ -76,7 +85,15 @@ class Letters:
         if after is not None and (last := self.show(after)) is not None:
             where += "AND seq > ? "
             bindings.append(last.seq)
-        return self._find(where + "ORDER BY seq LIMIT ?", [*bindings, min(limit, AT_ONCE)])
+        found: list[Letter] = []
+        limit, seq = min(limit, AT_ONCE), -1
+        while len(found) < limit:
+            rows = self._find(where + "AND seq > ? ORDER BY seq LIMIT ?", [*bindings, seq, limit])
+            found += [letter for letter in rows if which.error is None or letter.is_noted(which.error)]
+            if len(rows) < limit:
+                break
+            seq = rows[-1].seq  # of those read: there may be many that are not meant
+        return found[:limit]
 
     def show(self, id: str) -> Letter | None:
         """One of them; None if it is not here. Raises StoreError."""

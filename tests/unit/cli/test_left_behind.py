@@ -89,6 +89,8 @@ def test_one_that_was_given_back_and_died_again_says_so(zerowait: Zerowait, dead
         (["--error", "ZeroDivision"], True),
         (["--error", "division by zero"], True),
         (["--error", "KeyError"], False),
+        (["--error", "reason"], False),  # what a part of it is called,
+        (["--error", "printer"], False),  # or who said so, is no error
         (["--text", "n"], True),
         (["--text", "absent"], False),
         (["--newer", "1h"], True),
