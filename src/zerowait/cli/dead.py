@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from zerowait.cli.options import ago
+from zerowait.cli.options import ago, text
 from zerowait.cli.output import (
     FAILED,
     MISUSED,
@@ -45,11 +45,11 @@ def _filtered(command: F) -> F:
         command
     )
     command = click.option("--older", type=ago, metavar="AGE", help="Died longer ago than that.")(command)
-    command = click.option("--text", help="With this in the payload; case matters.")(command)
-    command = click.option("--error", help="With this in the reason, rule, exception or traceback; case matters.")(
-        command
-    )
-    return click.option("--channel", help="Of this channel.")(command)
+    command = click.option("--text", type=text, help="With this in the payload; case matters.")(command)
+    command = click.option(
+        "--error", type=text, help="With this in the reason, rule, exception or traceback; case matters."
+    )(command)
+    return click.option("--channel", type=text, help="Of this channel.")(command)
 
 
 def _which(
@@ -149,8 +149,9 @@ def edit(id: str, payload: str | None, and_retry: bool, namespace: str | None, a
         return OK
     replies = reach.ask_all(Question("dead.edit", {"id": id, "payload": _encoded(payload)}))
     if not any(reply.value(bool) for reply in replies):
-        tell_silent(_silent(replies))
-        raise Failure(f"Dead letter {id} was not changed: it is not there any more.")
+        # Who has it may have refused the payload, or not have answered: only if neither is so, it is gone.
+        why = " ".join(f"{who}: {error}" for who, error in _silent(replies).items())
+        raise Failure(f"Dead letter {id} was not changed: {why or 'it is not there any more.'}")
     if and_retry:
         return _act("retry", ids=(id,), limit=None, everything=False, yes=True, namespace=namespace, as_json=as_json)
     if as_json:
@@ -184,8 +185,14 @@ def _encoded(payload: str) -> bytes:
 
     try:
         return msgpack.encode(json.decode(payload))
-    except DecodeError as error:
+    except (DecodeError, UnicodeError, RecursionError) as error:
         raise Failure(f"That is no JSON ({error}); nothing was changed.", MISUSED) from None
+    except OverflowError:
+        raise Failure(
+            "That holds a whole number of more than 64 bits, which no message can carry: write it as a string. "
+            "Nothing was changed.",
+            MISUSED,
+        ) from None
 
 
 @command.command("retry")
@@ -223,13 +230,19 @@ def _act(
     newer: float | None = None,
 ) -> int:
     which = _which(channel, error, text, older, newer)
+    if everything and not which.is_all:
+        raise Failure(
+            "--all and a filter (--channel, --error, --text, --older, --newer) contradict each other: leave --all away "
+            "for those that the filter means, or the filter for all.",
+            MISUSED,
+        )
     if bool(ids) + (not which.is_all) + everything != 1:
         raise Failure(
             f"Say which: zerowait dead {what} ID…, --all, or some of --channel, --error, --text, --older and --newer.",
             MISUSED,
         )
     if ids and limit is not None:
-        raise Failure("--limit goes with --channel or --all: the IDs say already how many.", MISUSED)
+        raise Failure("--limit goes with --all or a filter: the IDs say already how many.", MISUSED)
     reach = Reach.named(namespace)
     asked = ids
     if not ids:
@@ -318,7 +331,7 @@ def _show(letter: LetterDetail, as_json: bool) -> None:
         "retried": f"{plural(letter.retried, 'time')} before" if letter.retried else "",
         "rule": letter.rule,
         "worker": letter.worker,
-        "reason": f"{letter.type}: {letter.reason}" if letter.type else letter.reason,
+        "reason": _reason(letter),
         "headers": ", ".join(f"{name}={value}" for name, value in letter.headers.items()),
     }
     for name, fact in facts.items():
@@ -331,6 +344,12 @@ def _show(letter: LetterDetail, as_json: bool) -> None:
     if letter.traceback:
         give(f"{styled('traceback', sys.stdout, bold=True)}")
         give(letter.traceback.rstrip())
+
+
+def _reason(letter: LetterDetail) -> str:
+    """With the exception's name, which most reasons begin with."""
+    named = not letter.type or letter.reason.startswith(letter.type)
+    return letter.reason if named else f"{letter.type}: {letter.reason}"
 
 
 def _readable(payload: bytes) -> object:

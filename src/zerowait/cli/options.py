@@ -35,3 +35,12 @@ def ago(value: str) -> float:
     if not 0.0 <= seconds < 1e10:
         raise click.BadParameter(f"{value!r} is no time: write 90s, 15m, 2h or 3d.")
     return seconds
+
+
+def text(value: str) -> str:
+    """Text, for an option: an argument may be any bytes."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter(f"{value!r} is not UTF-8, and no text of a message is anything else.") from None
+    return value

@@ -133,6 +133,31 @@ def test_what_is_no_json_changes_no_letter(zerowait: Zerowait, dead: str) -> Non
     assert zerowait("dead", "edit", dead[:-1] + "9", '{"n": 0}').code == 1
 
 
+def test_a_number_that_no_message_carries_changes_no_letter(zerowait: Zerowait, dead: str) -> None:
+    ran = zerowait("dead", "edit", dead, "99999999999999999999999")
+    assert ran.code == 2
+    assert "more than 64 bits" in ran.err
+    assert "Traceback" not in ran.err
+    assert json.loads(zerowait("dead", "show", dead, "--json").out)["payload"] == {"n": 0}
+
+
+def test_a_payload_that_is_too_large_is_refused_for_that_alone(zerowait: Zerowait, dead: str) -> None:
+    ran = zerowait("dead", "edit", dead, json.dumps("x" * 17_000_000))
+    assert ran.code == 1
+    assert "allowed" in ran.err
+    assert "no answer" not in ran.err
+    assert "not there" not in ran.err
+    assert json.loads(zerowait("dead", "show", dead, "--json").out)["payload"] == {"n": 0}
+
+
+@pytest.mark.parametrize("option", ["--error", "--text", "--channel"])
+def test_bytes_that_are_no_text_are_refused(zerowait: Zerowait, dead: str, option: str) -> None:
+    ran = zerowait("dead", "list", option, "a\udcff")
+    assert ran.code == 2
+    assert "is not UTF-8" in ran.err
+    assert option in ran.err
+
+
 def test_a_dead_letter_dropped_is_counted(zerowait: Zerowait, dead: str) -> None:
     assert zerowait("dead", "drop", "--channel", "numbers", "--yes").code == 0
     assert listed(zerowait) == []

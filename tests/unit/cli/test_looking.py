@@ -316,6 +316,29 @@ def test_which_letters_must_be_said_in_one_way(zerowait: Zerowait, there: There)
     assert zerowait("dead", "retry", "a-1", "--limit", "3").code == 2
 
 
+def test_all_and_a_filter_are_told_to_contradict_each_other(zerowait: Zerowait, there: There) -> None:
+    place = Somebody("a", process(), letter("a-1"), letter("a-2", "other"))
+    there([place])
+    ran = zerowait("dead", "drop", "--all", "--channel", "numbers", "--yes")
+    assert (ran.code, len(place.letters)) == (2, 2)
+    assert "contradict each other" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("division by zero", "ZeroDivisionError: division by zero"),
+        ("ZeroDivisionError: division by zero", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_the_exception_of_a_dead_letter_is_named_once(
+    zerowait: Zerowait, there: There, reason: str, shown: str
+) -> None:
+    there([Somebody("a", process(), replace(letter("a-1"), reason=reason))])
+    [line] = [line for line in zerowait("dead", "show", "a-1").out.splitlines() if line.startswith("reason")]
+    assert line.split(maxsplit=1)[1] == shown
+
+
 def test_many_letters_are_asked_for_in_bounded_questions(zerowait: Zerowait, there: There) -> None:
     place = Somebody("a", process(), *[letter(f"a-{n}") for n in range(1_200)])
     there([place])
