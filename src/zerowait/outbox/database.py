@@ -235,6 +235,12 @@ def is_passing(error: DatabaseError) -> bool:
     return isinstance(error, (apsw.FullError, apsw.BusyError, apsw.NoMemError))
 
 
+def is_outside(error: DatabaseError) -> bool:
+    """Whether it is about what is around a file (who has it open, rights, room), and says nothing of what is in it."""
+    rights = (apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError)
+    return is_passing(error) or isinstance(error, (apsw.LockedError, *rights))
+
+
 def check(path: Path, disk: Disk = DISK) -> bool:
     """Look at a file by plain reading, before SQLite may touch it. False: there is none, or an empty one.
 

@@ -66,6 +66,13 @@ def spoil_pages(path: Path, pages: range) -> None:
             file.write(os.urandom(4_096))
 
 
+def spoil(path: Path, sql: str) -> None:
+    """A value that no outbox has written, in a file that SQLite finds whole."""
+    connection = apsw.Connection(str(path))
+    connection.execute(sql)  # pyright: ignore[reportUnknownMemberType]
+    connection.close()
+
+
 def test_a_whole_file_is_found_whole_and_is_as_it_was(left: Bench) -> None:
     before = path_of(left).read_bytes()
     report = checked(path_of(left))
@@ -129,6 +136,163 @@ def test_a_file_without_anything_readable_is_refused_and_left_as_it_was(left: Be
     with pytest.raises(StoreError) as refused:
         Salvage(path)
     assert str(path) in str(refused.value)
+    assert path.read_bytes() == before
+
+
+ROW = "(SELECT seq FROM message WHERE state = 0 ORDER BY seq LIMIT 1 OFFSET 5)"
+NO_TEXT = "CAST(x'eb80ff' AS TEXT)"
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "gone = x'0102030405'",
+        "gone = x'01020304'",
+        "gone = 'abcdefgh'",
+        f"gone = {NO_TEXT}",
+        "headers = x'c1'",
+        "headers = 'text'",
+        "headers = x'8101a1ff'",
+        f"note = {NO_TEXT}",
+        "note = 'text'",
+        "epoch = -5",
+        "epoch = 'text'",
+        f"epoch = {NO_TEXT}",
+        "first = 1.5",
+        "first = -1",
+        "count = 0",
+        "count = 'three'",
+        "channel = 99",
+        "channel = x'01'",
+        "priority = 7",
+        "state = 77",
+        "state = 'dead'",
+        "attempt = 'often'",
+        "accepted_at = 9223372036854775807",
+        "due = 'soon'",
+        "body = 'mine'",
+        "body = (SELECT max(body) FROM message WHERE state = 0)",
+    ],
+)
+def test_a_row_with_a_value_that_none_has_is_given_up_alone(left: Bench, time: Time, column: str) -> None:
+    path = path_of(left)
+    spoil(path, f"UPDATE message SET {column} WHERE seq = {ROW}")
+    gave_up = repaired(path, time)[0]
+    assert (gave_up.lost, gave_up.is_whole) == ({"mail": 3}, False)
+    assert checked(path).is_whole
+    left.reopen(first=True)
+    row, delivered = left.row(), values(left.turns())
+    assert len(set(delivered)) == len(delivered) == row.waiting_and_in_flight == 3 * SEGMENTS - 5
+    assert row.dropped == 3
+
+
+@pytest.mark.parametrize(
+    "column", ["lengths = 'q'", f"lengths = {NO_TEXT}", "bytes = 5", f"bytes = {NO_TEXT}", "crc = 'sum'"]
+)
+def test_a_body_with_a_value_that_none_has_is_given_up_alone(left: Bench, time: Time, column: str) -> None:
+    path = path_of(left)
+    spoil(path, f"UPDATE body SET {column} WHERE id = (SELECT body FROM message WHERE seq = {ROW})")
+    gave_up = repaired(path, time)[0]
+    assert (gave_up.damaged, gave_up.lost) == ({"mail": 3}, {"mail": 3})
+    left.reopen(first=True)
+    assert len(values(left.turns())) == 3 * SEGMENTS - 5
+
+
+@pytest.mark.parametrize("value", [NO_TEXT, "x'6d61696c'"])
+def test_a_channel_whose_name_is_no_text_is_given_up_alone(left: Bench, time: Time, value: str) -> None:
+    path = path_of(left)
+    left.reopen(first=True)
+    left.push("kept", channel="other")
+    left.turn()
+    left.box.close()
+    spoil(path, f"UPDATE ledger SET name = {value} WHERE name = 'mail'")
+    gave_up = repaired(path, time)[0]
+    assert list(gave_up.lost.values()) == [3 * SEGMENTS - 1]
+    assert gave_up.waiting == {"other": 1}
+    left.reopen(first=True)
+    assert values(left.turns()) == ["kept"]
+
+
+@pytest.mark.parametrize("column", ["accepted = 'many'", "handled = x'00'", f"dead = {NO_TEXT}", f"types = {NO_TEXT}"])
+def test_a_number_of_the_ledger_that_is_none_costs_no_message(left: Bench, time: Time, column: str) -> None:
+    path = path_of(left)
+    spoil(path, f"UPDATE ledger SET {column}")
+    repaired(path, time)
+    left.reopen(first=True)
+    row, delivered = left.row(), values(left.turns())
+    assert len(delivered) == row.waiting_and_in_flight == 3 * SEGMENTS - 2
+    assert row.accepted == row.handled + row.dead + row.expired + row.dropped + row.waiting_and_in_flight
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"UPDATE box SET name = {NO_TEXT}",
+        "UPDATE box SET epoch = 'text'",
+        "UPDATE box SET id = 'text'",
+        f"INSERT INTO noted VALUES (1, {NO_TEXT})",
+        "INSERT INTO noted VALUES (1, 'text')",
+        "INSERT INTO known VALUES ('text', x'00', 'text', 1, 1)",
+    ],
+)
+def test_what_stands_beside_the_messages_costs_none(left: Bench, time: Time, sql: str) -> None:
+    path = path_of(left)
+    spoil(path, sql)
+    checked(path)
+    repaired(path, time)
+    left.reopen(first=True)
+    assert len(values(left.turns())) == 3 * SEGMENTS - 2
+
+
+@pytest.mark.parametrize("with_log", [True, False])
+def test_a_new_file_that_cannot_take_the_name_leaves_the_old_one_with_its_log(
+    left: Bench, time: Time, monkeypatch: pytest.MonkeyPatch, with_log: bool
+) -> None:
+    path, real = path_of(left), Path.replace
+    log = Path(f"{path}-wal")
+    salvage = Salvage(path)
+
+    def refuse(self: Path, target: Path) -> Path:
+        if target == path:
+            raise OSError(5, "I/O error")
+        return real(self, target)
+
+    def no_checkpoint(**how: bool) -> None:
+        log.write_bytes(b"what is not in the file yet")
+        raise apsw.IOError("no")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    if with_log:
+        monkeypatch.setattr(salvage._database, "checkpoint", no_checkpoint)
+    before = path.read_bytes()
+    with pytest.raises(StoreError):
+        salvage.rewrite(7, "tester", time.now_us())
+    assert path.read_bytes() == before
+    if with_log:
+        assert log.read_bytes() == b"what is not in the file yet"
+    assert [each.name for each in path.parent.iterdir() if "damaged" in each.name or "repaired" in each.name] == []
+    salvage.close()
+
+
+def test_a_copy_that_was_left_by_one_who_was_killed_goes_with_the_next_look(left: Bench) -> None:
+    path = path_of(left)
+    leftovers = [path.with_name(f"{path.name}.lengthened{end}") for end in ("", "-wal", "-shm")]
+    for each in leftovers:
+        each.write_bytes(b"left")
+    assert checked(path).is_whole
+    assert not any(each.exists() for each in leftovers)
+
+
+def test_a_file_that_cannot_be_opened_is_left_and_not_sent_back_to_repair(left: Bench) -> None:
+    path = path_of(left)
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * 3_900)
+    before = path.read_bytes()
+    with pytest.raises(StoreError) as refused:
+        Salvage(path)
+    assert ".recover" in str(refused.value)
+    assert "outbox repair" not in str(refused.value)
     assert path.read_bytes() == before
 
 
