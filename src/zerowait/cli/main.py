@@ -18,8 +18,8 @@ COMMANDS = {
     "run": ("zerowait.cli.run", "Run an app: serve its channels until SIGTERM or Ctrl-C."),
     "push": ("zerowait.cli.push", "Push messages: JSON from the command line, or lines on stdin."),
     "status": ("zerowait.cli.status", "Show the processes of this namespace and the ledger of each channel."),
-    "dead": ("zerowait.cli.dead", "List, show, retry and drop dead letters."),
-    "outbox": ("zerowait.cli.outbox", "List outboxes, deliver what was left behind, drop what waits in vain."),
+    "dead": ("zerowait.cli.dead", "List, show, edit, retry and drop dead letters."),
+    "outbox": ("zerowait.cli.outbox", "List, check, repair outboxes, deliver what was left behind, drop what waits."),
     "version": ("zerowait.cli.version", "Show the versions of zerowait and of what it stands on."),
 }
 

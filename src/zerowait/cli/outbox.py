@@ -125,17 +125,22 @@ def repair(name: str, yes: bool, namespace: str | None, as_json: bool) -> int:
     """Save what is whole in the damaged outboxes called NAME.
 
     Each gets a new file of what is whole; what is not is counted as dropped. The damaged file is kept beside it.
+
+    Damage to the first pages of a file, which say what is where, is not covered: such a file is left as it was, and
+    `sqlite3 COPY .recover` shows what is left of a copy of it.
     """
     reach = Reach.named(namespace)
     before = _reports(reach, name, lambda salvage, file: (salvage.report(), None))
     damaged = {file.path for file, report, _ in before.found if not report.is_whole}
     if not damaged:
         _give_reports(before, as_json=as_json)
-        tell(f"Nothing is damaged in the outbox {name}, so nothing was changed.")
+        if not before.silent and not before.in_use:  # of those nothing is known
+            tell(f"Nothing is damaged in the outbox {name}, so nothing was changed.")
         return before.code()
     whole = sum(sum((*report.waiting.values(), *report.dead.values())) for _, report, _ in before.found)
-    lost = sum(sum(report.damaged.values()) + report.unreadable_rows for _, report, _ in before.found)
-    confirm(f"Save {plural(whole, 'message')} of {name}, and give up {lost:,} that cannot be read?", yes=yes)
+    lost = sum(sum(report.lost.values()) for _, report, _ in before.found)
+    given_up = f", and give up {lost:,} that cannot be read" if lost else "; none is lost"
+    confirm(f"Save {plural(whole, 'message')} of {name}{given_up}?", yes=yes)
 
     def save(salvage: Salvage, file: OutboxFile) -> tuple[Report, str | None]:
         if file.path not in damaged:
@@ -199,19 +204,19 @@ def _give_reports(reports: _Reports, *, as_json: bool) -> None:
     if as_json or not reports.found:
         return
     give_table(
-        ["name", "state", "waiting", "dead", "damaged", "file"],
+        ["name", "state", "waiting", "dead", "lost", "file"],
         [
             [
                 file.name,
                 "whole" if report.is_whole else "damaged",
                 f"{sum(report.waiting.values()):,}",
                 f"{sum(report.dead.values()):,}",
-                f"{sum(report.damaged.values()) + report.unreadable_rows:,}",
+                f"{sum(report.lost.values()):,}",
                 report.path,
             ]
             for file, report, _ in reports.found
         ],
-        right=("waiting", "dead", "damaged"),
+        right=("waiting", "dead", "lost"),
     )
     for _, report, _ in reports.found:
         for problem in report.problems:
@@ -256,7 +261,7 @@ def drop(name: str, channel: str, yes: bool, namespace: str | None, as_json: boo
     if not waiting:
         names = sorted({other for box in there for other in box.channels} - {channel})
         tell(f"No message waits for channel {channel!r} in the outbox {name}.{_hint(channel, names)}")
-        _tell_untouched(there, channel)
+        _tell_in_flight(there, channel)
         return PARTIAL if silent else OK
     confirm(f"Drop {plural(waiting, 'message')} for {channel} in the outbox {name} for good?", yes=yes)
     dropped, lost = _dropped(reach, name, channel, there)
@@ -264,7 +269,9 @@ def drop(name: str, channel: str, yes: bool, namespace: str | None, as_json: boo
     for box in there if as_json else ():
         give_json({"box": box.box, "name": name, "channel": channel, "dropped": dropped.get(box.box, 0)})
     tell(f"{plural(sum(dropped.values()), 'message')} dropped")
-    _tell_untouched(there, channel)
+    _tell_in_flight(there, channel)
+    if any(box.sent_to and dropped.get(box.box) for box in there):
+        tell("An outbox without a process had sent messages to workers: what they have begun they may still end.")
     if not silent and not lost and len(dropped) == len(there):
         return OK
     return PARTIAL if dropped else UNAVAILABLE
@@ -292,14 +299,12 @@ def _dropped(
     return dropped, {f"outbox {name}.{id}": "it has changed hands and was not found again" for id in left}
 
 
-def _tell_untouched(there: Sequence[WaitingStatus], channel: str) -> None:
+def _tell_in_flight(there: Sequence[WaitingStatus], channel: str) -> None:
     if flying := sum(box.in_flight for box in there):
         tell(
             f"{plural(flying, 'message')} for {channel} {'is' if flying == 1 else 'are'} in flight at workers and left "
             "alone: each is handled there or waits again."
         )
-    if any(box.sent_to for box in there):
-        tell("An outbox without a process had sent messages to workers: what they have begun they may still end.")
 
 
 def _ask_owners(reach: Reach, name: str) -> int:

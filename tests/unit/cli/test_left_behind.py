@@ -203,6 +203,50 @@ def test_a_damaged_outbox_is_found_and_repaired(zerowait: Zerowait, dead: str, d
     assert zerowait("outbox", "drop", "counter", "--channel", "numbers", "--yes").code == 0
 
 
+def test_what_is_given_up_is_counted_in_messages_however_few_rows_they_were_in(
+    zerowait: Zerowait, settings: Settings, directory: Directory
+) -> None:
+    import apsw
+
+    with Client("counter", settings=settings) as client:
+        receipts = [client.push("numbers", {"n": n}) for n in range(40)]
+        for receipt in receipts:
+            receipt.result(5)
+        client.close(0).result(5)
+    [file] = directory.outboxes("counter")
+    connection = apsw.Connection(str(file.path))
+    [(rows,)] = connection.execute("SELECT count(*) FROM message")
+    connection.execute("UPDATE message SET gone = x'01'")  # pyright: ignore[reportUnknownMemberType]
+    connection.close()
+    assert rows < 40
+    refused = zerowait("outbox", "repair", "counter")
+    assert refused.code == 2
+    assert "Save 0 messages of counter, and give up 40 that cannot be read?" in refused.err
+    assert zerowait("outbox", "repair", "counter", "--yes").code == 0
+    assert channels(zerowait) == {"accepted": 40, "dropped": 40}
+
+
+def test_a_file_that_cannot_be_opened_is_neither_whole_nor_sent_round_in_circles(
+    zerowait: Zerowait, dead: str, directory: Directory
+) -> None:
+    [file] = directory.outboxes("counter")
+    with file.path.open("r+b") as broken:
+        broken.seek(100)
+        broken.write(b"\xff" * 3_900)
+    before = file.path.read_bytes()
+    ran = zerowait("outbox", "repair", "counter", "--yes")
+    assert ran.code == 3
+    assert "sqlite3 COPY .recover" in ran.err
+    assert "left as it was" in ran.err
+    assert "zerowait outbox repair" not in ran.err
+    assert "Nothing is damaged" not in ran.err
+    assert file.path.read_bytes() == before
+
+
+def test_what_repair_does_not_cover_is_in_its_help(zerowait: Zerowait) -> None:
+    assert ".recover" in zerowait("outbox", "repair", "--help").out
+
+
 def test_an_outbox_in_use_is_left_to_its_process(zerowait: Zerowait, dead: str, directory: Directory) -> None:
     [file] = directory.outboxes("counter")
     lock = directory.lock_outbox(file.path)

@@ -396,6 +396,17 @@ def test_dropping_what_waits_is_confirmed_by_its_number_and_goes_on_until_all_is
     assert "what they have begun they may still end" in ran.err
 
 
+def test_workers_are_spoken_of_only_where_something_of_theirs_was_dropped(zerowait: Zerowait, there: There) -> None:
+    living, file = Somebody("cli (pid 9)", process()), Somebody("cli.01ff.db", box())
+    living.waiting, file.waiting = [waits()], [waits("01ff", 0, sent_to=1)]
+    there([living], [file])
+    assert "they may still end" not in zerowait("outbox", "drop", "cli", "--channel", "numbres", "--yes").err
+    there([], [file])
+    ran = zerowait("outbox", "drop", "cli", "--channel", "numbres", "--yes")
+    assert "No message waits" in ran.err
+    assert "they may still end" not in ran.err
+
+
 def test_a_channel_for_which_nothing_waits_is_told_with_the_nearest_that_has_something(
     zerowait: Zerowait, there: There
 ) -> None:

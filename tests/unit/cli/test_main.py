@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 
 import click
 import pytest
@@ -17,6 +18,12 @@ def test_the_overview_names_every_command(zerowait: Zerowait) -> None:
     ran = zerowait("--help")
     assert ran.code == 0
     assert all(f"\n  {name} " in ran.out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["dead", "outbox"])
+def test_the_overview_says_what_each_group_can_do(name: str) -> None:
+    group = import_module(COMMANDS[name][0]).command
+    assert all(verb in COMMANDS[name][1].lower() for verb in group.commands)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
