@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from msgspec import Struct
@@ -24,8 +24,26 @@ WINDOW = 1_000
 LOOK_S = 0.2  # between looks at what workers have while it closes
 
 
-# An argument such as -1 is a message, not an unknown option.
-@click.command("push", context_settings={"ignore_unknown_options": True})
+class _Push(click.Command):
+    """An argument such as -1 is a message; one such as --cuont is neither that nor a channel, but a mistyped option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and not ctx.resilient_parsing:
+            given, rest, _ = self.make_parser(ctx).parse_args(list(args))
+            for each in (given.get("channel"), given.get("message"), *rest):
+                if isinstance(each, str) and each.startswith("--") and len(each) > 2:
+                    self._refuse(ctx, each.partition("=")[0])
+        return super().parse_args(ctx, args)
+
+    def _refuse(self, ctx: click.Context, option: str) -> NoReturn:
+        from zerowait.names import nearest
+
+        known = [name for param in self.get_params(ctx) for name in param.opts if name.startswith("--")]
+        meant = nearest(option, known)
+        raise click.NoSuchOption(option, possibilities=[meant] if meant else None, ctx=ctx)
+
+
+@click.command("push", cls=_Push, context_settings={"ignore_unknown_options": True})
 @click.argument("channel")
 @click.argument("message", required=False, default="-", metavar="[JSON]")
 @click.option("--count", type=click.IntRange(1), default=1, metavar="N", help="Push each message N times.")

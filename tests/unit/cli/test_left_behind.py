@@ -215,7 +215,7 @@ def test_what_is_given_up_is_counted_in_messages_however_few_rows_they_were_in(
         client.close(0).result(5)
     [file] = directory.outboxes("counter")
     connection = apsw.Connection(str(file.path))
-    [(rows,)] = connection.execute("SELECT count(*) FROM message")
+    [(rows,)] = connection.execute("SELECT count(*) FROM message")  # pyright: ignore[reportUnknownMemberType]
     connection.execute("UPDATE message SET gone = x'01'")  # pyright: ignore[reportUnknownMemberType]
     connection.close()
     assert rows < 40

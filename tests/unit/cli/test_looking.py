@@ -313,7 +313,9 @@ def test_which_letters_must_be_said_in_one_way(zerowait: Zerowait, there: There)
     there([Somebody("a", process(), letter("a-1"))])
     assert zerowait("dead", "retry").code == 2
     assert zerowait("dead", "retry", "a-1", "--all").code == 2
-    assert zerowait("dead", "retry", "a-1", "--limit", "3").code == 2
+    limited = zerowait("dead", "retry", "a-1", "--limit", "3")
+    assert limited.code == 2
+    assert "--limit goes with --all or a filter" in limited.err
 
 
 def test_all_and_a_filter_are_told_to_contradict_each_other(zerowait: Zerowait, there: There) -> None:

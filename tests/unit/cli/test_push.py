@@ -130,6 +130,24 @@ def test_a_negative_number_is_a_message_and_a_mistyped_option_is_none(zerowait: 
     assert len(fates.pushed) == 1
 
 
+@pytest.mark.parametrize(
+    "said", [["--cuont", "2"], ["--cuont=2"], ["1", "--cuont", "2"], ["--cuont"], ["--wait", "--cuont", "2"]]
+)
+def test_a_mistyped_option_is_told_the_nearest(zerowait: Zerowait, fates: Fates, said: list[str]) -> None:
+    ran = zerowait("push", "numbers", *said)
+    assert ran.code == 2
+    assert "No such option" in ran.err
+    assert "Did you mean" in ran.err
+    assert "--count" in ran.err
+    assert not fates.pushed
+
+
+def test_a_negative_number_beside_options_is_a_message(zerowait: Zerowait, fates: Fates) -> None:
+    assert zerowait("push", "numbers", "-5", "--count", "2").code == 0
+    assert zerowait("push", "numbers", "--", "-5.5e1").code == 0
+    assert fates.pushed == [("numbers", -5, None), ("numbers", -5, None), ("numbers", -55.0, None)]
+
+
 def test_each_line_of_stdin_is_a_message(zerowait: Zerowait, fates: Fates, stdin: Stdin) -> None:
     stdin('1\n\n"two"\n{"n": 3}')
     assert zerowait("push", "numbers").code == 0
