@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.waiting import wait_until
 from zerowait import App, Client, Reject, Settings
 from zerowait.engines.brokerless.directory import Directory
 from zerowait.errors import Closed
+from zerowait.outbox.answering import answer
 from zerowait.outbox.file import peek
-from zerowait.snapshot import BoxStatus
+from zerowait.outbox.outbox import Outbox
+from zerowait.snapshot import BoxStatus, Question
 
 
 def leave(settings: Settings, *values: int) -> None:
@@ -159,3 +163,40 @@ def test_a_file_that_nobody_serves_is_opened_once_and_not_at_each_look(
         monkeypatch.setattr(adopter, "_is_served", asked_for)
         wait_until(lambda: len(asked) >= 2, within=10)
         assert len(looked) <= 1
+
+
+def retry(settings: Settings) -> None:
+    """`zerowait dead retry --all`, of what nobody has open."""
+    directory = Directory(settings.home_folder(), settings.namespace)
+    for file in directory.outboxes():
+        lock = directory.lock_outbox(file.path)
+        assert lock is not None
+        box = Outbox.open(file.path, file.name, now_us=lambda: time.time_ns() // 1_000, lock=lock)
+        assert list(box.noted) == []
+        letters: Any = answer(box, Question("dead.list", {"limit": 10})).value
+        answer(box, Question("dead.retry", {"ids": [letter["id"] for letter in letters]}))
+        box.close()
+
+
+def test_a_letter_given_back_after_its_worker_had_left_in_order_goes_to_the_next_at_once(settings: Settings) -> None:
+    """Its own process's, and that of an outbox that it had taken over: nothing that was noted is waited for."""
+    settings = structs.replace(settings, resume_grace=60.0)
+    leave(settings, 13)
+    first = Service(settings)
+    with first.app as zw:
+        own = zw.push("numbers", 13)
+        wait_until(lambda: own.done() and len(first.seen) == 2, within=10)
+        wait_until(lambda: not boxes(zw), within=10)
+    retry(settings)
+    second = Service(settings)
+    with second.app:
+        wait_until(lambda: second.seen == [13, 13], within=15)
+
+
+def test_a_worker_that_has_left_in_order_can_be_proved_over_by_who_finds_it_noted(
+    settings: Settings, service: Service
+) -> None:
+    with service.app as zw:
+        assert zw._opened is not None
+        instance = zw._opened.node.instance
+    assert Directory(settings.home_folder(), settings.namespace).is_over(instance)

@@ -128,6 +128,7 @@ class Keeper:
         """Close an outbox after a last turn and keep it no more."""
 
         def close() -> None:
+            self._collect()  # what was submitted before, and has come since the turn began
             kept = self._kept.pop(id(box), None)
             if kept is not None:
                 self._close(kept)

@@ -209,9 +209,9 @@ class Directory:
     def leave(self, *, settled: bool = True) -> None:
         """Ends this life: the entry, the socket and the lock go. Outbox locks are their outboxes' to release.
 
-        settled: nothing of this process is unconfirmed elsewhere. Else its lock file stays for a while, unlocked, so
-        that others have proof that it is over. In a forked child nothing of the parent's is touched. Any number of
-        times.
+        settled: nothing of this process is unconfirmed elsewhere, and no outbox can have noted it. Else its lock file
+        stays for a while, unlocked, so that others have proof that it is over. In a forked child nothing of the
+        parent's is touched. Any number of times.
         """
         self._notice_fork()
         self._entries.withdraw()

@@ -197,6 +197,7 @@ class Node:
         """Disowns it if nothing of it is in flight or on its way to the file; whether it did."""
         if not self.outboxes.is_at_rest(box):
             return False
+        self.outboxes.part(box)
         self.outboxes.disown(box)
         self._announce()
         return True
@@ -272,7 +273,8 @@ class Node:
             self._calls.end()
             self._resolver.close()
             self._wire.close()
-            self.directory.leave(settled=self._is_final)
+            # Who has served may be noted in outboxes that nobody has open: they need the proof that it is over.
+            self.directory.leave(settled=self._is_final and not self.core.worker.services)
 
     def _open(self) -> None:
         settings = self.settings
@@ -361,6 +363,8 @@ class Node:
         if self._leaving and not self.outboxes.offers():  # what was committed last is confirmed before the last word
             core.farewell(now, final=self._is_final)
             self._performer.perform(now)
+            for box in self.outboxes:
+                self.outboxes.part(box)
             self._stopping = True
 
     def _has_work(self) -> bool:

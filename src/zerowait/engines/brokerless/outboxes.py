@@ -111,6 +111,12 @@ class Outboxes:
         """Whether nothing of it is in flight or on its way to the file."""
         return not any(self._core.owner.in_flight(box).values()) and not self._tickets.get(box)
 
+    def part(self, box: int) -> None:
+        """It is about to be closed: what its next opening has not to wait for goes to the file, with its last turn."""
+        custody = self._core.owner.custody.get(box)
+        if custody is not None and (changes := custody.part()):
+            self._submit(box, changes, {})
+
     def disown(self, box: int) -> None:
         self._boxes.pop(box, None)
         self._tickets.pop(box, None)

@@ -163,6 +163,12 @@ class Custody:
         self.noted.discard(holder)
         return [Forget(holder)]
 
+    def part(self) -> list[Change]:
+        """This opening ends in order. The next one need wait for none who holds nothing of it: they leave in order,
+        too, and then nobody would be left to forget them, nor anything that proves their end."""
+        holders = [holder for holder in sorted(self.noted) if not self._past.awaits(holder)]
+        return [change for holder in holders for change in self.forget(holder)]
+
     def flights_of(self, holder: int) -> list[Flight]:
         return self.flights.of(holder)
 
