@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zerowait.engines.brokerless.shelf import OutboxFile, OutboxLock
 from zerowait.errors import Closed, StoreError
-from zerowait.outbox.file import peek
+from zerowait.outbox.file import is_bare, peek
 from zerowait.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zerowait.outbox")
 
 ADOPT_S = 1.0  # how often it looks
+OPENING_S = 30.0  # a file of some million messages is read through when it is opened
 ENDS_S = 2.0  # how long closing waits for a look that is under way
 
 Stamp = tuple[int, int, int, int]
@@ -31,9 +33,9 @@ Stamp = tuple[int, int, int, int]
 class Adopter:
     """A thread of its own, from `start` to `stop`.
 
-    is_ready: whether this process has what it needs of its own. open: opens a file under its lock and gives it back to
-    `open`'s caller delivering already; the lock is its from then on. close: gives an opened one up, False if that
-    cannot be yet. is_empty: whether nothing at all is kept in it. mind: called at each look.
+    is_ready: whether this process has what it needs of its own. open: opens a file under its lock, which is its from
+    then on; done once it delivers. close: gives an opened one up; done once its file is closed, None if that cannot be
+    yet. is_empty: whether nothing at all is kept in it. mind: called at each look.
     """
 
     def __init__(
@@ -41,8 +43,8 @@ class Adopter:
         opened: Opened,
         *,
         is_ready: Callable[[], bool],
-        open: Callable[[Path, OutboxLock], Outbox],
-        close: Callable[[Outbox], bool],
+        open: Callable[[Path, OutboxLock], Future[Outbox]],
+        close: Callable[[Outbox], Future[None] | None],
         is_empty: Callable[[Outbox], bool],
         mind: Callable[[], None],
     ) -> None:
@@ -125,7 +127,9 @@ class Adopter:
         is_ours = False
         try:
             waiting = peek(path)
-            if always or not waiting or self._is_served(waiting):
+            # With nothing but dead letters in it there is nothing to do until one is given back: whoever only looks at
+            # them changes the file, too. An empty one is opened to be removed.
+            if always or (self._is_served(waiting) if waiting else is_bare(path)):
                 is_ours = True
             else:
                 self._leave_alone(path, waiting)
@@ -133,7 +137,14 @@ class Adopter:
             if not is_ours:
                 lock.release()
         if is_ours:
-            box = self._open(path, lock)
+            opening = self._open(path, lock)
+            opening.add_done_callback(self._is_open)
+            _wait_for(opening, f"opening the outbox {path.name}")
+
+    def _is_open(self, over: Future[Outbox]) -> None:
+        """On the store thread, however long it took."""
+        if over.exception() is None:
+            box = over.result()
             self._adopted[box.id] = box
 
     def _is_served(self, waiting: dict[str, int]) -> bool:
@@ -176,15 +187,40 @@ class Adopter:
         return box.name != self._opened.name or self._is_empty(box)
 
     def _give_back(self, box: Outbox) -> None:
-        assert box.path is not None
-        if not self._close(box):
+        closing = self._close(box)
+        if closing is None:
             return
         self._settled.discard(box.id)
         del self._adopted[box.id]
-        self._leave_alone(box.path, {})
-        stays = box.path.exists()
-        what = "it is closed, with the dead letters that it holds" if stays else "it is removed"
+        closing.add_done_callback(lambda over: self._is_closed(box, over))
+        assert box.path is not None
+        _wait_for(closing, f"closing the outbox {box.path.name}")
+
+    def _is_closed(self, box: Outbox, over: Future[None]) -> None:
+        """On the store thread, however long it took."""
+        if over.exception() is not None:
+            return  # the store thread has ended, and closed it
+        assert box.path is not None
+        # A letter that was given back just before waits in it now, and nobody was offered it.
+        rows = box.ledger.rows().items()
+        waiting = {channel: row.waiting_and_in_flight for channel, row in rows if row.waiting_and_in_flight}
+        self._leave_alone(box.path, waiting)
+        if waiting:
+            count = sum(waiting.values())
+            log.info("the outbox %s, which was taken over, is closed, and %d wait in it again", box.path.name, count)
+            return
+        what = "it is closed, with the dead letters that it holds" if box.path.exists() else "it is removed"
         log.info("everything of the outbox %s, which was taken over, is settled: %s", box.path.name, what)
+
+
+def _wait_for(future: Future[Any], what: str) -> None:
+    """Raises what it raised. One that takes long goes on by itself, and what follows from it follows then."""
+    try:
+        future.result(OPENING_S)
+    except TimeoutError:
+        if future.done():
+            raise  # its own
+        log.warning("%s takes longer than %g s; it goes on", what, OPENING_S)
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zerowait.outbox")
 
-OPENING_S = 30.0  # a file of some million messages is read through when it is opened
-
 
 class Estate:
     def __init__(self, opened: Opened) -> None:
@@ -366,30 +364,42 @@ class Estate:
 
     # -- taking over ---------------------------------------------------------------------------------------------------
 
-    def adopt(self, path: Path, lock: OutboxLock) -> Outbox:
-        """Opens a file whose owner is gone, under its lock, and delivers what is in it."""
+    def adopt(self, path: Path, lock: OutboxLock) -> Future[Outbox]:
+        """Opens a file whose owner is gone, under its lock, and delivers what is in it; done once it does."""
         intake = self.new_intake(durable=True, limits=self._opened.disk_limits, wake=self._wake_keeper)
         try:
             opening = self._store().add(lambda: self._open_file(path, lock, intake))
-            box: Outbox = opening.result(OPENING_S)
         except Closed:  # nobody has opened it, and nobody will
             lock.release()
             raise
+        opening.add_done_callback(lambda over: self._is_adopted(path, lock, over))
+        return opening
+
+    def _is_adopted(self, path: Path, lock: OutboxLock, over: Future[Outbox]) -> None:
+        error = over.exception()
+        if error is not None:
+            if isinstance(error, Closed) and lock.held:
+                lock.release()
+            return
+        box = over.result()
         self._want_what_waits(box)
         count = sum(row.waiting_and_in_flight for row in box.ledger.rows().values())
         log.info("took over the outbox %s, whose owner is gone: %d messages to deliver", path.name, count)
-        return box
 
-    def give_back(self, box: Outbox) -> bool:
-        """Closes one that was adopted, if nothing of it is under way; its file goes if nothing is kept in it."""
+    def give_back(self, box: Outbox) -> Future[None] | None:
+        """Closes one that was adopted; its file goes if nothing is kept in it. None: something of it is under way."""
         node = self._opened.node
         if not node.call(lambda: node.give_back(box.id)).result(5.0):
-            return False
-        self._store().remove(box).result(OPENING_S)
-        with self._lock:
-            self._by_id.pop(box.id, None)
-            self._rooms.pop(id(box.intake), None)
-        return True
+            return None
+        closing = self._store().remove(box)
+        closing.add_done_callback(lambda over: self._is_given_back(box, over))
+        return closing
+
+    def _is_given_back(self, box: Outbox, over: Future[None]) -> None:
+        if over.exception() is None:
+            with self._lock:
+                self._by_id.pop(box.id, None)
+                self._rooms.pop(id(box.intake), None)
 
     # -- closing -------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ from msgspec import structs
 
 from tests.waiting import wait_until
 from zerowait import App, Client, Reject, Settings
+from zerowait.adopting import _stamp
+from zerowait.cli.reach import Reach
 from zerowait.engines.brokerless.directory import Directory
 from zerowait.errors import Closed
 from zerowait.outbox.answering import answer
 from zerowait.outbox.file import peek
+from zerowait.outbox.keeper import Keeper
 from zerowait.outbox.outbox import Outbox
-from zerowait.snapshot import BoxStatus, Question
+from zerowait.snapshot import BoxStatus, LetterFilter, Question
 
 
 def leave(settings: Settings, *values: int) -> None:
@@ -139,6 +143,56 @@ def test_nothing_is_taken_over_by_who_is_closed_and_the_lock_is_given_back(setti
     again.release()
 
 
+def test_a_letter_that_is_given_back_while_its_outbox_is_closed_is_delivered(
+    settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(settings, 13)
+    remove = Keeper.remove
+    given_back: list[Any] = []
+
+    def just_before(keeper: Keeper, box: Outbox) -> Future[None]:
+        if box.name == "script" and not given_back:
+            given_back.append(keeper.ask(lambda: retry_all(box)))
+        return remove(keeper, box)
+
+    monkeypatch.setattr(Keeper, "remove", just_before)
+    with service.app:
+        wait_until(lambda: service.seen == [13, 13], within=15)
+
+
+def test_an_outbox_whose_opening_takes_long_is_given_back_all_the_same(
+    settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(settings, 1)
+    monkeypatch.setattr("zerowait.adopting.OPENING_S", 0.0)
+    with service.app:
+        wait_until(lambda: service.seen == [1], within=10)
+        wait_until(lambda: not files(settings), within=10)
+
+
+def test_who_looks_at_dead_letters_makes_nobody_take_their_outbox_over(
+    settings: Settings, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "zerowait.outbox")
+    leave(settings, 13)
+
+    def taken_over() -> int:
+        return sum("took over" in record.getMessage() for record in caplog.records)
+
+    with service.app as zw:
+        assert zw._opened is not None
+        adopter = zw._opened.estate._adopter
+        wait_until(lambda: taken_over() and not boxes(zw), within=10)
+        [path] = folder(settings).glob("script.*.db")
+        wait_until(lambda: path in adopter._seen, within=5)
+        before = _stamp(path)
+        [found] = Reach(settings).letters(LetterFilter(), 10).letters
+        assert found.box == "script"
+        assert _stamp(path) != before
+        wait_until(lambda: path in adopter._seen and adopter._seen[path][0] == _stamp(path), within=10)
+        assert taken_over() == 1
+
+
 def test_a_file_that_nobody_serves_is_opened_once_and_not_at_each_look(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,9 +227,13 @@ def retry(settings: Settings) -> None:
         assert lock is not None
         box = Outbox.open(file.path, file.name, now_us=lambda: time.time_ns() // 1_000, lock=lock)
         assert list(box.noted) == []
-        letters: Any = answer(box, Question("dead.list", {"limit": 10})).value
-        answer(box, Question("dead.retry", {"ids": [letter["id"] for letter in letters]}))
+        retry_all(box)
         box.close()
+
+
+def retry_all(box: Outbox) -> None:
+    letters: Any = answer(box, Question("dead.list", {"limit": 10})).value
+    answer(box, Question("dead.retry", {"ids": [letter["id"] for letter in letters]}))
 
 
 def test_a_letter_given_back_after_its_worker_had_left_in_order_goes_to_the_next_at_once(settings: Settings) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from zerowait.errors import StoreError
 from zerowait.outbox.clock import Clock
@@ -28,6 +28,11 @@ from zerowait.outbox.database import (
 from zerowait.outbox.ledger import Ledger
 from zerowait.outbox.numbering import raise_epoch
 from zerowait.outbox.place import Lock, Place, Standing
+
+T = TypeVar("T")
+
+# Whether anything is: unsettled, a dead letter, set aside, or owed to others.
+KEEPS: Final = "SELECT EXISTS (SELECT 1 FROM message) OR EXISTS (SELECT 1 FROM outcome)"
 
 
 def open_database(
@@ -64,15 +69,28 @@ def open_database(
 
 def peek(path: Path) -> dict[str, int]:
     """How many messages of each channel wait in a file that nobody has open: reads only. Raises StoreError."""
+
+    def look(database: Database) -> dict[str, int]:
+        ledger = Ledger(dict)
+        ledger.load(database)
+        rows = ledger.rows().items()
+        return {channel: row.waiting_and_in_flight for channel, row in rows if row.waiting_and_in_flight}
+
+    return _look_into(path, look, {})
+
+
+def is_bare(path: Path) -> bool:
+    """Whether nothing at all is kept in a file that nobody has open: reads only. Raises StoreError."""
+    return _look_into(path, lambda database: not database.one(KEEPS), True)
+
+
+def _look_into(path: Path, look: Callable[[Database], T], otherwise: T) -> T:
     if not check(path):
-        return {}
+        return otherwise
     try:
         database = Database(path)
         try:
-            ledger = Ledger(dict)
-            ledger.load(database)
-            rows = ledger.rows().items()
-            return {channel: row.waiting_and_in_flight for channel, row in rows if row.waiting_and_in_flight}
+            return look(database)
         finally:
             database.close()
     except DatabaseError as error:

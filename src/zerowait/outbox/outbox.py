@@ -24,7 +24,7 @@ from zerowait.outbox.books import Books
 from zerowait.outbox.clock import Clock
 from zerowait.outbox.damage import damage_notice, damaged
 from zerowait.outbox.database import DISK, WAL_IDLE_PAGES, WAL_MOST_PAGES, Database, DatabaseError, Disk, explain
-from zerowait.outbox.file import File, open_database
+from zerowait.outbox.file import KEEPS, File, open_database
 from zerowait.outbox.followed import Followed
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.ledger import Ledger, Tally
@@ -371,7 +371,7 @@ class Outbox:
         if self._fresh or self._books.young or self.intake.counts() or database is None:
             return False
         try:
-            return not database.one("SELECT EXISTS (SELECT 1 FROM message) OR EXISTS (SELECT 1 FROM outcome)")
+            return not database.one(KEEPS)
         except DatabaseError:
             return False
 
