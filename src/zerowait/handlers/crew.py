@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from zerowait.engines.engine import Desk, Job
+from zerowait.handlers.failing import Failing
 from zerowait.handlers.outputs import Output, Outputs, Stored
 from zerowait.handlers.reading import called
 from zerowait.handlers.runs import Run, Running
@@ -72,8 +73,7 @@ class Crew(ABC):
         self._timer: asyncio.TimerHandle | None = None
         self._strays = 0
         self._told_around = False
-        self._told_at = 0.0
-        self._untold = 0
+        self._failing = Failing(spec.fn, spec.channel, kit.loop)
         # Held at the two ends of a job and while a rest is taken away. Async runners share a thread with the sweep, and
         # need it only where outputs are stored.
         self._lock = threading.Lock()
@@ -95,6 +95,7 @@ class Crew(ABC):
         if self._timer is not None:
             self._timer.cancel()
         await self._dismiss()
+        self._failing.say_left_out()
 
     @abstractmethod
     async def _dismiss(self) -> None: ...
@@ -165,7 +166,7 @@ class Crew(ABC):
     def _finish_failed(self, job: Job, index: int, error: BaseException) -> None:
         outcome = self.kit.judge.judge(error, self._retry, job.delivery, index)
         self.kit.desk.finish(job, index, index + 1, outcome)
-        self._tell(job, index, error, outcome)
+        self._failing.tell(message_id(job.delivery, index), reason_of(error), outcome)
 
     # What a run reports: handled at once, or when what it sends is safe
 
@@ -268,27 +269,3 @@ class Crew(ABC):
                 called(self.spec.fn),
                 name,
             )
-
-    def _tell(self, job: Job, index: int, error: BaseException, outcome: Outcome) -> None:
-        # A storm of failures must not become a storm of lines: one a second for a channel says as much.
-        now = time.monotonic()
-        if now - self._told_at < 1.0:
-            self._untold += 1
-            return
-        more = f" (and {self._untold} more failures since the last line)" if self._untold else ""
-        self._told_at, self._untold = now, 0
-        if outcome.verdict is Verdict.RETRY:
-            fate = f"it is tried again in {outcome.after:.3g} s"
-        else:
-            fate = "it is a dead letter now: see `zerowait dead list`"
-        id = message_id(job.delivery, index)
-        log.warning(
-            "%s failed on message %s of %s: %s; %s%s",
-            called(self.spec.fn),
-            id,
-            self.channel,
-            reason_of(error),
-            fate,
-            more,
-            extra={"channel": self.channel, "message_id": id},
-        )

@@ -242,6 +242,36 @@ async def test_a_storm_of_failures_is_one_line(caplog: pytest.LogCaptureFixture)
             here.desk.admit(delivery(range(100)))
             await here.desk.until_done()
     assert len([line for line in caplog.messages if "failed on message" in line]) <= 2
+    assert "99 more failures of work" in caplog.text
+
+
+async def test_a_death_among_many_failures_has_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    async def handle(value: int) -> None:
+        raise (Reject("unlucky") if value == 13 else ValueError(value))
+
+    with caplog.at_level(logging.WARNING, "zerowait"):
+        async with hall(Spec("work", handle)) as here:
+            here.desk.admit(delivery(range(100)))
+            await here.desk.until_done()
+            assert [line for line in caplog.messages if "unlucky; it is a dead letter now" in line]
+
+
+async def test_what_of_many_deaths_had_no_line_is_summed_up_in_time_though_nothing_fails_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handle(value: int) -> None:
+        raise Reject(f"no {value}")
+
+    monkeypatch.setattr("zerowait.handlers.failing.SUM_S", 0.2)
+    with caplog.at_level(logging.WARNING, "zerowait"):
+        async with hall(Spec("work", handle, concurrency=1)) as here:
+            here.desk.admit(delivery(range(100)))
+            await here.desk.until_done()
+            await wait_until_in_loop(lambda: "more of work became dead letters" in caplog.text, within=5)
+    alone = len([line for line in caplog.messages if "it is a dead letter now" in line])
+    summed = [int(line.partition(": ")[2].split()[0]) for line in caplog.messages if "became dead letters" in line]
+    assert alone + sum(summed) == 100
+    assert "The last was" in caplog.text
 
 
 # A message that lasts
