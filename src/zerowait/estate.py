@@ -403,18 +403,19 @@ class Estate:
 
     # -- closing -------------------------------------------------------------------------------------------------------
 
-    def close(self) -> dict[tuple[str, bool], int]:
-        """Writes what is left to write and closes all files; gives what stays: (channel, durable) → messages."""
+    def close(self) -> dict[tuple[str, str, bool], int]:
+        """Writes what is left to write and closes all files; gives what stays: (name of the outbox, channel, durable) →
+        messages."""
         with self._lock:
             self._closed = True
         self._adopter.stop()
-        left: dict[tuple[str, bool], int] = {}
+        left: dict[tuple[str, str, bool], int] = {}
         if self._keeper is not None:
             self._keeper.stop()
         for box in self.boxes():
             for channel, row in box.ledger.rows().items():
                 if row.waiting_and_in_flight:
-                    name = (channel, box.durable)
+                    name = (box.name, channel, box.durable)
                     left[name] = left.get(name, 0) + row.waiting_and_in_flight
         return left
 

@@ -279,7 +279,7 @@ class Opened:
                 self._wait_for_workers(began, began + drain)
         except Exception:
             log.exception("waiting for workers while closing %s went wrong; it is closed all the same", self.name)
-        left: dict[tuple[str, bool], int] = {}
+        left: dict[tuple[str, str, bool], int] = {}
         try:
             # The network first: a file that is given up must not be sent from any more.
             self.node.stop(final=self.estate.is_settled())
@@ -292,7 +292,7 @@ class Opened:
             atexit.unregister(self._at_exit)
             if self._at_exit_of_child is not None:
                 self._at_exit_of_child.cancel()
-            promise.set(sum(count for (_, durable), count in left.items() if durable))
+            promise.set(sum(count for (_, _, durable), count in left.items() if durable))
             self.callbacks.stop()
 
     def _wait_for_opening(self, until: float) -> None:

@@ -143,6 +143,22 @@ def test_nothing_is_taken_over_by_who_is_closed_and_the_lock_is_given_back(setti
     again.release()
 
 
+def test_what_is_left_of_an_outbox_that_was_taken_over_is_told_by_its_own_name(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = structs.replace(settings, drain=0.2)
+    service = Service(settings)
+    service.gate.clear()
+    leave(settings, 1)
+    caplog.clear()
+    with service.app as zw:
+        wait_until(lambda: boxes(zw), within=10)
+    service.gate.set()
+    [said] = [record.getMessage() for record in caplog.records if "undelivered" in record.getMessage()]
+    assert said.startswith("service leaves 1 message (1 for numbers)")
+    assert said.endswith("`zerowait outbox deliver script`")
+
+
 def test_a_letter_that_is_given_back_while_its_outbox_is_closed_is_delivered(
     settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

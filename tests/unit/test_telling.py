@@ -68,13 +68,25 @@ def test_each_stop_ends_its_own_listening_only(telling: Telling) -> None:
 
 
 def test_one_message_is_it_and_several_are_they(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:
-    telling.left({("a", True): 1}, Path("/x"), {"b": 1})
+    telling.left({("me", "a", True): 1}, Path("/x"), {"b": 1})
     assert "1 message (1 for a) undelivered in /x. It will be delivered" in caplog.text
     assert "1 message (1 for b) that lay only in memory: it is lost" in caplog.text
     caplog.clear()
-    telling.left({("a", True): 2}, Path("/x"), {"b": 2})
+    telling.left({("me", "a", True): 2}, Path("/x"), {"b": 2})
     assert "They will be delivered by the next process named me" in caplog.text
     assert "they are lost" in caplog.text
+
+
+def test_what_is_left_in_the_outbox_of_another_is_told_by_its_name(
+    telling: Telling, caplog: pytest.LogCaptureFixture
+) -> None:
+    telling.left({("me", "a", True): 1, ("cli", "a", True): 2, ("cli", "b", True): 1}, Path("/x"), {})
+    cli, me = caplog.messages
+    assert cli.startswith("me leaves 3 messages (2 for a, 1 for b) undelivered in the outbox of cli in /x. They")
+    assert "by the next process named cli" in cli
+    assert cli.endswith("`zerowait outbox deliver cli`")
+    assert me.startswith("me leaves 1 message (1 for a) undelivered in /x. It")
+    assert me.endswith("`zerowait outbox deliver me`")
 
 
 def test_of_the_same_refusal_notices_are_as_few_as_lines(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:

@@ -173,20 +173,23 @@ class Telling:
         log.warning("nobody serves channel %s: its messages wait here, safe.%s%s%s", channel, hint, known, tried)
         self.notice(notices.Unserved(channel=channel, waiting=waiting, served=tuple(others)))
 
-    def left(self, left: dict[tuple[str, bool], int], folder: Path | None, plain: dict[str, int]) -> None:
-        """Leaving is loud: what stays, where, and who will deliver it."""
-        stays = {channel: count for (channel, durable), count in left.items() if durable and count}
-        lost = {channel: count for (channel, durable), count in left.items() if not durable and count}
-        for channel, count in plain.items():
+    def left(self, left: Mapping[tuple[str, str, bool], int], folder: Path | None, plain: dict[str, int]) -> None:
+        """Leaving is loud: what stays, where, and who will deliver it. left: (name of the outbox, channel, durable) →
+        messages; one that was taken over has another's name."""
+        stays: dict[str, dict[str, int]] = {}
+        lost = {channel: count for channel, count in plain.items() if count}
+        for (name, channel, durable), count in left.items():
             if count:
-                lost[channel] = lost.get(channel, 0) + count
-        if stays:
-            they, them = ("It", "it") if sum(stays.values()) == 1 else ("They", "them")
+                counts = stays.setdefault(name, {}) if durable else lost
+                counts[channel] = counts.get(channel, 0) + count
+        for name, counts in sorted(stays.items()):
+            they, them = ("It", "it") if sum(counts.values()) == 1 else ("They", "them")
             log.warning(
-                "%s leaves %s undelivered in %s. %s will be delivered by the next process named %s, by any zerowait "
+                "%s leaves %s undelivered in %s%s. %s will be delivered by the next process named %s, by any zerowait "
                 "process of this user on this machine that reaches a worker for %s, or by "
                 "`zerowait outbox deliver %s`",
-                self._name, _in_words(stays), folder, they, self._name, them, self._name,
+                self._name, _in_words(counts), "" if name == self._name else f"the outbox of {name} in ",
+                folder, they, name, them, name,
             )  # fmt: skip
         if lost:
             one = sum(lost.values()) == 1
