@@ -29,7 +29,7 @@ from zerowait.cli.output import (
     tell,
     tell_silent,
 )
-from zerowait.cli.reach import PAGE, Found, Reach, Reply
+from zerowait.cli.reach import PAGE, Found, Reach, Reply, tell_unreadable
 from zerowait.snapshot import LetterDetail, LetterFilter, LetterStatus, Question
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -113,6 +113,7 @@ def list_letters(limit: int, namespace: str | None, as_json: bool, **said: Any) 
     elif not found.letters and not found.silent:
         _tell_none(reach, which)
     tell_silent(found.silent)
+    tell_unreadable(found)
     return _code(found)
 
 

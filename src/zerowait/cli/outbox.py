@@ -26,7 +26,7 @@ from zerowait.cli.output import (
     tell,
     tell_silent,
 )
-from zerowait.cli.reach import Reach
+from zerowait.cli.reach import Reach, tell_unreadable
 from zerowait.errors import StoreError
 from zerowait.names import nearest
 from zerowait.snapshot import BoxStatus, Question, WaitingStatus
@@ -74,7 +74,8 @@ def list_boxes(namespace: str | None, as_json: bool) -> int:
             right=("unsettled", "dead", "oldest"),
         )
     tell_silent(found.silent)
-    if not boxes and not found.silent:
+    tell_unreadable(found)
+    if not boxes and not found.silent and not found.unreadable:
         tell(f"No outboxes in namespace {reach.namespace!r}.")
     return OK if not found.silent else PARTIAL if boxes else UNAVAILABLE
 

@@ -6,6 +6,7 @@ opened under its lock, and only for as long as the answer takes: a process that 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct, ValidationError, convert, to_builtins
 
-from zerowait.cli.output import FAILED, UNAVAILABLE, Failure, tell_silent
+from zerowait.cli.output import FAILED, UNAVAILABLE, Failure, styled, tell, tell_silent
 from zerowait.errors import ZerowaitError
 from zerowait.settings import Settings
 from zerowait.snapshot import Answer, BoxStatus, LetterDetail, LetterFilter, LetterStatus, Question, Status
@@ -60,6 +61,14 @@ class Place(Struct, frozen=True):
             return Reply(self.who, Answer(False, error=str(error)))
 
 
+class Unreadable(Struct, frozen=True):
+    """An outbox that another version of zerowait has written, and nobody has open."""
+
+    name: str
+    path: str
+    format: int
+
+
 class Found(Struct):
     """What was found everywhere; silent: who did not answer, and why."""
 
@@ -67,6 +76,7 @@ class Found(Struct):
     boxes: list[BoxStatus] = []  # that no process owns
     letters: list[LetterStatus] = []
     silent: dict[str, str] = {}
+    unreadable: list[Unreadable] = []
 
 
 class Reach:
@@ -103,8 +113,13 @@ class Reach:
         return living + [
             Place(f"{file.path.name} (no process)", partial(self._ask_file, file), living=False, outbox=file.name)
             for file in self._directory.outboxes()
-            if not file.owned
+            if not file.owned and _other_format(file) is None
         ]
+
+    def unreadable(self) -> list[Unreadable]:
+        """The outboxes that nobody has open and that are of another version: they are no places to ask, ever."""
+        files = [(file, _other_format(file)) for file in self.files() if not file.owned]
+        return [Unreadable(file.name, str(file.path), format) for file, format in files if format is not None]
 
     def files(self, name: str | None = None) -> list[OutboxFile]:
         """The outbox files, owned or not."""
@@ -132,7 +147,7 @@ class Reach:
     def status(self) -> Found:
         """The living, and the ledgers of the outboxes that nobody owns."""
         places = self.places()
-        found = Found()
+        found = Found(unreadable=self.unreadable())
         for place, reply in zip(places, _at_once(lambda place: place.reply(Question("status")), places), strict=True):
             if place.living and (status := reply.value(Status)) is not None:
                 found.statuses.append(status)
@@ -157,7 +172,7 @@ class Reach:
 
     def letters(self, which: LetterFilter, limit: int | None) -> Found:
         """Dead letters from everywhere, the oldest first, at most `limit`."""
-        found = Found()
+        found = Found(unreadable=self.unreadable())
         for letters, silent in _at_once(lambda place: _letters(place, which, limit), self.places()):
             found.letters.extend(letters)
             found.silent.update(silent)
@@ -182,6 +197,21 @@ class Reach:
             return answer(box, question)
         finally:
             box.close()
+
+
+def tell_unreadable(found: Found) -> None:
+    """Those of another version, and what can be done: nothing is wrong with who asks, so no exit code says it."""
+    for box in found.unreadable:
+        tell(
+            f"{styled('not readable:', sys.stderr, fg='yellow')} the outbox {box.name} is of format {box.format}, not "
+            f"readable by this version. Deliver it with that version, or discard it: remove the file {box.path}"
+        )
+
+
+def _other_format(file: OutboxFile) -> int | None:
+    from zerowait.outbox.database import other_format
+
+    return other_format(file.path)
 
 
 def _now_us() -> int:

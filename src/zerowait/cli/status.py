@@ -20,7 +20,7 @@ from zerowait.cli.output import (
     tell,
     tell_silent,
 )
-from zerowait.cli.reach import Found, Reach
+from zerowait.cli.reach import Found, Reach, tell_unreadable
 from zerowait.snapshot import BoxStatus, ChannelStatus
 
 NUMBERS = (
@@ -63,13 +63,15 @@ def command(namespace: str | None, as_json: bool) -> int:
                 "processes": found.statuses,
                 "outboxes_without_process": found.boxes,
                 "no_answer": found.silent,
+                "not_readable": found.unreadable,
             }
         )
     elif found.statuses or found.boxes:
         _show(found)
-    elif not found.silent:
+    elif not found.silent and not found.unreadable:
         tell(f"Nobody is there: no process and no message in namespace {reach.namespace!r} of {reach.home}.")
     tell_silent(found.silent)
+    tell_unreadable(found)
     unknown = [f"{each.name} (pid {each.pid}): {what}" for each in found.statuses for what in each.unknown]
     for line in unknown:
         tell(f"{styled('not known:', sys.stderr, fg='yellow')} {line}")

@@ -275,6 +275,19 @@ def check(path: Path, disk: Disk = DISK) -> bool:
     return True
 
 
+def other_format(path: Path) -> int | None:
+    """The format of an outbox that another version of zerowait has written; None: of this one's, or no outbox."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except OSError:
+        return None
+    if len(header) < 100 or not header.startswith(_MAGIC):
+        return None
+    version, application = _HEADER.unpack_from(header)
+    return version if application == APPLICATION_ID and version != VERSION else None
+
+
 def create(path: Path, box: int, name: str, wall: int, disk: Disk = DISK) -> None:
     """Make an empty outbox. It appears under its name when it is whole and on disk. Raises StoreError."""
     draft = path.with_name(path.name + ".new")

@@ -282,3 +282,27 @@ def test_a_foreign_file_is_named_and_left_as_it_was(zerowait: Zerowait, dead: st
     assert str(foreign) in ran.err
     assert "numbers" in ran.out
     assert foreign.read_bytes() == before
+
+
+def test_an_outbox_of_another_version_is_labelled_and_changes_no_exit_code(
+    zerowait: Zerowait, dead: str, directory: Directory
+) -> None:
+    path, _, lock = directory.new_outbox("ancient")
+    [file] = directory.outboxes("counter")
+    content = bytearray(file.path.read_bytes())
+    content[60:64] = (1).to_bytes(4, "big")  # user_version
+    path.write_bytes(content)
+    lock.release()
+    for command in (["status"], ["outbox", "list"], ["dead", "list"]):
+        ran = zerowait(*command)
+        assert ran.code == 0, ran
+        assert "the outbox ancient is of format 1, not readable by this version" in ran.err
+        assert f"remove the file {path}" in ran.err
+        assert "no answer" not in ran.err
+        assert "counter" in ran.out
+    [told] = json.loads(zerowait("status", "--json").out)["not_readable"]
+    assert told == {"name": "ancient", "path": str(path), "format": 1}
+    file.path.unlink()
+    ran = zerowait("status")
+    assert ran.code == 0, ran
+    assert "Nobody is there" not in ran.err
