@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -341,9 +342,20 @@ def _deliver(reach: Reach, name: str, timeout: float) -> int:
             if not any(box.unsettled for box in boxes) and (not missing or time.monotonic() > began + TAKEN_OVER_S):
                 break
             time.sleep(LOOK_S)
-        client.close(0).result()
+        waiting = {each.channel for box in client.status().boxes for each in box.channels if each.unsettled}
+        unserved = sorted(channel for channel in waiting if not client.workers(channel))
+        # What stays is said below. The client would say so too, and advise the very command that has just been tried.
+        peers = logging.getLogger("zerowait.peers")
+        level = peers.level
+        peers.setLevel(logging.ERROR)
+        try:
+            client.close(0).result()
+        finally:
+            peers.setLevel(level)
     left = _held(reach, name)
     tell(f"{max(0, held - left):,} delivered, {left:,} left")
+    if left and unserved:
+        tell(f"Nobody serves {', '.join(unserved)}: what is left waits, safe, until somebody does.")
     return OK if not left else PARTIAL if left < held else UNAVAILABLE
 
 

@@ -306,3 +306,11 @@ def test_an_outbox_of_another_version_is_labelled_and_changes_no_exit_code(
     ran = zerowait("status")
     assert ran.code == 0, ran
     assert "Nobody is there" not in ran.err
+
+
+def test_what_nobody_serves_is_said_at_delivering_and_not_how_to_deliver_it(zerowait: Zerowait, dead: str) -> None:
+    ran = zerowait("outbox", "deliver", "counter", "--timeout", "0.2")
+    assert ran.code == 3
+    assert "0 delivered, 1 left" in ran.err
+    assert "Nobody serves numbers" in ran.err
+    assert "zerowait outbox deliver" not in ran.err
