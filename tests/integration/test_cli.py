@@ -329,11 +329,12 @@ app = App("printer", resources=database)
 def test_resources_that_cannot_be_opened_or_closed_are_a_failure(
     start: Start, zerowait: Zerowait, folder: Path
 ) -> None:
-    (folder / "printer.py").write_text(RESOURCES.format(before="1 / 0", after=""), encoding="utf-8")
+    (folder / "printer.py").write_text(RESOURCES.format(before="1 / 0  # while opening", after=""), encoding="utf-8")
     ran = zerowait("run", "printer:app")
     assert ran.returncode == 1
     assert "ZeroDivisionError" in ran.stderr
 
+    # Of another length: compiled in the same second, a file of the same one would be taken for the old.
     (folder / "printer.py").write_text(RESOURCES.format(before="", after="1 / 0"), encoding="utf-8")
     printer = running(start)
     printer.signal(signal.SIGTERM)

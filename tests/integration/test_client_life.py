@@ -74,13 +74,13 @@ def test_an_outbox_that_found_no_room_to_be_made_is_made_once_there_is_some(
     """Given a full disk at the first push; when there is room, then pushes are taken without a restart."""
     full, tries = True, list[Path]()
 
-    def create(path: Path, box: int, name: str, wall: int) -> None:
+    def create(path: Path, box: int, name: str, wall: int, disk: database.Disk) -> None:
         tries.append(path)
         if full:
             raise StoreError("on its disk is no room left", path=path, errno=errno.ENOSPC)
-        database.create(path, box, name, wall)
+        database.create(path, box, name, wall, disk)
 
-    monkeypatch.setattr("zerowait.outbox.outbox.create", create)
+    monkeypatch.setattr("zerowait.outbox.file.create", create)
     zw, got = Client("sender"), list[int]()
     with pytest.raises(StoreError, match="no room"):
         zw.push("c", 1).result(5)
