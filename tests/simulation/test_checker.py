@@ -159,3 +159,13 @@ def test_a_silence_as_long_as_the_grace_is_a_cause(since: float, until: float, i
     starts.life.breaks[BOX] = [(START + since, START + until)]
     assert CONFIG.resume_grace == 1.25
     assert (starts.judge()[0] == []) is is_cause
+
+
+@pytest.mark.parametrize(("taken", "is_cause"), [(0.9, True), (3.8, False), (None, False)])
+def test_a_silence_with_the_second_is_a_cause_if_its_runner_had_taken_the_message_before(
+    taken: float | None, is_cause: bool
+) -> None:
+    starts = Starts(ended=False)
+    starts.history.lives[6].breaks[BOX] = [(START + 1.0, START + 3.7)]
+    starts.after.taken_at = START + taken if taken is not None else None
+    assert (starts.judge()[0] == []) is is_cause

@@ -72,10 +72,20 @@ class Causes:
         life = self._cluster.history.lives[before.worker]
         if life.ended_at is not None and life.ended_at <= after.started_at:
             return "left" if life.how == "left" else "death"
+        # Either may have had it in hand while it could not be heard: the first, which ran it, or the second, whose
+        # runner had taken it together with one that took long.
+        since = after.taken_at if after.taken_at is not None else after.started_at
+        silent = self._silent(message, before, before.started_at, after.started_at)
+        return "silence" if silent or self._silent(message, after, since, after.started_at) else ""
+
+    def _silent(self, message: Message, run: Run, since: float, until: float) -> bool:
+        """Whether its owner and the worker of that run did not hear each other for the grace, in that time."""
+        life = self._cluster.history.lives[run.worker]
         breaks = [*life.breaks.get(message.box, ())]
         if message.box in life.broken_since:
             breaks.append((life.broken_since[message.box], self._cluster.timeline.now))
-        for start, end in breaks:
-            if end > before.started_at and min(end, after.started_at) - start >= CONFIG.resume_grace - SLACK_S:
-                return "silence"
-        return ""
+        return any(
+            end > since and min(end, until) - start >= CONFIG.resume_grace - SLACK_S
+            for start, end in breaks
+            if start < until
+        )

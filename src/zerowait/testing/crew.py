@@ -59,12 +59,12 @@ class Crew:
             if taken is None:
                 return
             self._busy[channel] += 1
-            self._next(channel, taken, taken.start)
+            self._next(channel, taken, taken.start, self._timeline.now)
 
     def is_busy(self) -> bool:
         return any(self._busy.values())
 
-    def _next(self, channel: str, taken: Taken, index: int) -> None:
+    def _next(self, channel: str, taken: Taken, index: int, taken_at: float) -> None:
         if index == taken.stop:
             self._busy[channel] -= 1
             self.ready(channel)
@@ -72,7 +72,7 @@ class Crew:
         delivery = taken.delivery
         payload = delivery.payload(index)
         name = (delivery.box, delivery.epoch, delivery.number(index))
-        run = Run(self._core.me.instance, name, self._timeline.now, "handled")
+        run = Run(self._core.me.instance, name, self._timeline.now, "handled", taken_at=taken_at)
         message = self._history.started(payload, run)
         seconds = 0.0
         if message is not None:
@@ -92,4 +92,4 @@ class Crew:
             self._history.tell("end", message.token, run.worker, run.ending)
         self._core.finish([(taken, index, index + 1, outcome)])
         self._touch()
-        self._next(channel, taken, index + 1)
+        self._next(channel, taken, index + 1, run.taken_at or run.started_at)

@@ -24,13 +24,15 @@ def token_of(payload: bytes) -> int:
 
 
 class Run(Struct, eq=False):
-    """A handler at work. worker: the instance. ending: how it is to end. ended_at: None if its process died first."""
+    """A handler at work. worker: the instance. ending: how it is to end. ended_at: None if its process died first.
+    taken_at: when its runner took it, with others that it began before."""
 
     worker: int
     name: tuple[int, int, int]  # outbox, epoch, number
     started_at: float
     ending: str  # "handled", "retry", "dead", "unstarted", "kills"
     ended_at: float | None = None
+    taken_at: float | None = None  # None: when it was started
 
 
 class Message(Struct, eq=False):
