@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
-from zerowait.engines.brokerless.protocol.effects import Dispatched, Returned, Ticket
+from zerowait.engines.brokerless.outboxes import Outboxes
 from zerowait.errors import Room, StoreError
 from zerowait.message import Segment
 from zerowait.outbox.intake import Intake
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 
 class Holdings:
+    """outboxes: as a network thread has them, none in memory; all is done at once when the store tells of a turn."""
+
     def __init__(self, node: Node) -> None:
         self._node = node
         self._around = around = node.around
@@ -28,8 +29,11 @@ class Holdings:
         self.homes: dict[int, Home] = {}
         self.boxes: dict[int, Outbox] = {}
         self.intake: Intake | None = None
-        self._drawn: dict[int, dict[str, int]] = {}
-        self._tickets: dict[int, deque[tuple[int, int]]] = {}
+        self.outboxes = Outboxes(
+            node.name, submit=self.store.submit, buried=lambda box, bury: None, wake=node.touch,
+            now=lambda: around.timeline.now,
+        )  # fmt: skip
+        self.outboxes.open(node.core)
 
     def open(self, home: Home, *, pushes: bool) -> Outbox | None:
         """Opens that file, or makes it. None: it cannot be now. pushes: what is pushed here goes into it."""
@@ -51,7 +55,7 @@ class Holdings:
             self.intake = intake
         around.history.openings[box.id] += 1
         around.history.tell("open", node.instance, box.id, box.epoch)
-        node.core.own(box.id, box.epoch, box.name, durable=True, noted=box.noted, now=around.timeline.now)
+        self.outboxes.own(box, {})
         for instance in box.noted:
             if around.proves(instance):
                 node.core.buried(instance, around.timeline.now)
@@ -68,41 +72,18 @@ class Holdings:
         self._around.stored(self._node, box)
 
     def _offered(self, box: Outbox, epoch: int, segments: list[Segment], done: int) -> None:
-        owner = self._node.core.owner
-        custody = owner.custody.get(box.id)
+        custody = self._node.core.owner.custody.get(box.id)
         if custody is not None and box.epoch != custody.epoch:  # it failed and came back
-            self._reopened(box)
-            custody = owner.custody.get(box.id)
-        if custody is not None and epoch == custody.epoch:
-            owner.offer(box.id, segments)
-        tickets = self._tickets.get(box.id)
-        while tickets and tickets[0][0] <= done:
-            owner.committed(box.id, tickets.popleft()[1])
-        self._node.touch()
+            self._around.history.openings[box.id] += 1
+        self.outboxes.offered(box.id, epoch, segments, done)
+        self.outboxes.take(self.outboxes.offers())
 
     def _reopened(self, box: Outbox) -> None:
         self._around.history.openings[box.id] += 1
-        core = self._node.core
-        custody = core.owner.custody.get(box.id)
-        noted = {*box.noted, *(custody.noted if custody is not None else ())}
-        core.own(box.id, box.epoch, box.name, durable=True, noted=noted, now=self._around.timeline.now)
+        self.outboxes.reopened(box)
         self._node.touch()
 
     # -- what the protocol wants done --------------------------------------------------------------------------------
-
-    def commit(self, ticket: Ticket) -> None:
-        number = self.store.submit(ticket.box, ticket.changes, self._drawn.pop(ticket.box, {}))
-        self._tickets.setdefault(ticket.box, deque()).append((number, ticket.number))
-
-    def dispatched(self, effect: Dispatched) -> None:
-        drawn = self._drawn.setdefault(effect.box, {})
-        drawn[effect.segment.channel] = drawn.get(effect.segment.channel, 0) + effect.body_bytes
-        if effect.box in self.boxes:
-            self.boxes[effect.box].moved(effect.segment.seq, effect.first, effect.count, "sent")
-
-    def returned(self, effect: Returned) -> None:
-        if effect.box in self.boxes:
-            self.boxes[effect.box].moved(effect.seq, effect.first, effect.count, "stored")
 
     def raise_epoch(self, id: int, floor_epoch: int) -> None:
         box = self.boxes.get(id)

@@ -152,8 +152,9 @@ class Node:
             for effect in core.effects.take():
                 self._do(effect, now)
             for ticket in core.effects.take_tickets():
-                self.holdings.commit(ticket)
+                self.holdings.outboxes.commit(ticket)
             core.flush(now)
+        self.holdings.outboxes.tell_drawn()
 
     def _do(self, effect: Effect, now: float) -> None:
         around = self.around
@@ -169,9 +170,9 @@ class Node:
             case Ready():
                 self.crew.ready(effect.channel)
             case Dispatched():
-                self.holdings.dispatched(effect)
+                self.holdings.outboxes.dispatched(effect)
             case Returned():
-                self.holdings.returned(effect)
+                self.holdings.outboxes.returned(effect)
             case Withdrawn():
                 self.withdrawn(effect)
             case Reopen():

@@ -44,6 +44,7 @@ class Outboxes:
 
     name: of this process. submit: hands changes of a durable outbox to the store thread and gives their running number.
     buried: told of each message that becomes a dead letter. wake: tells the network thread that there is something.
+    now: the protocol's clock.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Outboxes:
         submit: Callable[[int, Sequence[Change], dict[str, int]], int],
         buried: Callable[[int, Bury], None],
         wake: Callable[[], None],
+        now: Callable[[], float] = clock,
     ) -> None:
         self._name = name
         self._submit = submit
         self._buried = buried
         self._wake = wake
+        self._now = now
         self._core: Core
         self._boxes: dict[int, Box] = {}
         self._offers: deque[tuple[int, int, list[Segment], int]] = deque()
@@ -97,7 +100,7 @@ class Outboxes:
         self._boxes[box.id] = box
         for channel, descriptions in types.items():
             self._core.left(box.id, channel, descriptions, adopted=box.name != self._name)
-        self._core.own(box.id, box.epoch, box.name, durable=box.durable, noted=box.noted, now=clock())
+        self._core.own(box.id, box.epoch, box.name, durable=box.durable, noted=box.noted, now=self._now())
         if not box.durable:
             self._memory = box
 
@@ -105,7 +108,7 @@ class Outboxes:
         """It has a new epoch: every worker says anew what it holds of it."""
         custody = self._core.owner.custody.get(box.id)
         noted = {*box.noted, *(custody.noted if custody is not None else ())}
-        self._core.own(box.id, box.epoch, box.name, durable=box.durable, noted=noted, now=clock())
+        self._core.own(box.id, box.epoch, box.name, durable=box.durable, noted=noted, now=self._now())
 
     def is_at_rest(self, box: int) -> bool:
         """Whether nothing of it is in flight or on its way to the file."""
