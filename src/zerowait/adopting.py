@@ -181,8 +181,7 @@ class Adopter:
     def _is_over(self, box: Outbox) -> bool:
         """Nothing waits, nothing is in flight. What else is kept in it, dead letters, stays with a process of its name;
         any other leaves them in the file, where that process and the command line find them."""
-        rows = box.ledger.rows().values()
-        if box.intake.broken is not None or any(row.waiting_and_in_flight for row in rows):
+        if box.intake.broken is not None or box.ledger.unsettled():
             return False
         return box.name != self._opened.name or self._is_empty(box)
 
@@ -202,8 +201,7 @@ class Adopter:
             return  # the store thread has ended, and closed it
         assert box.path is not None
         # A letter that was given back just before waits in it now, and nobody was offered it.
-        rows = box.ledger.rows().items()
-        waiting = {channel: row.waiting_and_in_flight for channel, row in rows if row.waiting_and_in_flight}
+        waiting = box.ledger.unsettled()
         self._leave_alone(box.path, waiting)
         if waiting:
             count = sum(waiting.values())

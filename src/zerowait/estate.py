@@ -239,9 +239,8 @@ class Estate:
         self._want_what_waits(box)
 
     def _want_what_waits(self, box: Outbox) -> None:
-        for channel, row in box.ledger.rows().items():
-            if row.waiting_and_in_flight:
-                self._opened.node.want(channel)
+        for channel in box.ledger.unsettled():
+            self._opened.node.want(channel)
 
     def fail(self, error: ZerowaitError) -> None:
         """Nothing can be opened: whoever pushed is told, and whoever pushes from now on."""
@@ -339,8 +338,7 @@ class Estate:
 
     def is_settled(self) -> bool:
         """Whether nothing is left to deliver."""
-        rows = [row for ledger in self.ledgers() for row in ledger.rows().values()]
-        return not any(row.waiting_and_in_flight for row in rows)
+        return not any(ledger.unsettled() for ledger in self.ledgers())
 
     # -- taking back ---------------------------------------------------------------------------------------------------
 
@@ -383,7 +381,7 @@ class Estate:
             return
         box = over.result()
         self._want_what_waits(box)
-        count = sum(row.waiting_and_in_flight for row in box.ledger.rows().values())
+        count = sum(box.ledger.unsettled().values())
         log.info("took over the outbox %s, whose owner is gone: %d messages to deliver", path.name, count)
 
     def give_back(self, box: Outbox) -> Future[None] | None:
@@ -413,10 +411,9 @@ class Estate:
         if self._keeper is not None:
             self._keeper.stop()
         for box in self.boxes():
-            for channel, row in box.ledger.rows().items():
-                if row.waiting_and_in_flight:
-                    name = (box.name, channel, box.durable)
-                    left[name] = left.get(name, 0) + row.waiting_and_in_flight
+            for channel, count in box.ledger.unsettled().items():
+                name = (box.name, channel, box.durable)
+                left[name] = left.get(name, 0) + count
         return left
 
     def abandon(self) -> None:

@@ -153,7 +153,7 @@ def _answer(opened: Opened, question: Question) -> Any:
         return msgspec.to_builtins(status_of(opened))
     named = [box for box in boxes if box.name == args.get("name")]
     if question.verb == "outbox.deliver":
-        return sum(row.waiting_and_in_flight for box in named for row in box.ledger.rows().values())
+        return sum(sum(box.ledger.unsettled().values()) for box in named)
     if question.verb == "outbox.waiting":
         return [msgspec.to_builtins(_waiting(opened, box, args["channel"])) for box in named]
     if question.verb == "outbox.drop":

@@ -206,7 +206,7 @@ class Opened:
         return self.telling.listen(kind, fn)
 
     def in_short(self) -> str:
-        waiting = sum(row.waiting_and_in_flight for ledger in self.estate.ledgers() for row in ledger.rows().values())
+        waiting = sum(sum(ledger.unsettled().values()) for ledger in self.estate.ledgers())
         peers = sum(1 for peer in self.node.peers() if peer.state == "up") if self._started.done() else 0
         return f"{peers} peers, {waiting} waiting"
 

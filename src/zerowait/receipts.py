@@ -9,7 +9,7 @@ from msgspec import MsgspecError, msgpack
 
 from zerowait.errors import Cancelled, Dead, Expired, OutcomeUnknown, UsageError
 from zerowait.names import message_id
-from zerowait.pending import Pending, anew, refuse_elsewhere
+from zerowait.pending import Pending, T_co, anew, refuse_elsewhere
 
 if TYPE_CHECKING:
     from zerowait.callbacks import Callbacks
@@ -18,31 +18,11 @@ if TYPE_CHECKING:
 State = Literal["accepted", "stored", "sent", "handled", "dead", "expired", "withdrawn"]
 
 
-class Receipt(Pending["Receipt"]):
-    """What `push` returns. Done when the message is *safe* (on disk; in memory if that was asked), never waiting for a
-    worker.
-
-    It gives itself, so that `receipt = zw.push(…)` and `receipt = await zw.push(…)` both work. Awaiting it raises
-    OutcomeUnknown if the outbox file failed meanwhile and did not come back.
-    """
+class _OfMessage(Pending[T_co]):
+    """Of one message of a sheaf."""
 
     _sheaf: Any
     _index: int
-
-    def done(self) -> bool:
-        sheaf: Sheaf = self._sheaf
-        return sheaf.is_stored(self._index) or sheaf.error is not None
-
-    def _value(self) -> Receipt:
-        error = self._sheaf.error
-        if error is not None and not self._sheaf.is_settled(self._index):
-            raise anew(error)
-        if error is not None and self._sheaf.state(self._index) == "unknown":
-            raise anew(error)
-        return self
-
-    def _watch(self, call: Callable[[], object]) -> None:
-        self._sheaf.when_stored(self._index, call)
 
     def _unwatch(self, call: Callable[[], object]) -> None:
         self._sheaf.forget(self._index, call)
@@ -51,11 +31,35 @@ class Receipt(Pending["Receipt"]):
         refuse_elsewhere(self._sheaf.lane.intake.pid, "This receipt")
 
     def _same(self, other: object) -> bool:
-        return isinstance(other, Receipt) and other._sheaf is self._sheaf and other._index == self._index
+        return isinstance(other, type(self)) and other._sheaf is self._sheaf and other._index == self._index
 
     def _callbacks(self) -> Callbacks:
         callbacks: Callbacks = self._sheaf.lane.intake.callbacks
         return callbacks
+
+
+class Receipt(_OfMessage["Receipt"]):
+    """What `push` returns. Done when the message is *safe* (on disk; in memory if that was asked), never waiting for a
+    worker.
+
+    It gives itself, so that `receipt = zw.push(…)` and `receipt = await zw.push(…)` both work. Awaiting it raises
+    OutcomeUnknown if the outbox file failed meanwhile and did not come back.
+    """
+
+    def done(self) -> bool:
+        sheaf: Sheaf = self._sheaf
+        return sheaf.is_stored(self._index) or sheaf.error is not None
+
+    def _value(self) -> Receipt:
+        error = self._sheaf.error
+        if error is not None and (
+            not self._sheaf.is_settled(self._index) or self._sheaf.state(self._index) == "unknown"
+        ):
+            raise anew(error)
+        return self
+
+    def _watch(self, call: Callable[[], object]) -> None:
+        self._sheaf.when_stored(self._index, call)
 
     def _line(self) -> str:
         return "write `await zw.push(…)`"
@@ -113,11 +117,8 @@ class Receipt(Pending["Receipt"]):
         raise UsageError("A receipt belongs to the process that pushed; send its `id` instead.")
 
 
-class Handled(Pending[None]):
+class Handled(_OfMessage[None]):
     """The end of a push."""
-
-    _sheaf: Any
-    _index: int
 
     def done(self) -> bool:
         return bool(self._sheaf.is_settled(self._index))
@@ -147,19 +148,6 @@ class Handled(Pending[None]):
 
     def _watch(self, call: Callable[[], object]) -> None:
         self._sheaf.when_settled(self._index, call)
-
-    def _unwatch(self, call: Callable[[], object]) -> None:
-        self._sheaf.forget(self._index, call)
-
-    def _here(self) -> None:
-        refuse_elsewhere(self._sheaf.lane.intake.pid, "This receipt")
-
-    def _same(self, other: object) -> bool:
-        return isinstance(other, Handled) and other._sheaf is self._sheaf and other._index == self._index
-
-    def _callbacks(self) -> Callbacks:
-        callbacks: Callbacks = self._sheaf.lane.intake.callbacks
-        return callbacks
 
     def _line(self) -> str:
         return "write `await receipt.handled`"

@@ -73,8 +73,7 @@ def peek(path: Path) -> dict[str, int]:
     def look(database: Database) -> dict[str, int]:
         ledger = Ledger(dict)
         ledger.load(database)
-        rows = ledger.rows().items()
-        return {channel: row.waiting_and_in_flight for channel, row in rows if row.waiting_and_in_flight}
+        return ledger.unsettled()
 
     return _look_into(path, look, {})
 

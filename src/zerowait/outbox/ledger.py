@@ -98,6 +98,10 @@ class Ledger:
                 rows.setdefault(name, LedgerRow()).accepted += count
         return rows
 
+    def unsettled(self) -> dict[str, int]:
+        """Of the channels in which something waits or is in flight: how much. Any thread."""
+        return {name: row.waiting_and_in_flight for name, row in self.rows().items() if row.waiting_and_in_flight}
+
     def row(self, channel: str) -> LedgerRow:
         """What is on disk of one channel; the owner's thread only."""
         return self._rows.get(channel) or LedgerRow()
