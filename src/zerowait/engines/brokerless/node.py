@@ -333,8 +333,11 @@ class Node:
         wire, core = self._wire, self.core
         assert wire is not None
         timeout = 0.0 if self._has_work() else self._rest(clock())
-        with self._turning.outside():
+        self._turning.end()
+        try:
             events = wire.poll(timeout)
+        finally:
+            self._turning.begin()
         now = clock()
         for event in events:
             match event:
@@ -352,6 +355,9 @@ class Node:
                     self._plainly.heard(event)
         self._loop.carry(now)
         self._from_others()
+        # What has come goes on before anything else is looked at: somebody may wait for it.
+        core.flush(now)
+        self._performer.perform(now)
         self._plain_again = self._plainly.turn()
         self._look(now)
         self._hands.feel()
