@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.services import WORK, Work
-from tests.programs import ZEROWAIT, Start, finished, programs
+from tests.programs import ZEROWAIT, Start, finished
 from tests.waiting import wait_until
 from zerowait import App, Client, PushChannel
 from zerowait.errors import ContractMismatch
@@ -18,21 +17,6 @@ from zerowait.notices import Mismatched
 from zerowait.snapshot import ChannelStatus
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "witness"
-    path.touch()
-    monkeypatch.setenv("WITNESS", str(path))
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
-    return path
-
-
-@pytest.fixture
-def start(tmp_path: Path, witness: Path) -> Iterator[Start]:
-    with programs(tmp_path) as start:
-        yield start
 
 
 def row(zw: Client) -> ChannelStatus:

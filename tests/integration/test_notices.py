@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ import pytest
 import zmq
 
 from tests.integration.services import WORK, Work
-from tests.programs import ZEROWAIT, Start, programs
+from tests.programs import ZEROWAIT, Start
 from tests.unit.outbox.faults import Faults
 from tests.waiting import wait_until
 from zerowait import App, Client, Plain, PushChannel, Settings, notices
@@ -36,21 +35,6 @@ class Heard(list[Any]):
 @pytest.fixture
 def heard() -> Heard:
     return Heard()
-
-
-@pytest.fixture
-def witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "witness"
-    path.touch()
-    monkeypatch.setenv("WITNESS", str(path))
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
-    return path
-
-
-@pytest.fixture
-def start(tmp_path: Path, witness: Path) -> Iterator[Start]:
-    with programs(tmp_path) as start:
-        yield start
 
 
 def test_a_peer_comes_with_its_channels_and_dies_with_what_it_had(start: Start, heard: Heard, witness: Path) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import os
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
+from tests.unit.outbox.boxes import Nowhere
 from tests.waiting import wait_until
 from zerowait.callbacks import Callbacks
 from zerowait.errors import Dead, EncodeError, OutcomeUnknown, StoreError, UsageError
@@ -20,17 +21,6 @@ from zerowait.pending import Promise, anew
 from zerowait.receipts import Receipt
 
 encoder = msgspec.msgpack.Encoder()
-
-
-class Nowhere:
-    def done(self) -> bool:
-        return False
-
-    def result(self, timeout: float | None = None) -> None:
-        raise TimeoutError
-
-    def __await__(self) -> Generator[object, None, None]:
-        raise NotImplementedError
 
 
 @pytest.fixture

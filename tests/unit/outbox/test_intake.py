@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from threading import Barrier, Thread
 from time import monotonic, sleep, time_ns
@@ -13,6 +13,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from tests.unit.outbox.boxes import Nowhere
 from zerowait.client import Client
 from zerowait.errors import Closed, QueueFull, StoreError, TooLarge
 from zerowait.message import BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
@@ -22,17 +23,6 @@ from zerowait.outbox.sheaf import MESSAGE_COST, Sheaf
 from zerowait.receipts import Receipt
 
 encoder = msgspec.msgpack.Encoder()
-
-
-class Nowhere:
-    def done(self) -> bool:
-        return False
-
-    def result(self, timeout: float | None = None) -> None:
-        raise TimeoutError
-
-    def __await__(self) -> Generator[object, None, None]:
-        raise NotImplementedError
 
 
 def make(wake: Callable[[], object] = lambda: None, **limits: Any) -> Intake:
