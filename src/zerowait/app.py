@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypedDict, 
 from zerowait.channels import PushChannel
 from zerowait.context import Context
 from zerowait.errors import UsageError
+from zerowait.handlers.every import timed_spec
 from zerowait.handlers.registry import Registry, pull_spec
+from zerowait.handlers.rhythm import rhythm_of
 from zerowait.names import check_process
 
 if TYPE_CHECKING:
@@ -59,6 +61,15 @@ class Pull(Protocol[P_in, P_r]):
     def __call__(self, fn: Callable[[P_in], X], /) -> Callable[[P_in], X]: ...
     @overload
     def __call__(self, fn: Callable[[P_in, Context[P_r]], X], /) -> Callable[[P_in, Context[P_r]], X]: ...
+
+
+class Every(Protocol[P_r]):
+    """Decorates a handler that runs by the clock: of nothing, or of the context."""
+
+    @overload
+    def __call__(self, fn: Callable[[], X], /) -> Callable[[], X]: ...
+    @overload
+    def __call__(self, fn: Callable[[Context[P_r]], X], /) -> Callable[[Context[P_r]], X]: ...
 
 
 class Forward(Protocol[P_in, P_out, P_r]):
@@ -175,6 +186,33 @@ class App(Generic[R]):
             spec = pull_spec(fn, where, to=to, names=names, **options)
             self._registry.add(spec)
             _remember_channel(fn, spec.channel)
+            return fn
+
+        return register
+
+    @overload
+    def every(self, seconds: float) -> Every[R]: ...
+    @overload
+    def every(self, *, cron: str, timezone: str = "UTC") -> Every[R]: ...
+    def every(self, seconds: Any = None, *, cron: Any = None, timezone: Any = "UTC") -> Any:
+        """Registers what is done by the clock: each `seconds` (at least 0.1), or at the times of a cron line of five
+        fields, in the time zone of that name.
+
+        Of all processes of this user, namespace and machine that serve this app, one does it each time; a process that
+        dies just then leaves one time out, and nothing is done twice. What has not begun when the next is due is left
+        out. A time that passed while no process served: in seconds it is made up for once, by a cron line it is not,
+        and a line in the log says so.
+
+        The handler takes nothing, or `ctx: Context`, and returns nothing; what it sends by `ctx.push` leaves if it
+        succeeds. What it raises is a dead letter at once, for it comes again by itself; `zerowait dead list` shows it
+        as long as the process lives. Raises UsageError, when the module is imported, for what is no time or no handler.
+        """
+        rhythm = rhythm_of(seconds, cron, timezone)
+        here = currentframe()
+        names = here.f_back.f_locals if here is not None and here.f_back is not None else {}
+
+        def register(fn: F) -> F:
+            self._registry.add(timed_spec(fn, rhythm, self.name, names=names))
             return fn
 
         return register

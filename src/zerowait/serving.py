@@ -29,6 +29,7 @@ from zerowait.message import Service
 from zerowait.outbox.entrance import Ready
 from zerowait.outbox.plaincodec import plain_decoder
 from zerowait.outbox.sheaf import Sheaf
+from zerowait.ticking import Ticking
 
 if TYPE_CHECKING:
     from zerowait.app import App
@@ -50,6 +51,7 @@ class Started(Struct, frozen=True):
     endpoints: tuple[str, ...]
     serves: tuple[Service, ...]
     drain: float
+    timed: Mapping[str, str]  # channels of handlers that run by the clock, and when
 
 
 class _Stored:
@@ -102,6 +104,7 @@ class Serving:
         self.drain = 0.0  # seconds; of the settings, once they are read
         self._stage: Stage | None = None
         self._opened: Opened | None = None
+        self._ticking: asyncio.Task[None] | None = None
 
     async def start(self) -> Started:
         """Raises what any of its steps raises; then nothing runs, and what was opened before it is closed again."""
@@ -136,12 +139,18 @@ class Serving:
                 entrance = opened.estate.plain_entrance(spec, settings)
                 opened.plain.pull_from(spec.channel, plain, plain_decoder(plain, spec.codec), entrance)
         await asyncio.wrap_future(node.call(lambda: node.serve(stage)))
+        ticking = Ticking(specs, settings.home_folder() / settings.namespace / "every", self._tick)
+        self._ticking = asyncio.create_task(ticking.run(), name="zerowait every")
         from zerowait import __version__
 
         return Started(
             version=__version__, pid=os.getpid(), name=app.name, instance=node.instance, namespace=settings.namespace,
             endpoints=tuple(node.endpoints), serves=tuple(stage.services), drain=settings.drain,
+            timed={spec.channel: str(spec.rhythm) for spec in specs if spec.rhythm is not None},
         )  # fmt: skip
+
+    def _tick(self, channel: str, ttl: float | None) -> None:
+        self.client.push(channel, None, durable=False, ttl=ttl)
 
     async def _undo(self) -> None:
         """After a step that failed: the error is that step's, so what goes wrong here is only logged."""
@@ -176,6 +185,8 @@ class Serving:
         if opened is None or stage is None:
             return 0
         node, until = opened.node, time.monotonic() + self.drain
+        if self._ticking is not None:
+            self._ticking.cancel()
         await asyncio.wrap_future(node.call(node.drain))
         given_up = await stage.drain(self.drain)
         # What has ended is said at once; its senders' confirmations take a commit of theirs.

@@ -148,4 +148,5 @@ def _served(started: Started) -> list[str]:
     if not started.serves:
         return ["nothing: this app has no handlers"]
     width = max(len(each.channel) for each in started.serves)
-    return [f"{each.channel:<{width}}  {each.concurrency} at a time" for each in started.serves]
+    when = {each.channel: started.timed.get(each.channel, f"{each.concurrency} at a time") for each in started.serves}
+    return [f"{channel:<{width}}  {said}" for channel, said in when.items()]

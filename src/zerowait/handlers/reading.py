@@ -58,8 +58,29 @@ def read(fn: Callable[..., Any], names: Mapping[str, Any] | None = None) -> Read
     )
 
 
+def read_timed(fn: Callable[..., Any], names: Mapping[str, Any] | None = None) -> Reading:
+    """Reads a handler that runs by the clock: of nothing, or of the context. Raises UsageError for any other."""
+    who = called(fn)
+    _must_be_plain(fn, who)
+    hints = _hints(fn, names or {})
+    places = [each for each in inspect.signature(fn).parameters.values() if each.default is each.empty]
+    wanted = [each for each in places if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    if places and places[0].name in ("self", "cls"):
+        raise UsageError(f"{who} {_METHOD}")
+    if len(wanted) > 1 or not all(_says_context(each, hints) and each.kind is not each.KEYWORD_ONLY for each in wanted):
+        raise UsageError(f"{who} runs by the clock, which gives it nothing: it may take `ctx: Context`, and no value.")
+    result = hints.get("return", UNREAD)
+    is_generator = inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
+    if is_generator or unmet(result, None) is not None:
+        raise UsageError(f"{who} gives a value, and that goes nowhere: what it is to send, it sends by `ctx.push(…)`.")
+    return Reading(
+        is_async=inspect.iscoroutinefunction(fn), is_generator=False, wants_ctx=bool(wanted), value=None, result=None
+    )
+
+
 def called(fn: object) -> str:
     """A handler as people find it again: `mail.parse (mail.py:12)`."""
+    fn = inspect.unwrap(fn) if callable(fn) else fn
     name = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None) or repr(fn)
     module = getattr(fn, "__module__", None)
     code = getattr(fn, "__code__", None)

@@ -17,6 +17,7 @@ from zerowait.codec import Codec
 from zerowait.contract import type_name
 from zerowait.errors import SettingsError, UsageError
 from zerowait.handlers.reading import UNREAD, Reading, called, items_of, read, unmet
+from zerowait.handlers.rhythm import Rhythm
 from zerowait.names import check_channel
 from zerowait.retry import Retry
 from zerowait.settings import ChannelSettings, Settings
@@ -31,7 +32,7 @@ class HandlerSpec(Struct, frozen=True, kw_only=True, dict=True):
     """One handler: what it serves and how it is run. concurrency, timeout, retry: None where nothing was said.
 
     declared: the channel, None if only its name was given. value_type: what the handler takes by its annotation.
-    to: channels, or their names, that get what it returns.
+    to: channels, or their names, that get what it returns. rhythm: when it runs by the clock.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class HandlerSpec(Struct, frozen=True, kw_only=True, dict=True):
     concurrency: int | None = None
     timeout: float | None = None
     retry: Retry | None = None
+    rhythm: Rhythm | None = None
 
     @cached_property
     def codec(self) -> Codec[Any]:

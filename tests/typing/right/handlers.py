@@ -127,3 +127,11 @@ async def main() -> None:
     app.client.push(LINES, "b")
     async with app.lifespan(object()):
         await app.serve()
+
+
+@app.every(60)
+async def tidy() -> None: ...
+
+
+@app.every(cron="0 3 * * *", timezone="Europe/Berlin")
+def report(ctx: Context[Database]) -> None: ...

@@ -145,6 +145,23 @@ async def sends(mail: RawMail, ctx: Context[Database]) -> None:
     ctx.attempt = 3  # wrong
 
 
+@app.every()  # wrong
+def never() -> None: ...
+
+
+@app.every(60, cron="* * * * *")  # wrong
+def twice() -> None: ...
+
+
+@app.every(60)  # wrong
+def gives() -> int:
+    return 1
+
+
+@app.every(60)  # wrong
+def of_a_value(number: int) -> None: ...
+
+
 @app.middleware  # wrong
 async def not_calling(ctx: Context[Database]) -> None: ...
 
