@@ -81,8 +81,9 @@ class Receipt(_OfMessage["Receipt"]):
 
     @property
     def duplicate(self) -> bool:
-        """Whether a push with the same `id=` had been accepted before. Known once the receipt is done."""
-        return False
+        """Whether a push with the same `id=` had been accepted before: then this is the receipt of that one. Known
+        once it is done."""
+        return bool(self._sheaf.duplicate)
 
     @property
     def state(self) -> State:

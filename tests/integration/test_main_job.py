@@ -461,3 +461,25 @@ def try_push(zw: Client, number: int) -> bool:
     except StoreError:
         return False
     return True
+
+
+def test_what_is_pushed_again_by_its_id_is_handled_once_across_restarts_of_its_sender(
+    serve: Start, witness: Path
+) -> None:
+    program = (
+        "from tests.integration.services import WORK, Work\nfrom zerowait import Client\n"
+        "with Client('sender') as zw:\n"
+        "    receipt = zw.push(WORK, Work(1), id='bill-1').result(10)\n"
+        "    receipt.handled.result(10)\n"
+        "    print(receipt.id, receipt.duplicate, receipt.state)\n"
+    )
+    serve("echo")
+    said = [
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        for _ in range(3)
+    ]
+    ids, duplicates, states = zip(*(line.split() for line in said), strict=True)
+    assert len(set(ids)) == 1
+    assert duplicates == ("False", "True", "True")
+    assert set(states) == {"handled"}
+    assert len(lines(witness, "begin")) == 1

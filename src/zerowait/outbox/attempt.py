@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from zerowait.outbox.known import Twin
 from zerowait.outbox.ledger import Tally
 from zerowait.outbox.row import Fresh
 from zerowait.outbox.settlement import Dropped, Settlement
@@ -12,7 +13,7 @@ from zerowait.outbox.settlement import Dropped, Settlement
 class Notice(Struct, frozen=True):
     """Something that people should know; text says it."""
 
-    kind: str  # "damaged", "letters dropped", "failed", "mended"
+    kind: str  # "damaged", "letters dropped", "other content", "failed", "mended"
     text: str
     channel: str = ""
     count: int = 0
@@ -31,3 +32,4 @@ class Attempt(Struct):
     dropped: Dropped
     expiry_at: int | None
     turn: int
+    twins: list[Twin]

@@ -16,6 +16,7 @@ from zerowait.outbox.ahead import Ahead
 from zerowait.outbox.attempt import Attempt
 from zerowait.outbox.database import Database
 from zerowait.outbox.intake import Limits
+from zerowait.outbox.known import Known
 from zerowait.outbox.ledger import Ledger
 from zerowait.outbox.numbering import Numbering
 from zerowait.outbox.reading import OLDEST, Found, segment_of
@@ -26,7 +27,7 @@ from zerowait.outbox.young import Young
 
 class Books:
     """turns: how many transactions there have been. ahead: what dispatch has, and what it may read next. young: what is
-    in no table yet. aging: what passes with time."""
+    in no table yet. known: the ids of messages. aging: what passes with time."""
 
     def __init__(self, database: Database, ledger: Ledger, limits: Limits, seconds: Callable[[], float]) -> None:
         self.durable = database.path is not None
@@ -34,6 +35,7 @@ class Books:
         self.ledger = ledger
         self.numbering = Numbering(database)
         self.young = Young()
+        self.known = Known(database)
         self.aging = Aging(database, limits.letters, limits.letter_days, seconds)
         self._nbytes = limits.nbytes
         self._segments: list[Segment] = []  # out, and given by the next turn that succeeds

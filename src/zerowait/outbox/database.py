@@ -21,7 +21,7 @@ import apsw
 from zerowait.errors import StoreError
 
 APPLICATION_ID: Final = 0x7A776F62  # "zwob"
-VERSION: Final = 2
+VERSION: Final = 3
 _MAGIC: Final = b"SQLite format 3\0"
 _HEADER: Final = struct.Struct(">60xi4xi")  # user_version and application_id in the first 100 bytes of the file
 _TUPLES: Final = (64, 8, 1)  # rows of a multi-row statement: few texts, so that all stay prepared

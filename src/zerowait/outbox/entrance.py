@@ -22,6 +22,7 @@ from zerowait.plain import Plain
 from zerowait.settings import Settings
 
 PRIORITIES = {"low": -1, "normal": 0, "high": 1}
+ID_BYTES = 200
 REMEMBERED = 4_096  # channels whose way and lanes are kept; a program that makes up names would keep them for ever
 OPTIONS = frozenset({"durable", "ttl", "delay", "at", "key", "id", "priority", "headers"})
 
@@ -188,11 +189,12 @@ class Entrance:
         options: dict[str, Any] = {}
         headers = dict(self._headers()) if self._headers is not None else {}
         if given:
-            for name in given.keys() - OPTIONS:
-                raise UsageError(f"push() takes no {name}=: it takes {', '.join(sorted(OPTIONS))}.")
-            for name in ("key", "id"):
-                if given.get(name) is not None:
-                    raise UsageError(f"{name}= is not there yet in this version: nothing was taken. Push without it.")
+            for unknown in given.keys() - OPTIONS:
+                raise UsageError(f"push() takes no {unknown}=: it takes {', '.join(sorted(OPTIONS))}.")
+            if given.get("key") is not None:
+                raise UsageError("key= is not there yet in this version: nothing was taken. Push without it.")
+            if (name := given.get("id")) is not None:
+                options["id"] = _checked_id(name)
             said: Any = given.get("headers")
             if said is not None and not hasattr(said, "items"):
                 raise UsageError(f'headers= takes a mapping of text to text, as {{"trace": "1"}}, not {said!r:.80}.')
@@ -247,6 +249,12 @@ class Entrance:
                 limit_bytes=self._settings.headers_bytes,
             )
         return dict(headers)
+
+
+def _checked_id(id: Any) -> str:
+    if not isinstance(id, str) or not 0 < len(id.encode(errors="replace")) <= ID_BYTES or not id.isprintable():
+        raise UsageError(f"id= is a text of 1 to {ID_BYTES} bytes by which you know the message, not {id!r:.80}.")
+    return id
 
 
 def _compare(to: Channel, first: Terms) -> None:

@@ -25,14 +25,18 @@ from zerowait.outbox.database import (
     remove,
     renew_log,
 )
+from zerowait.outbox.known import KEPT_US
 from zerowait.outbox.ledger import Ledger
 from zerowait.outbox.numbering import raise_epoch
 from zerowait.outbox.place import Lock, Place, Standing
 
 T = TypeVar("T")
 
-# Whether anything is: unsettled, a dead letter, set aside, or owed to others.
-KEEPS: Final = "SELECT EXISTS (SELECT 1 FROM message) OR EXISTS (SELECT 1 FROM outcome)"
+# Whether anything is: unsettled, a dead letter, set aside, owed to others, or an id that may come again.
+KEEPS: Final = (
+    "SELECT EXISTS (SELECT 1 FROM message) OR EXISTS (SELECT 1 FROM outcome) "
+    f"OR EXISTS (SELECT 1 FROM known WHERE at > (SELECT wall FROM box) - {KEPT_US})"
+)
 
 
 def open_database(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from weakref import WeakValueDictionary
 
+from zerowait.outbox.known import Twin
 from zerowait.outbox.row import Row
 from zerowait.outbox.settlement import Event
 from zerowait.outbox.sheaf import Sheaf, State
@@ -23,6 +24,12 @@ class Followed:
         """It became that row, and all of it is safe."""
         self._sheaves[row.epoch, row.home] = sheaf
         sheaf.stored()
+
+    def again(self, twin: Twin) -> None:
+        """A push that came again has the receipt of the first."""
+        name, sheaf = (twin.epoch, twin.number), twin.fresh.sheaf
+        first = self._sheaves.setdefault(name, sheaf)
+        sheaf.become(*name, twin.state, twin.note, twin.failures, first)
 
     def find(self, epoch: int, home: int) -> Sheaf | None:
         return self._sheaves.get((epoch, home))

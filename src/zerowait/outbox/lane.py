@@ -109,6 +109,7 @@ class Lane:
         expires: int | None = None,
         priority: int | None = None,
         headers: Mapping[str, str] | None = None,
+        id: str | None = None,
         force: bool = False,
     ) -> tuple[Sheaf, int]:
         """Take one encoded message, of any size and with any options; gives where it is: sheaf and index.
@@ -125,7 +126,7 @@ class Lane:
         priority = self.priority if priority is None else priority
         cost = len(payload) + MESSAGE_COST
         slot = self._slot(due, expires, priority)
-        alone = len(payload) > SEGMENT_BYTES - BODY_START
+        alone = id is not None or len(payload) > SEGMENT_BYTES - BODY_START
         found: Sheaf | None = None
         try:
             if alone:
@@ -134,13 +135,13 @@ class Lane:
         except IndexError:
             pass  # begun below: what that raises is not the consequence of an IndexError
         begun = found is None
-        sheaf = found or self._begin(slot, due, expires, priority, cost, force=force, alone=alone)
+        sheaf = found or self._begin(slot, due, expires, priority, cost, id=id, force=force, alone=alone)
         back = slot
         try:
             if self.intake.attend(sheaf) or (not alone and len(sheaf.buffer) + len(payload) > SEGMENT_BYTES):
                 back = self.intake.closing
                 begun = True
-                return self._append_to_new(slot, payload, due, expires, priority, headers, force)
+                return self._append_to_new(slot, payload, due, expires, priority, headers, id, force)
             self._put(sheaf, payload, headers, force)
             index = len(sheaf.ends)
             if alone or index >= SEGMENT_MESSAGES:
@@ -160,10 +161,11 @@ class Lane:
         expires: int | None,
         priority: int,
         headers: Mapping[str, str] | None,
+        id: str | None,
         force: bool,
     ) -> tuple[Sheaf, int]:
         cost = len(payload) + MESSAGE_COST
-        sheaf = self._begin(slot, due, expires, priority, cost, force=force, alone=False)
+        sheaf = self._begin(slot, due, expires, priority, cost, id=id, force=force, alone=id is not None)
         try:
             sheaf.attended = True
             self._put(sheaf, payload, headers, force)
@@ -209,6 +211,7 @@ class Lane:
         priority: int,
         cost: int,
         *,
+        id: str | None = None,
         force: bool,
         alone: bool,
     ) -> Sheaf:
@@ -220,4 +223,4 @@ class Lane:
             expires = -(-expires // 1000) * 1000
         elif self.ttl is not None:
             expires = now + int(self.ttl * 1e6)
-        return intake.begin(self, slot, Terms(now, due, expires, priority), cost, force=force, alone=alone)
+        return intake.begin(self, slot, Terms(now, due, expires, priority, id), cost, force=force, alone=alone)

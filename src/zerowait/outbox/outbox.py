@@ -27,6 +27,7 @@ from zerowait.outbox.database import DISK, WAL_IDLE_PAGES, WAL_MOST_PAGES, Datab
 from zerowait.outbox.file import KEEPS, File, open_database
 from zerowait.outbox.followed import Followed
 from zerowait.outbox.intake import Intake, Limits
+from zerowait.outbox.known import Twin
 from zerowait.outbox.ledger import Ledger, Tally
 from zerowait.outbox.numbering import raise_epoch
 from zerowait.outbox.place import Lock
@@ -128,7 +129,7 @@ class Outbox:
             if self._has_work(now):
                 self._commit(database, lambda: self._write(database, now, shift))
                 stored, self._fresh = self._fresh, []
-                self._books.hand_out(stored, shift)
+                self._books.hand_out([each for each in stored if not each.sheaf.duplicate], shift)
             self._books.read_ahead(database, now, shift, self._set_aside)
         except DatabaseError as error:
             raise self._failed(error) from error
@@ -149,7 +150,8 @@ class Outbox:
         shift = self._clock.shift()
         for sheaf, piece in self.intake.take():
             fresh = self._seal(sheaf, piece)
-            segment = self._books.hand_at_once(fresh, shift)
+            # What has an id may have come again: the tables know.
+            segment = self._books.hand_at_once(fresh, shift) if sheaf.terms.id is None else None
             if segment is not None:
                 self._followed.stored(fresh.row, sheaf)
                 segments.append(segment)
@@ -197,11 +199,15 @@ class Outbox:
         self._attempt = None
         stored = [(each.sheaf, each.piece.count) for each in attempt.fresh if not each.given_up]
         self._books.committed(attempt, lambda: self.intake.stored(stored))
+        again = {twin.fresh for twin in attempt.twins}
         for each in attempt.fresh:
+            if each in again:
+                continue
             if each.given_up:
                 self.intake.load(each.row.count, each.row.nbytes(each.row.first, each.row.count))
             if not each.handed:  # else that was said before, and it may have been sent since
                 self._followed.stored(each.row, each.sheaf)
+        self._came_again(attempt.twins)
         self._books.settled(settlement)
         self._followed.tell(settlement.events)
         del self._changes[: attempt.changes]
@@ -212,6 +218,19 @@ class Outbox:
             said = f"{dropped.messages:,} dead letters of {self.name} were dropped: {kept}."
             self.notices.append(Notice("letters dropped", said, count=dropped.messages))
         self.intake.settled(settlement.messages + dropped.messages, settlement.nbytes + dropped.nbytes)
+
+    def _came_again(self, twins: Sequence[Twin]) -> None:
+        for twin in twins:
+            self._followed.again(twin)
+            row = twin.fresh.row
+            if not twin.fresh.given_up:
+                self.intake.settled(row.count, row.nbytes(row.first, row.count))
+            if twin.differs:
+                said = (
+                    f"A push to {row.channel} with id={twin.fresh.sheaf.terms.id!r} had other content than the first "
+                    "with that id, which is the one that counts: nothing more was taken."
+                )
+                self.notices.append(Notice("other content", said, channel=row.channel))
 
     def next_due(self) -> float | None:
         """In how many seconds a turn is wanted although nothing is pushed and nothing changes; None: not at all."""
@@ -260,7 +279,7 @@ class Outbox:
             assert attempt is not None
             self._fresh = [each for each in self._fresh if each not in attempt.fresh]
             self._apply(attempt)
-            books.missed(attempt.fresh)
+            books.missed([each for each in attempt.fresh if not each.sheaf.duplicate])
         books.numbering.again(self._fresh)
         return database
 

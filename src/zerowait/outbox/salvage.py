@@ -32,7 +32,7 @@ _LENGTH: Final = struct.Struct(">16xH10xI")  # of the header: bytes of a page, a
 _BESIDE: Final[Mapping[str, tuple[Any, ...]]] = {
     "noted": (int, int),
     "outcome": (bytes, int, int, int, bytes, int, bytes | None),
-    "known": (int, str, int, int, int),
+    "known": (int, str, int, int, int, int, int | None),
 }
 # What a damaged page may make of a value that SQLite takes for a good one, wherever it is looked at first.
 _UNREADABLE: Final = (DatabaseError, MsgspecError, struct.error, TypeError, ValueError, LookupError, OverflowError)

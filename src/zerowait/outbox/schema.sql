@@ -67,8 +67,12 @@ CREATE TABLE known (
     epoch   INT NOT NULL,
     number  INT NOT NULL,
     at      INT NOT NULL,
+    digest  INT NOT NULL,     -- CRC-32 of the body
+    state   INT,              -- how it has left the outbox, as receipts count states; NULL: it has not
     PRIMARY KEY (channel, id)
 ) WITHOUT ROWID;
+CREATE INDEX known_at   ON known (at);
+CREATE INDEX known_name ON known (epoch, number);
 
 CREATE TABLE ledger (         -- accepted = handled + dead + expired + dropped + what waits or is in flight
     channel  INTEGER PRIMARY KEY,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from weakref import WeakSet
 
 from msgspec import Struct
 
@@ -78,6 +79,7 @@ class Terms(Struct, gc=False):
     due: int | None
     expires: int | None
     priority: int
+    id: str | None = None  # of its one message
 
 
 class Sheaf:
@@ -100,6 +102,7 @@ class Sheaf:
         "channel",
         "count",
         "cut",
+        "duplicate",
         "ends",
         "epoch",
         "error",
@@ -112,6 +115,8 @@ class Sheaf:
         "reserved_messages",
         "slot",
         "terms",
+        "twin_of",
+        "twins",
     )
 
     def __init__(
@@ -135,6 +140,9 @@ class Sheaf:
         self.attended = False  # somebody has it in the slow path, and will certainly give it back
         self.cut: int | None = None  # so many were taken while somebody held it
         self.error: Exception | None = None
+        self.twin_of: Sheaf | None = None  # what it says of itself is what became of that one
+        self.twins: WeakSet[Sheaf] | None = None
+        self.duplicate = False
         self._safe = 0  # how many of them are stored
         self._state = 0
         self._states: bytearray | None = None
@@ -203,6 +211,27 @@ class Sheaf:
         """Messages first_number … are in that state now, unless what they are forbids it (what is over stays over)."""
         kept = Note(failures, note) if state == "dead" else None
         self._move(first_number - self.first, count, state, kept)
+        if self.twins is not None:
+            with self.lane.intake.watch:
+                twins = list(self.twins)
+            for twin in twins:
+                twin.moved(first_number, count, state, note, failures)
+
+    def become(self, epoch: int, number: int, state: State, note: bytes, failures: int, first: Sheaf | None) -> None:
+        """It is that message again, which was accepted before. first: whose receipts follow it, if anybody has any."""
+        self.sealed(epoch, number)
+        self.duplicate = True
+        if first is not None and first is not self:
+            self.twin_of = first  # it must not go while somebody follows it through us
+            with self.lane.intake.watch:
+                if first.twins is None:
+                    first.twins = WeakSet()
+                first.twins.add(self)
+            state, kept = first.state(0), first.note(0)
+            note, failures = (kept.text, kept.failures) if kept is not None else (b"", 0)
+        self.stored()
+        if state not in ("accepted", "stored"):
+            self.moved(number, 1, state, note, failures)
 
     def failed(self, error: Exception) -> None:
         """What became of these is not known: whoever asks is given the error."""

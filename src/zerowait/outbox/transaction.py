@@ -9,6 +9,7 @@ from zerowait.message import Change
 from zerowait.outbox.attempt import Attempt
 from zerowait.outbox.books import Books
 from zerowait.outbox.database import Database
+from zerowait.outbox.known import Twin
 from zerowait.outbox.ledger import Tally
 from zerowait.outbox.row import Fresh, Row
 from zerowait.outbox.settlement import Dropped, Settlement
@@ -29,6 +30,7 @@ class Transaction:
             books.ahead.later, now, shift, checked=books.durable,
         )  # fmt: skip
         self._expiry_at = books.aging.expiry_at
+        self._twins: list[Twin] = []
 
     def settle(self, fresh: Sequence[Fresh], changes: Sequence[Change], spoilt: Sequence[Row]) -> None:
         """Work out what becomes of the rows there are. fresh: those of them that dispatch has are young from now on."""
@@ -47,8 +49,10 @@ class Transaction:
         self._expiry_at = books.aging.expire(self._database, channels, out, settlement, self._now)
 
     def insert(self, fresh: Sequence[Fresh]) -> None:
-        """Rows that are new, but for those that dispatch has; all of them count as accepted."""
+        """Rows that are new, but for those that dispatch has; all of them count as accepted. What came again by its id
+        is none of them."""
         rows: list[tuple[Row, bytes | bytearray, int | None]] = []
+        fresh, self._twins = self._books.known.admit(self._database, fresh, self._id_of, self._now)
         for each in fresh:
             row = each.row
             counts = self._tally.of(row.channel)
@@ -65,6 +69,7 @@ class Transaction:
     def finish(self, fresh: Sequence[Fresh], changes: int, spoilt: int) -> Attempt:
         """Write what was worked out, and the ledger; the commit is the caller's."""
         self._settlement.write(self._database, self._id_of)
+        self._books.known.settle(self._database, self._settlement.events)
         dropped = self._books.aging.bound_letters(self._database, self._books.ledger, self._tally, self._now)
         return self._attempt(list(fresh), changes, spoilt, dropped)
 
@@ -79,7 +84,10 @@ class Transaction:
 
     def _attempt(self, fresh: list[Fresh], changes: int, spoilt: int, dropped: Dropped) -> Attempt:
         turn = self._account()
-        return Attempt(self._settlement, self._tally, self._ids, fresh, changes, spoilt, dropped, self._expiry_at, turn)
+        return Attempt(
+            self._settlement, self._tally, self._ids, fresh, changes, spoilt, dropped, self._expiry_at, turn,
+            self._twins,
+        )  # fmt: skip
 
     def _account(self) -> int:
         """The ledger, and the number of this transaction, by which it is known again."""

@@ -21,6 +21,7 @@ from tests.unit.outbox.faults import Faults
 from zerowait.errors import OutcomeUnknown, StoreError
 from zerowait.message import Again, Bury, Change, Forget, Note, Settle, Verdict
 from zerowait.outbox import database as database_module
+from zerowait.outbox.database import VERSION
 from zerowait.outbox.letters import Letters
 from zerowait.outbox.outbox import Outbox
 
@@ -212,7 +213,7 @@ def test_an_outbox_of_another_version_is_refused_and_left_as_it_was(on_disk: Mak
     bench = on_disk()
     bench.push("a")
     bench.box.close()
-    for version, word in ((3, "newer"), (1, "older")):
+    for version, word in ((VERSION + 1, "newer"), (VERSION - 1, "older")):
         connection = sqlite3.connect(path_of(bench))
         connection.execute("PRAGMA journal_mode = delete")
         connection.execute(f"PRAGMA user_version = {version}")

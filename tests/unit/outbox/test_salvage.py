@@ -232,7 +232,7 @@ def test_a_number_of_the_ledger_that_is_none_costs_no_message(left: Bench, time:
         "UPDATE box SET id = 'text'",
         f"INSERT INTO noted VALUES (1, {NO_TEXT})",
         "INSERT INTO noted VALUES (1, 'text')",
-        "INSERT INTO known VALUES ('text', x'00', 'text', 1, 1)",
+        "INSERT INTO known VALUES ('text', x'00', 'text', 1, 1, 'text', NULL)",
     ],
 )
 def test_what_stands_beside_the_messages_costs_none(left: Bench, time: Time, sql: str) -> None:
