@@ -124,6 +124,54 @@ class Numbers:
         return found
 
 
+class Death(Struct, frozen=True, array_like=True, gc=False):
+    """A process ended while it had a message."""
+
+    instance: int
+    name: str = ""
+    proved: bool = False  # else its connection closed, and it did not come back
+    ran: bool = False  # its list of what it ran names the message; else it is only known to have been held there
+    alone: bool = False  # the message was all that it was given to run
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+class Marks(Struct, frozen=True, array_like=True):
+    """What makes a message a suspect: the deaths that it was there for, and at whom it runs alone now (0: nobody)."""
+
+    deaths: tuple[Death, ...] = ()
+    alone_at: int = 0
+
+    def died(self, death: Death) -> Marks:
+        """One death more, or more that is known of one."""
+        known = next((each for each in self.deaths if each.instance == death.instance), None)
+        others = tuple(each for each in self.deaths if each.instance != death.instance)
+        here = self.alone_at == death.instance
+        alone = here or (known is not None and known.alone)
+        whole = Death(
+            death.instance,
+            death.name or (known.name if known is not None else ""),
+            death.proved or (known is not None and known.proved),
+            death.ran or (known is not None and known.ran),
+            alone,
+            death.exit_code if death.exit_code is not None or known is None else known.exit_code,
+            death.signal if death.signal is not None or known is None else known.signal,
+        )
+        return Marks((*others, whole), 0 if here else self.alone_at)
+
+    def cleared(self, instance: int) -> Marks:
+        """That process has not died, or not of this."""
+        return Marks(tuple(each for each in self.deaths if each.instance != instance), self.alone_at)
+
+    def alone(self, instance: int) -> Marks:
+        return Marks(self.deaths, instance)
+
+    @property
+    def ran(self) -> int:
+        """Deaths that are proved and came while it ran."""
+        return sum(each.proved and each.ran for each in self.deaths)
+
+
 class Segment(Struct, gc=False):
     """Messages of one channel that were accepted together: one row of the outbox, and the bytes that travel.
 
@@ -145,6 +193,7 @@ class Segment(Struct, gc=False):
     key: bytes | None = None
     headers: Mapping[int, Mapping[str, str]] | None = None  # number → the user's headers
     gone: tuple[tuple[int, int], ...] = ()
+    marks: Marks | None = None  # of a suspect, which is a message alone
 
 
 class Delivery(Struct):
@@ -165,6 +214,7 @@ class Delivery(Struct):
     key: bytes | None = None
     base: int = 0  # what to subtract from ends: a part of a segment travels with the segment's own ends
     token: Any = None  # the engine's own
+    deaths: Mapping[int, int] | None = None  # number → workers that died while they ran it; absent: none
 
     def number(self, index: int) -> int:
         for first, count in self.ranges:
@@ -242,6 +292,29 @@ class Bury(Struct, gc=False):
     seq: int = 0
 
 
+class Mark(Struct, gc=False):
+    """Workers have died while they had it, or are known by now not to have died of it: it becomes a row of its own
+    that says so, and only then is offered again. Nothing, if it is not there any more."""
+
+    channel: str
+    epoch: int
+    number: int
+    died: tuple[Death, ...] = ()
+    cleared: tuple[int, ...] = ()  # instances
+    seq: int = 0
+
+
+class Alone(Struct, gc=False):
+    """A suspect is about to be sent to this worker, to run alone there; 0: it does not. Its row says so, and is not
+    offered again."""
+
+    channel: str
+    epoch: int
+    number: int
+    instance: int
+    seq: int = 0
+
+
 class Note(Struct, gc=False):
     """A worker instance is noted before its first batch."""
 
@@ -254,4 +327,4 @@ class Forget(Struct, gc=False):
     instance: int
 
 
-Change = Settle | Again | Bury | Note | Forget
+Change = Settle | Again | Bury | Mark | Alone | Note | Forget

@@ -242,7 +242,11 @@ class Ahead:
         if body is None:
             spoilt(found)
             return
-        self._hand(reader, found.row)
+        if found.row.marks is None:
+            self._hand(reader, found.row)
+        else:  # suspects wait beside the others, and must not fill their room; there are no more than were in flight
+            reader.out_bytes += _payload(found.row)
+            self.out[found.row.seq] = found.row
         segments.append(segment_of(found.row, body, shift))
 
 

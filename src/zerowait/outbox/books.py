@@ -135,3 +135,5 @@ class Books:
                 self.ahead.back(own.row)
             if own.row.expires is not None and own.state == 0:
                 self.aging.expires(own.row.expires)
+        for row, marks in settlement.alone.values():
+            row.marks = marks

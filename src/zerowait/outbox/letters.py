@@ -115,7 +115,8 @@ class Letters:
             for channel in {letter.channel for letter in letters}:
                 seqs = [letter.seq for letter in letters if letter.channel == channel]
                 database.run(
-                    "UPDATE message SET state = 0, due = ?, attempt = 0, note = NULL, retried = retried + 1 "
+                    "UPDATE message SET state = 0, due = ?, attempt = 0, deaths = NULL, note = NULL, "
+                    "retried = retried + 1 "
                     "WHERE seq IN carray(?)",
                     (self._box.later(channel), integers(seqs)),
                 )

@@ -14,17 +14,18 @@ from msgspec import Struct, json
 
 from zerowait.message import Segment
 from zerowait.outbox.database import Database, DatabaseError
-from zerowait.outbox.row import Row, checksum, ends_of, is_whole, unpack_gone, unpack_headers
+from zerowait.outbox.row import Row, checksum, ends_of, is_whole, unpack_gone, unpack_headers, unpack_marks
 
 SMALL_BYTES: Final = 2_048
 
 _SELECT: Final = """
 SELECT json_group_array(json_array(
     seq, epoch, first, count, channel, priority, due, expires, state, gone, attempt, body, home, accepted_at, headers,
-    size, ends, crc, small
+    size, ends, crc, small, deaths
 )) FROM (
     SELECT seq, epoch, first, count, channel, priority, due, expires, state, hex(gone) AS gone, attempt, body, home,
-        accepted_at, hex(headers) AS headers, length(bytes) AS size, hex(lengths) AS ends, crc, {small} AS small
+        accepted_at, hex(headers) AS headers, length(bytes) AS size, hex(lengths) AS ends, crc, {small} AS small,
+        hex(deaths) AS deaths
     FROM message LEFT JOIN body ON body.id = message.body
     WHERE {where} LIMIT ?
 )
@@ -81,6 +82,7 @@ class _Record(Struct, array_like=True, gc=False):
     ends: str
     crc: int | None
     small: str | None
+    deaths: str
 
 
 _decode = json.Decoder(list[_Record]).decode
@@ -110,6 +112,7 @@ def find(
             record.expires,
             unpack_gone(bytes.fromhex(record.gone), first),
             unpack_headers(bytes.fromhex(record.headers)),
+            unpack_marks(bytes.fromhex(record.deaths)),
         )
         small = bytes.fromhex(record.small) if record.small is not None else None
         found.append(Found(row, record.due, record.state, record.crc, small))
@@ -152,4 +155,5 @@ def segment_of(row: Row, body: bytes | bytearray, shift: int) -> Segment:
         None,
         row.headers,
         tuple(row.gone) if row.gone else (),
+        row.marks,
     )

@@ -9,7 +9,7 @@ from zlib import crc32
 
 from msgspec import Struct, msgpack
 
-from zerowait.message import BODY_HEADER, BODY_START, Numbers
+from zerowait.message import BODY_HEADER, BODY_START, Marks, Numbers
 from zerowait.outbox.sheaf import MESSAGE_COST, Piece, Sheaf
 
 Headers = Mapping[int, Mapping[str, str]]
@@ -33,6 +33,7 @@ class Row(Struct, gc=False):
     expires: int | None
     gone: Numbers | None
     headers: Headers | None
+    marks: Marks | None = None
 
     def nbytes(self, first: int, count: int) -> int:
         """What messages first … count for in the room of the outbox."""
@@ -82,6 +83,17 @@ def unpack_gone(packed: bytes, first: int) -> Numbers | None:
 
 def pack_headers(headers: Headers | None) -> bytes | None:
     return msgpack.encode(headers) if headers else None
+
+
+def pack_marks(marks: Marks | None) -> bytes | None:
+    return msgpack.encode(marks) if marks is not None and (marks.deaths or marks.alone_at) else None
+
+
+_marks = msgpack.Decoder(Marks)
+
+
+def unpack_marks(packed: bytes) -> Marks | None:
+    return _marks.decode(packed) if packed else None
 
 
 _headers = msgpack.Decoder(dict[int, dict[str, str]])

@@ -11,11 +11,11 @@ from typing import Final
 
 from msgspec import Struct, json, msgpack
 
-from zerowait.message import BODY_START, Again, Bury, Change, Forget, Note, Numbers, Settle, Verdict
+from zerowait.message import BODY_START, Again, Alone, Bury, Change, Forget, Mark, Marks, Note, Numbers, Settle, Verdict
 from zerowait.outbox.database import Database, integers
 from zerowait.outbox.ledger import Tally
 from zerowait.outbox.reading import find
-from zerowait.outbox.row import Row, alone, checksum, pack_gone, pack_headers, signed
+from zerowait.outbox.row import Row, alone, checksum, pack_gone, pack_headers, pack_marks, signed
 from zerowait.outbox.sheaf import MESSAGE_COST, State
 from zerowait.outbox.tables import BODY, BODY_VALUES, MESSAGE, MESSAGE_VALUES
 from zerowait.outbox.young import Young
@@ -25,6 +25,8 @@ LETTER: Final = 3
 SET_ASIDE: Final = 4
 
 _BY_NAME: Final = "epoch = ? AND first > ? AND first < ? ORDER BY epoch, first"
+_OWN: Final = MESSAGE[:-1] + ", deaths)"
+_OWN_VALUES: Final = MESSAGE_VALUES[:-1] + ", ?)"
 _LONGEST: Final = 1_024  # numbers of one row
 _AT_ONCE: Final = 4_096  # numbers looked for in one query
 _ROWS_AT_ONCE: Final = 2 * (_LONGEST + _AT_ONCE)  # a number is in its segment's row and perhaps in one of its own
@@ -51,7 +53,9 @@ class Own(Struct):
     state: int
     failures: int
     due: int
-    note: bytes
+    note: bytes | None  # None: as it was
+    marks: Marks
+    is_marked: bool  # so far only a death was noted
 
 
 class Event(Struct):
@@ -97,6 +101,7 @@ class Settlement:
         self.deleted: dict[int, Row] = {}
         self.touched: dict[int, Touched] = {}
         self.own: dict[tuple[int, int], Own] = {}
+        self.alone: dict[int, tuple[Row, Marks]] = {}  # by seq: suspects that are out, with what their rows say now
         self.set_aside: list[int] = []
         self.noted: dict[int, bool] = {}
         self.events: list[Event] = []
@@ -119,8 +124,10 @@ class Settlement:
                 self.deleted[row.seq] = row
             else:
                 self._settle(change, row)
-        elif isinstance(change, Again | Bury):
+        elif isinstance(change, Again | Bury | Mark):
             self._part(change)
+        elif isinstance(change, Alone):
+            self._alone(change)
         elif isinstance(change, Note):
             self.noted[change.instance] = True
         else:
@@ -204,38 +211,78 @@ class Settlement:
                     found[each.row.seq] = self._out.get(each.row.seq, each.row)
         return list(found.values())
 
-    def _part(self, change: Again | Bury) -> None:
+    def _alone(self, change: Alone) -> None:
+        """Where it runs alone; it stays where it is."""
+        row = self._out.get(change.seq)
+        if row is None or row.count > 1 or row.seq in self.deleted or (row.epoch, row.first) in self.own:
+            return
+        self._young.bring(row)
+        self.alone[row.seq] = row, self._marks_of(row).alone(change.instance)
+
+    def _marks_of(self, row: Row) -> Marks:
+        """As far as they are known in this transaction."""
+        return self.alone[row.seq][1] if row.seq in self.alone else row.marks or Marks()
+
+    def _part(self, change: Again | Bury | Mark) -> None:
         """A message leaves its segment for a row of its own."""
         name = (change.epoch, change.number)
         if name in self.own:
+            self._once_more(self.own[name], change)
             return
         for row in self._rows(change.epoch, change.number, 1, self._out.get(change.seq)):
             if not row.living(change.number, 1, self._gone(row)):
                 continue
             self._young.bring(row)
-            failures = change.failures
-            if not change.seq:
-                failures = max(failures, row.failures + 1)  # who says it had not read the row
             letter = isinstance(change, Bury)
-            due = self._now if isinstance(change, Bury) else self._later(row.channel, change.due + self._shift)
+            marks, note = self._marks_of(row), None
+            if isinstance(change, Mark):
+                failures, marks = row.failures, _marked(marks, change)
+            else:
+                failures, note = change.failures, change.note
+                if not change.seq:
+                    failures = max(failures, row.failures + 1)  # who says it had not read the row
+            due = self._now
+            if not letter:  # what has deaths always has a time too: that is how it is found again
+                due = self._later(row.channel, change.due + self._shift if isinstance(change, Again) else due)
             # A letter moves to the end even if it was alone, so that letters lie in the order of their deaths.
             seq = row.seq if row.count == 1 and not letter else self._next_seq()
-            self.own[name] = Own(row, change.number, seq, LETTER if letter else WAITING, failures, due, change.note)
+            state = LETTER if letter else WAITING
+            self.own[name] = Own(row, change.number, seq, state, failures, due, note, marks, isinstance(change, Mark))
             if row.count > 1:
                 self._remove(row, [(change.number, 1)])
             if letter:
                 self._tally.of(row.channel).dead += 1
             self.events.append(
-                Event(row, change.number, 1, "dead" if letter else "stored", change.note if letter else b"", failures)
+                Event(row, change.number, 1, "dead" if letter else "stored", (note or b"") if letter else b"", failures)
             )
             return
+
+    def _once_more(self, own: Own, change: Again | Bury | Mark) -> None:
+        """It has left its segment in this transaction already: a death was noted, or one more."""
+        if own.state != WAITING:
+            return
+        if isinstance(change, Mark):
+            own.marks = _marked(own.marks, change)
+            return
+        if not own.is_marked:
+            return
+        own.is_marked = False
+        own.failures = max(change.failures, own.row.failures + 1)
+        own.note = change.note
+        if isinstance(change, Again):
+            own.due = self._later(own.row.channel, change.due + self._shift)
+            return
+        own.due, own.state, own.seq = self._now, LETTER, self._next_seq()
+        self._tally.of(own.row.channel).dead += 1
+        self.events.append(Event(own.row, own.number, 1, "dead", change.note, own.failures))
 
     # Writing
 
     def write(self, database: Database, id_of: Callable[[str], int]) -> None:
         deleted = [row for row in self.deleted.values() if row not in self._young]
         touched = [each for each in self.touched.values() if each.row not in self._young]
-        if self.own or deleted or touched or self.set_aside or self.noted:
+        alone = [(seq, marks) for seq, (row, marks) in self.alone.items() if (row.epoch, row.first) not in self.own]
+        if self.own or deleted or touched or alone or self.set_aside or self.noted:
             database.begin()
         if self.own:
             self._write_own(id_of)
@@ -248,6 +295,8 @@ class Settlement:
                 "UPDATE message SET gone = unhex(j.value ->> 1) FROM json_each(?) AS j WHERE seq = j.value ->> 0",
                 (json.encode(gone).decode(),),
             )
+        for seq, marks in alone:
+            database.run("UPDATE message SET deaths = ? WHERE seq = ?", (pack_marks(marks), seq))
         if self.set_aside:
             # When it happened stands where its due time was, as for dead letters.
             database.run(
@@ -260,13 +309,15 @@ class Settlement:
                 database.run("DELETE FROM noted WHERE instance = ?", (signed(instance),))
 
     def _write_own(self, id_of: Callable[[str], int]) -> None:
-        moved: list[tuple[int, int, int, int, int, str]] = []
+        moved: list[tuple[int, int, int, int, int, str | None, str]] = []
         bodies: list[tuple[object, ...]] = []
         messages: list[tuple[object, ...]] = []
         for own in self.own.values():
             row = own.row
             if row.count == 1:
-                moved.append((row.seq, own.seq, own.state, own.failures, own.due, own.note.hex()))
+                note, deaths = own.note, pack_marks(own.marks) or b""
+                said = note.hex() if note is not None else None
+                moved.append((row.seq, own.seq, own.state, own.failures, own.due, said, deaths.hex()))
                 continue
             body = alone(self._payload(row, own.number))
             crc = checksum(body, b"") if self._checked else None
@@ -275,14 +326,15 @@ class Settlement:
             messages.append(
                 (own.seq, row.epoch, own.number, 1, id_of(row.channel), row.priority, own.due, row.expires, own.state,
                  own.failures, own.seq, own.note, row.home, row.accepted_at,
-                 pack_headers({own.number: headers} if headers else None))
+                 pack_headers({own.number: headers} if headers else None), pack_marks(own.marks))
             )  # fmt: skip
         self._database.insert(BODY, BODY_VALUES, bodies)
-        self._database.insert(MESSAGE, MESSAGE_VALUES, messages)
+        self._database.insert(_OWN, _OWN_VALUES, messages)
         if moved:
             self._database.run(
                 "UPDATE message SET seq = j.value ->> 1, state = j.value ->> 2, attempt = j.value ->> 3, "
-                "due = j.value ->> 4, note = unhex(j.value ->> 5) FROM json_each(?) AS j WHERE seq = j.value ->> 0",
+                "due = j.value ->> 4, note = coalesce(unhex(j.value ->> 5), note), "
+                "deaths = nullif(unhex(j.value ->> 6), x'') FROM json_each(?) AS j WHERE seq = j.value ->> 0",
                 (json.encode(moved).decode(),),
             )
 
@@ -293,6 +345,14 @@ class Settlement:
             self._bodies = {row.body: body}  # those of one segment come together
         start, stop = row.span(number, 1)
         return memoryview(body)[start:stop]
+
+
+def _marked(marks: Marks, mark: Mark) -> Marks:
+    for death in mark.died:
+        marks = marks.died(death)
+    for instance in mark.cleared:
+        marks = marks.cleared(instance)
+    return marks
 
 
 class Dropped(Struct):
