@@ -132,6 +132,9 @@ class Settings(Struct, frozen=True, kw_only=True, dict=True):
     handshake_timeout: Annotated[float, Meta(gt=0, description="seconds that a handshake may take")] = 5.0
 
     # Leaving, and what is kept
+    crash_limit: Annotated[
+        int, Meta(ge=3, description="workers that die while they run a message before it is a dead letter")
+    ] = 3
     drain: Annotated[
         float, Meta(ge=0, description="seconds that leaving waits for what runs and for what is taken")
     ] = 5.0

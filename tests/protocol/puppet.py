@@ -13,6 +13,7 @@ from zerowait.engines.brokerless.protocol.config import Config, Identity
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.effects import Close, Effect, Prove, Send, Ticket
 from zerowait.engines.brokerless.protocol.frames import (
+    LANES,
     Batch,
     Credit,
     Drop,
@@ -121,6 +122,8 @@ class Stage:
             ticket = self.tickets.pop(0)
             self.store.apply(ticket.changes)
             self.core.owner.committed(ticket.box, ticket.number)
+            if ticket.marked:
+                self.core.owner.offer(ticket.box, self.store.due_now(self.wall_us(self.now)))
 
     def effect(self, kind: type[Effect]) -> list[Effect]:
         return [effect for effect in self.effects if isinstance(effect, kind)]
@@ -147,7 +150,8 @@ class Stage:
 
 
 class Puppet:
-    """A peer at the other end of one connection. It answers PING, and nothing else by itself."""
+    """A peer at the other end of one connection. It answers PING, and gives credit for a suspect where it was made to
+    give any; nothing else by itself."""
 
     _conns = 0
 
@@ -181,6 +185,7 @@ class Puppet:
         self.heard: list[Frame] = []
         self.closed = False
         self._held = 0
+        self._asides = 0  # CREDITs for suspects
         stage.puppets[self.conn] = self
         stage.core.opened(self.conn, stage.now, ours=not dials)
         stage.step()
@@ -198,7 +203,7 @@ class Puppet:
     def tell(self, *, draining: bool = False, obituaries: tuple[Obituary, ...] = ()) -> None:
         """STATE; then HELD for what the core owns, and credit."""
         name = fingerprint(self.type) if self.type is not None else b""
-        served = tuple(Served(channel, fingerprint=name) for channel in self.channels)
+        served = tuple(Served(channel, fingerprint=name, lanes=LANES) for channel in self.channels)
         self.say(State(served, tuple(self.boxes), obituaries, draining))
         for box in self.boxes:
             self.answer(box.box)
@@ -222,13 +227,21 @@ class Puppet:
             self.say(Drop(box, held[-1].serial, ranges))
 
     def send(
-        self, first: int = 1, count: int = 1, *, n: int = 1, epoch: int = 1, fence: int = 1, box: int = BOX
+        self,
+        first: int = 1,
+        count: int = 1,
+        *,
+        n: int = 1,
+        epoch: int = 1,
+        fence: int = 1,
+        box: int = BOX,
+        lane: int = 0,
     ) -> Part:
         made = segment(CHANNEL, epoch, first, [10] * count)
         body, ends, base = body_of(Slice(box, made, first, count))
         self.say(
             Batch(
-                box=box, epoch=epoch, fence=fence, n=n, channel=CHANNEL, lane=0, ranges=((first, count),),
+                box=box, epoch=epoch, fence=fence, n=n, channel=CHANNEL, lane=lane, ranges=((first, count),),
                 accepted_at=(0, 0), sender="", failures={}, keys={}, left_ms={}, traces={}, headers={}, base=base,
                 ends=memoryview(ends), body=memoryview(body),
             )
@@ -253,6 +266,10 @@ class Puppet:
     def hear(self, data: bytes) -> None:
         frame = frames.decode_first(data) if data.startswith(frames.MAGIC) else frames.decode(data)
         self.heard.append(frame)
+        if isinstance(frame, Want) and frame.lane and frame.waiting and self.credit and self.answers:
+            self._asides += 1
+            credit = Credit(frame.channel, frame.lane, frame.sent + 1, self._asides)
+            self.stage.core.receive(self.conn, frames.encode(credit), self.stage.now)
         if isinstance(frame, Ping) and self.answers and not self.closed:
             self.stage.core.receive(self.conn, frames.encode(Pong(frame.serial)), self.stage.now)
 

@@ -2,12 +2,15 @@
 
     owner A [as=OTHER] [commit=MS]         a sender; as: it opens the outbox that OTHER had
     worker B [runners=N] [takes=S]         takes: how long a message runs
+    opens A                                it looks for proofs of the death of those that its outbox has noted
     dial A B · cut A B · half-cut A B      half-cut: only A notices
     partition A B [one-way] · heal         one-way: what A says does not reach B
     kill X · pause X · resume X · leave X  leave: as a deploy does
     push A N [bytes=N] · withdraw A N
     outcome B N retry|dead|unstarted [after=S]     how the next run of message N ends at B
     takes B S · serve B CHANNEL…
+    killer N [with=A]                      who runs message N dies of it, in the middle of the run, and takes A along
+    lists on|off                           whether a proof of death comes with what ran there
     run S                                  time passes; what happens in it is shown
     stands B S                             its handlers' loop has not turned for so long
     frames on|off                          also what is said (without PING, PONG, CREDIT, WANT and STATE)
@@ -46,6 +49,7 @@ class Scenario:
         self._lines: list[tuple[str, str, list[tuple[int, int]], str]] = []  # (who, what, numbers, the rest)
         self._openings: dict[int, list[int]] = {}  # outbox → its epochs
         self._takes: dict[str, float] = {}
+        self._killers: dict[int, str] = {}
         self._outcomes: dict[tuple[str, int], Outcome] = {}
 
     def play(self, command: str) -> list[str]:
@@ -91,7 +95,7 @@ class Scenario:
 
         match frame:
             case frames.Batch():
-                return f"BATCH {ranges(frame.ranges)} (dispatch {frame.n})"
+                return f"BATCH {ranges(frame.ranges)} (dispatch {frame.n}){('', ', aside', ', alone')[frame.lane]}"
             case frames.Outcome():
                 return f"OUTCOME {Verdict(frame.verdict).name.lower()} {of(frame.parts)}"
             case frames.Confirm():
@@ -139,9 +143,21 @@ class Scenario:
         self._takes[name] = float(takes)
 
         def handle(channel: str, epoch: int, number: int) -> tuple[float, Outcome | None]:
+            if number in self._killers:
+                others = [self.processes[each] for each in [self._killers[number]] if each]
+                for process in [worker, *others]:
+                    self.world.call(self.world.now + self._takes[name] / 2, process.kill)
             return self._takes[name], self._outcomes.pop((name, number), None)
 
         worker.handler = handle
+
+    def _do_opens(self, name: str) -> None:
+        """Who opens an outbox looks whether those are over that it has noted."""
+        process, store = self.processes[name], self.stores[name]
+        for instance in sorted(store.noted):
+            dead = self.world.by_instance(instance)
+            if dead is not None and not dead.alive and self.world.proofs:
+                process.core.buried(instance, self.world.now, dead.obituary())
 
     def _do_dial(self, a: str, b: str) -> None:
         self.world.dial(self.processes[a], self.processes[b])
@@ -193,6 +209,12 @@ class Scenario:
 
     def _do_outcome(self, name: str, number: str, verdict: str, after: str = "0") -> None:
         self._outcomes[name, int(number)] = Outcome(VERDICTS[verdict], float(after))
+
+    def _do_killer(self, number: str, **others: str) -> None:
+        self._killers[int(number)] = others.get("with", "")
+
+    def _do_lists(self, how: str) -> None:
+        self.world.lists = how == "on"
 
     def _do_takes(self, name: str, seconds: str) -> None:
         self._takes[name] = float(seconds)

@@ -13,9 +13,12 @@ from zerowait.message import (
     BODY_HEADER,
     BODY_START,
     Again,
+    Alone,
     Bury,
     Change,
     Forget,
+    Mark,
+    Marks,
     Note,
     Segment,
     Settle,
@@ -35,6 +38,7 @@ def segment(
     seq: int = 0,
     failures: int = 0,
     due: int | None = None,
+    marks: Marks | None = None,
 ) -> Segment:
     sizes = list(sizes)
     body = bytearray(BODY_HEADER.pack(ARRAY32, len(sizes)))
@@ -54,17 +58,20 @@ def segment(
         seq=seq,
         failures=failures,
         due=due,
+        marks=marks,
     )
 
 
 class Row:
-    __slots__ = ("channel", "due", "failures", "size")
+    __slots__ = ("channel", "due", "failures", "marks", "note", "size")
 
     def __init__(self, channel: str, size: int) -> None:
         self.channel = channel
         self.size = size
         self.failures = 0
         self.due = 0
+        self.marks: Marks | None = None
+        self.note = b""
 
 
 class Store:
@@ -114,7 +121,14 @@ class Store:
                 case Bury():
                     row = self._leaves((change.epoch, change.number), Verdict.DEAD)
                     if row is not None:
+                        row.failures, row.note = change.failures, change.note
                         self.letters[change.epoch, change.number] = row
+                case Mark():
+                    self._mark(change)
+                case Alone():
+                    row = self.rows.get((change.epoch, change.number))
+                    if row is not None:
+                        row.marks = (row.marks or Marks()).alone(change.instance)
                 case Note():
                     self.noted.add(change.instance)
                 case Forget():
@@ -138,6 +152,21 @@ class Store:
         self._offered.discard(name)
         heapq.heappush(self._due, (change.due, *name))
 
+    def _mark(self, change: Mark) -> None:
+        name = (change.epoch, change.number)
+        row = self.rows.get(name)
+        if row is None:
+            return
+        marks = row.marks or Marks()
+        for death in change.died:
+            marks = marks.died(death)
+        for instance in change.cleared:
+            marks = marks.cleared(instance)
+        row.marks = marks if marks.deaths or marks.alone_at else None
+        row.due = row.due or START_US
+        self._offered.discard(name)
+        heapq.heappush(self._due, (row.due, *name))
+
     @property
     def read(self) -> set[Name]:
         """What this opening has offered, and not taken back to wait for a time."""
@@ -148,7 +177,7 @@ class Store:
         match change:
             case Settle():
                 return [(change.epoch, number) for number in range(change.first, change.first + change.count)]
-            case Again() | Bury():
+            case Again() | Bury() | Mark():
                 return [(change.epoch, change.number)]
             case _:
                 return []
@@ -167,7 +196,9 @@ class Store:
 
     def _offer(self, epoch: int, number: int, row: Row) -> Segment:
         self._offered.add((epoch, number))
-        return segment(row.channel, epoch, number, [row.size], failures=row.failures, due=row.due or None)
+        return segment(
+            row.channel, epoch, number, [row.size], failures=row.failures, due=row.due or None, marks=row.marks
+        )
 
     def unread(self, most: int) -> list[Segment]:
         """The next so many that no dispatch has seen since the opening, in order."""

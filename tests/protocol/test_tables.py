@@ -14,18 +14,23 @@ from tests.protocol.vectors import TWO, VECTORS
 from zerowait.engines.brokerless.protocol import frames, tables
 from zerowait.engines.brokerless.protocol.effects import Withdrawn
 from zerowait.engines.brokerless.protocol.frames import (
+    ALONE,
+    ASIDE,
     Batch,
     Confirm,
     Drop,
     Frame,
     Goodbye,
     Held,
+    Obituary,
     Outcome,
     Owned,
     Part,
     State,
+    Want,
 )
 from zerowait.engines.brokerless.protocol.link import LinkPhase
+from zerowait.engines.brokerless.protocol.owner.suspects import lane_of
 from zerowait.engines.brokerless.protocol.tables import (
     IN_FLIGHT,
     ITEM,
@@ -46,7 +51,7 @@ from zerowait.message import Verdict
 
 IMPOSSIBLE = tables.IMPOSSIBLE
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
-X, Y = 201, 202
+X, Y, Z = 201, 202, 203
 ANOTHER_EPOCH = 5
 
 
@@ -88,6 +93,28 @@ class AtOwner:
 
     def is_waiting(self) -> bool:
         return any(piece.first <= 1 < piece.first + piece.count for piece in self.stage.core.owner.pieces(BOX))
+
+    def obituary(self, instance: int, number: int) -> Obituary:
+        """number: what ran there; 0: that is not known."""
+        running = ((BOX, self.epoch, number, 1),) if number else ()
+        return Obituary(instance, None, 9, running, bool(number))
+
+    def waits(self) -> str:
+        """In which lane, and whether a mark had to be durable before."""
+        before = self.is_waiting()
+        self.stage.holds_commits = False
+        self.stage.commit()
+        self.stage.step()
+        if not self.is_waiting():
+            return "?"
+        aside = any(
+            lane_of(piece.segment.marks) == ASIDE
+            for piece in self.stage.core.owner.dispatch.suspects
+            if piece.segment.marks is not None
+        )
+        if not aside:
+            return "waiting" if before else "?"
+        return "?" if before else "marked; once durable aside"
 
     def changed(self) -> list[Verdict]:
         return [verdict for verdict, count in self.store.counts.items() if count > self.counts[verdict]]
@@ -219,19 +246,45 @@ def loss(how: str) -> Callable[[AtOwner], str]:
         if at.state != IN_FLIGHT:
             assert at.holder() is None
             return IMPOSSIBLE
-        at.x.lose()
+        at.stage.holds_commits = how not in ("not held", "left")
+        if how == "left":
+            at.x.say(Goodbye(frames.LEAVING))
+        elif how == "silent":
+            at.x.answers = False
+            at.stage.step(at.stage.config.silence + at.stage.config.resume_grace + 0.1)
+        else:
+            at.x.lose()
         if how == "not held":
             at.come_back(at.x)
-        elif how == "dead":
-            at.stage.core.buried(X, at.stage.now)
-            at.stage.step()
-        else:
+        elif how == "gone":
             at.stage.step(at.stage.config.resume_grace - 0.1)
             assert at.holder() == X, "given back before the grace was over"
             at.stage.step(0.2)
-        return "waiting" if at.holder() is None and at.is_waiting() else "?"
+        elif how in ("named", "not named", "no list"):
+            number = {"named": 1, "not named": 2, "no list": 0}[how]
+            at.stage.core.buried(X, at.stage.now, at.obituary(X, number))
+            at.stage.step()
+        assert at.holder() is None
+        return at.waits()
 
     return run
+
+
+def named_by_another(at: AtOwner) -> str:
+    """Z is dead, which had it once, as far as its list tells."""
+    at.stage.holds_commits = at.state == WAITING
+    at.stage.core.buried(Z, at.stage.now, at.obituary(Z, 1))
+    at.stage.step()
+    if at.state == WAITING:
+        return at.waits()
+    if at.state == SETTLED:
+        return "nothing" if not at.store.rows and not at.is_waiting() else "?"
+    assert at.holder() == X
+    assert at.x.all(Drop) == []
+    at.x.credit = 0
+    at.x.say(Outcome(BOX, Verdict.UNSTARTED, (at.part(),)))
+    assert [lane_of(each.segment.marks) for each in at.stage.core.owner.dispatch.suspects if each.segment.marks] == [1]
+    return "marked when it comes back"
 
 
 def expires(at: AtOwner) -> str:
@@ -289,8 +342,13 @@ OWNER_EVENTS: dict[str, Callable[[AtOwner], str]] = {
     "HELD, queued, from its holder": held(running=False, holder=True),
     "HELD, queued, from another": held(running=False, holder=False),
     "not in its holder's HELD": loss("not held"),
-    "its holder is gone": loss("gone"),
-    "its holder is dead": loss("dead"),
+    "its holder has left": loss("left"),
+    "its holder is gone, after silence": loss("silent"),
+    "its holder is gone, its connection was closed": loss("gone"),
+    "its holder is dead, its list names it": loss("named"),
+    "its holder is dead, its list does not name it": loss("not named"),
+    "its holder is dead, without a list": loss("no list"),
+    "the list of another that is dead names it": named_by_another,
     "ttl over": expires,
     "withdraw, it had not begun": withdrawn(begun=False),
     "withdraw, it had begun": withdrawn(begun=True),
@@ -397,6 +455,23 @@ def batch_while_draining(at: AtWorker) -> str:
     return "said again" if at.said(Verdict.HANDLED) == [at.part] else "?"
 
 
+def batch_to_run_alone(at: AtWorker) -> str:
+    newer = at.owner.send(1, n=2, epoch=3, fence=3, lane=ALONE)
+    if at.said(Verdict.UNSTARTED) == [newer]:
+        return "`unstarted`" if at.seen() == UNKNOWN else "?"
+    assert at.seen() == at.state, "it would run twice"
+    if at.state == KNOWN:
+        return "said again" if at.said(Verdict.HANDLED) == [at.part] else "?"
+    at.stage.end(at.run or at.stage.take())
+    return "newer dispatch taken" if at.said(Verdict.HANDLED) == [newer] else "?"
+
+
+def runner_while_another_is_to_run_alone(at: AtWorker) -> str:
+    at.owner.say(Want(CHANNEL, ALONE, 0, 0, 1))
+    assert at.stage.take() is None
+    return "stays" if at.state == QUEUED and at.seen() == QUEUED else IMPOSSIBLE
+
+
 def runner(*, permitted: bool) -> Callable[[AtWorker], str]:
     def run(at: AtWorker) -> str:
         if not permitted:
@@ -495,9 +570,11 @@ WORKER_EVENTS: dict[str, Callable[[AtWorker], str]] = {
     "BATCH, fence too low": fenced,
     "BATCH": batch,
     "BATCH after another outcome than `handled` or `dead`": batch_after_another_outcome,
+    "BATCH to run alone, and nothing stands still for it": batch_to_run_alone,
     "BATCH while draining": batch_while_draining,
     "a runner, with permission": runner(permitted=True),
     "a runner, without permission": runner(permitted=False),
+    "a runner, while another is to run alone": runner_while_another_is_to_run_alone,
     "DROP": drop("unasked"),
     "DROP in answer to HELD": drop("answer"),
     "DROP with cancel": drop("cancel"),

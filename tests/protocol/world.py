@@ -68,17 +68,20 @@ class Process:
         read_ahead: int = 1_000_000,
         config: Config | None = None,
         instance: int | None = None,
+        boot: str = BOOT,
     ) -> None:
         self.world = world
         self.name = name
         self.instance = instance if instance is not None else next(world.instances)
         self.config = config or world.config
         identity = Identity(
-            instance=self.instance, name=name, pid=self.instance, boot=BOOT, device=1, inode=self.instance
+            instance=self.instance, name=name, pid=self.instance, boot=boot, device=1, inode=self.instance
         )
         self.core = Core(identity, self.config, lock=nullcontext(), wall_us=world.wall_us)
         self.stores = {store.box: store for store in boxes}
         self.alive = True
+        self.running: dict[int, list[Run]] = {}  # what its mapped list names: by runner
+        self.exit_code: int | None = None
         self.paused = False
         self.commit_s = commit_s
         self.job = job  # how many messages a runner takes at once
@@ -115,10 +118,17 @@ class Process:
         self.world.touch(self)
         return made
 
-    def kill(self) -> None:
+    def kill(self, exit_code: int | None = None) -> None:
         self.alive = False
+        self.exit_code = exit_code
         for conn in [conn for (process, conn) in self.world.wires if process is self]:
             self.world.cut(self, conn)
+
+    def obituary(self) -> frames.Obituary:
+        """What whoever can take its lock reads beside it."""
+        names = [run.name for runs in self.running.values() for run in runs]
+        running = tuple((box, epoch, number, 1) for box, epoch, number in names)
+        return frames.Obituary(self.instance, self.exit_code, None, running, self.world.lists)
 
     def pause(self) -> None:
         self.paused = True
@@ -195,7 +205,7 @@ class Process:
             case Prove():
                 peer = world.by_instance(effect.instance)
                 if peer is not None and not peer.alive and world.proofs:
-                    self.core.buried(effect.instance, world.now)
+                    self.core.buried(effect.instance, world.now, peer.obituary())
             case Say():
                 self.said.append(effect)
                 if world.tells is not None:
@@ -220,7 +230,7 @@ class Process:
     # -- what its runners do -----------------------------------------------------------------------------------------
 
     def _run(self, channel: str) -> None:
-        while self.busy[channel] < self.services[channel]:
+        while self.alive and self.busy[channel] < self.services[channel]:
             taken = self.core.worker.desk.start(channel, self.job, self.world.now)
             if taken is None:
                 return
@@ -238,7 +248,10 @@ class Process:
             run.outcome = outcome
             runs.append(run)
             seconds += spent
+        self.running[id(taken)] = runs
         self.world.began(runs)
+        if not self.alive:
+            return  # its handler has ended it
         if self.world.tells is not None:
             self.world.tells(self, ("starts", runs))
         self.world.call(self.world.now + seconds, lambda: self.when_awake(lambda: self._end(channel, taken, runs)))
@@ -246,6 +259,7 @@ class Process:
 
     def _end(self, channel: str, taken: Taken, runs: list[Run]) -> None:
         self.busy[channel] -= 1
+        self.running.pop(id(taken), None)
         finished: list[tuple[Taken, int, int, Outcome | None]] = []
         for index, run in enumerate(runs, taken.start):
             run.ended_at = self.world.now
@@ -268,6 +282,7 @@ class World:
         self.config = config or Config()
         self.latency_s = latency_s
         self.proofs = True
+        self.lists = True  # a proof comes with what ran there
         self.instances = count(1)
         self.processes: list[Process] = []
         self.owners: dict[int, Process] = {}  # who holds the file's lock, where a test says so

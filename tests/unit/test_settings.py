@@ -28,7 +28,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert (settings.message_bytes, settings.headers_bytes, settings.traceback_bytes) == (16 << 20, 8 << 10, 16 << 10)
     assert (settings.prefetch, settings.ping, settings.silence) == (50_000, 1, 3)
     assert (settings.resume_grace, settings.drain, settings.store_grace) == (5, 5, 30)
-    assert (settings.dead_letters, settings.dead_letter_days) == (10_000, 30)
+    assert (settings.dead_letters, settings.dead_letter_days, settings.crash_limit) == (10_000, 30, 3)
     assert (settings.ids, settings.ids_hours, settings.outcomes_days, settings.undecided_after) == (100_000, 24, 7, 600)
     assert (settings.connections, settings.handshakes, settings.handshake_timeout) == (4_096, 256, 5)
     assert (settings.check, settings.durable, settings.namespace) == ("type", True, "default")

@@ -51,9 +51,9 @@ class Visit:
 
     @property
     def attempt(self) -> int:
-        """Counts from 1."""
-        failures = self.delivery.failures
-        return 1 + (failures.get(self.number, 0) if failures else 0)
+        """Counts from 1: what failed, and what ended with its worker."""
+        failures, deaths, number = self.delivery.failures, self.delivery.deaths, self.number
+        return 1 + (failures.get(number, 0) if failures else 0) + (deaths.get(number, 0) if deaths else 0)
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -289,6 +289,7 @@ class Node:
             message_bytes=settings.message_bytes,
             outcome_keep=settings.outcomes_days * 86_400.0,
             drain=settings.drain,
+            crash_limit=settings.crash_limit,
         )
         self.core = core = Core(identity_of(me), config, lock=threading.Lock(), wall_us=self._wall_us)
         self.outboxes.open(core)

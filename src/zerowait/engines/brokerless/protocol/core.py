@@ -101,7 +101,7 @@ class Core:
 
     def _state(self, side: str) -> State:
         channels = tuple(
-            Served(s.channel, s.kind, fingerprint=s.fingerprint, concurrency=s.concurrency)
+            Served(s.channel, s.kind, fingerprint=s.fingerprint, lanes=frames.LANES, concurrency=s.concurrency)
             for s in self.worker.services.values()
         )
         boxes = tuple(Owned(c.box, c.epoch, c.name, c.durable) for c in self.owner.custody.values())
@@ -194,6 +194,7 @@ class Core:
         self._hear(link, inner, now)
 
     def _state_of(self, link: Link, state: State, now: float) -> None:
+        frames.check_obituaries(state.obituaries)
         if link.phase is LinkPhase.GREETED and not self.sessions.begin(link, state, now):
             return
         served, boxes = list(link.served), list(link.boxes.values())
@@ -201,7 +202,7 @@ class Core:
         self.owner.served(link, served)
         self.worker.announced(link, boxes, now)
         for obituary in state.obituaries:
-            self.buried(obituary.instance, now)
+            self.buried(obituary.instance, now, obituary)
         self.effects.add(Say("state", "", link.instance))
 
     def _schema(self, link: Link, schema: frames.Schema) -> None:
@@ -255,14 +256,21 @@ class Core:
 
     # -- life and death ----------------------------------------------------------------------------------------------
 
-    def buried(self, instance: int, now: float) -> None:
-        """Proved dead (rules §4.1): what it held is redelivered at once."""
-        if instance == self.me.instance or self.peers.is_dead(instance):
+    def buried(self, instance: int, now: float, obituary: Obituary | None = None) -> None:
+        """Proved dead (rules §4.1): what it held is redelivered at once. obituary: how it ended and what ran there, as
+        far as that is known; to be said again when more is."""
+        if instance == self.me.instance:
+            return
+        if self.peers.is_dead(instance):
+            if obituary is not None:
+                self.owner.learned(obituary, "")
             return
         for link in self.sessions.of(instance):
             self.sessions.end(link, frames.BURIED, "proved dead", now)
         peer = self.peers.bury(instance)
-        returned = self.owner.gone(instance, is_dead=True)
+        name = peer.hello.name if peer is not None else ""
+        is_death = peer is None or not peer.draining
+        returned = self.owner.gone(instance, is_dead=True, is_death=is_death, name=name, obituary=obituary)
         if peer is not None:
             self.worker.owner_gone(peer.boxes, now)
         self.effects.add(Say("dead", "", instance, messages=returned))
@@ -271,7 +279,7 @@ class Core:
         """To be told to everybody: that instance has ended."""
         others = [known for known in self.obituaries if known.instance != obituary.instance]
         self.obituaries = [*others, obituary][-OBITUARIES:]
-        self.buried(obituary.instance, now)
+        self.buried(obituary.instance, now, obituary)
         self._tell_state()
 
     # -- time --------------------------------------------------------------------------------------------------------
@@ -294,7 +302,8 @@ class Core:
                 self.sessions.close(peer.link, f"nothing heard for {self.config.silence:g} s", now)
         for peer in self.peers.over(now):
             self.peers.forget(peer)
-            returned = self.owner.gone(peer.instance)
+            is_death = self.peers.seems_dead(peer)
+            returned = self.owner.gone(peer.instance, is_death=is_death, name=peer.hello.name)
             self.worker.owner_gone(peer.boxes, now)
             words = f"not back within {self.config.resume_grace:g} s"
             self.effects.add(Say("gone", words, peer.instance, messages=returned))
@@ -332,7 +341,7 @@ class Core:
     def flush(self, now: float) -> None:
         """What follows from all that came in since the last flush."""
         self.owner.send(now)
-        self.worker.share()
+        self.worker.share(now)
 
     # -- leaving -----------------------------------------------------------------------------------------------------
 

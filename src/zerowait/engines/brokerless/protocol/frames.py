@@ -39,6 +39,13 @@ LEAVING = 10
 TOO_MANY = 11
 
 
+# Lanes of credit (rules §5.2).
+ORDINARY = 0
+ASIDE = 1  # one suspect a link, beside ordinary work
+ALONE = 2  # one in the whole process
+LANES = 3
+
+
 class ProtocolError(Exception):
     """A peer said what it may not say: the link ends with this code. Never raised into a user's code."""
 
@@ -71,7 +78,7 @@ class Served(Struct, array_like=True, frozen=True):
     kind: str = "push"
     idempotent: bool = False
     fingerprint: bytes = b""
-    lanes: int = 1
+    lanes: int = 1  # how many it gives credit for: LANES below
     concurrency: int = 0
 
 
@@ -87,6 +94,7 @@ class Obituary(Struct, array_like=True, frozen=True):
     exit_code: int | None = None
     signal: int | None = None
     running: tuple[tuple[int, int, int, int], ...] = ()  # (outbox, epoch, first, count)
+    listed: bool = False  # `running` is all that ran there; else nothing is known of it
 
 
 class State(Struct, array_like=True, tag=2, frozen=True):
@@ -154,6 +162,7 @@ class Batch(Struct, array_like=True, tag=7):
     base: int  # what to subtract from the ends (a part of a segment travels with the segment's own)
     ends: memoryview  # uint32 little endian: where each payload ends in the body below
     body: memoryview  # a msgpack array (array32 header) of payloads
+    deaths: dict[int, int] = field(default_factory=dict[int, int])  # sparse: of workers, proved, while it ran
 
 
 class Outcome(Struct, array_like=True, tag=8, frozen=True):
@@ -321,6 +330,14 @@ def check_parts(parts: Iterable[Part]) -> None:
     for part in parts:
         if not 0 < part.count <= SEGMENT_MESSAGES or part.first < 1:
             raise ProtocolError(MALFORMED, f"a range of {part.count} messages from number {part.first}")
+
+
+def check_obituaries(obituaries: Iterable[Obituary]) -> None:
+    """Raises ProtocolError for what no process can have run."""
+    for obituary in obituaries:
+        for _, _, first, count in obituary.running:
+            if not 0 < count <= SEGMENT_MESSAGES or first < 1:
+                raise ProtocolError(MALFORMED, f"an obituary that names {count} messages from number {first}")
 
 
 def check_batch(batch: Batch) -> int:

@@ -30,7 +30,19 @@ class Phase(Enum):
 
 
 class Peer:
-    __slots__ = ("boxes", "heard_at", "hello", "instance", "link", "lost_at", "phase", "prove_at", "stuck_since")
+    __slots__ = (
+        "boxes",
+        "draining",
+        "heard_at",
+        "hello",
+        "instance",
+        "is_abrupt",
+        "link",
+        "lost_at",
+        "phase",
+        "prove_at",
+        "stuck_since",
+    )
 
     def __init__(self, hello: Hello, now: float) -> None:
         self.instance = hello.instance
@@ -42,6 +54,8 @@ class Peer:
         self.lost_at = now
         self.prove_at: float | None = None
         self.stuck_since: float | None = None
+        self.draining = False  # when it was last there
+        self.is_abrupt = False  # its connection closed in the midst of life, and not because nothing was heard any more
 
 
 class Peers:
@@ -83,6 +97,8 @@ class Peers:
         """Its connection closed or fell silent. On the same machine proof is looked for at once."""
         if peer.link is not None:
             peer.boxes = list(peer.link.boxes.values())
+            peer.draining = peer.link.draining
+        peer.is_abrupt = now - peer.heard_at <= 2 * self._config.ping
         peer.link = None
         peer.phase = Phase.SILENT
         peer.lost_at = now
@@ -91,6 +107,11 @@ class Peers:
 
     def is_local(self, peer: Peer) -> bool:
         return bool(self._boot) and peer.hello.boot == self._boot and peer.hello.inode != 0
+
+    def seems_dead(self, peer: Peer) -> bool:
+        """Of who has not come back: whether it may be called a death although that is not proved (rules §5.4). Silence
+        by itself is none; nor is anything where a proof could be had; nor the end of who was leaving."""
+        return peer.is_abrupt and not peer.draining and not self.is_local(peer)
 
     def bury(self, instance: int) -> Peer | None:
         """Proved dead: whoever turns up under this number again is refused."""

@@ -59,6 +59,7 @@ LATER = "…"  # comes with what handlers send (outputs, choices) and with reque
 WAITING, IN_FLIGHT, STUB, SETTLED = "waiting, due", "claimed, in flight", "stub", "settled, letter"
 MESSAGE_STATES = (WAITING, IN_FLIGHT, STUB, SETTLED)
 _CONFIRM_ONLY = "CONFIRM"
+_ASIDE = "marked; once durable aside"
 
 _MESSAGE_ROWS: dict[str, tuple[str, str, str, str]] = {
     "take, worker noted": ("in flight, BATCH", IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE),
@@ -75,8 +76,13 @@ _MESSAGE_ROWS: dict[str, tuple[str, str, str, str]] = {
     "HELD, queued, from its holder": (IMPOSSIBLE, "keep", LATER, IMPOSSIBLE),
     "HELD, queued, from another": ("DROP", "DROP", LATER, "DROP"),
     "not in its holder's HELD": (IMPOSSIBLE, "waiting", LATER, IMPOSSIBLE),
-    "its holder is gone": (IMPOSSIBLE, "waiting", LATER, IMPOSSIBLE),
-    "its holder is dead": (IMPOSSIBLE, "waiting", LATER, IMPOSSIBLE),
+    "its holder has left": (IMPOSSIBLE, "waiting", LATER, IMPOSSIBLE),
+    "its holder is gone, after silence": (IMPOSSIBLE, "waiting", LATER, IMPOSSIBLE),
+    "its holder is gone, its connection was closed": (IMPOSSIBLE, _ASIDE, LATER, IMPOSSIBLE),
+    "its holder is dead, its list names it": (IMPOSSIBLE, _ASIDE, LATER, IMPOSSIBLE),
+    "its holder is dead, its list does not name it": (IMPOSSIBLE, "waiting", LATER, IMPOSSIBLE),
+    "its holder is dead, without a list": (IMPOSSIBLE, _ASIDE, LATER, IMPOSSIBLE),
+    "the list of another that is dead names it": (_ASIDE, "marked when it comes back", LATER, "nothing"),
     "ttl over": ("expired", "the worker judges", LATER, IMPOSSIBLE),
     "withdraw, it had not begun": ("dropped: True", "DROP; dropped: True", LATER, "its row says"),
     "withdraw, it had begun": (IMPOSSIBLE, "DROP; False", LATER, "its row says"),
@@ -97,9 +103,16 @@ _ITEM_ROWS: dict[str, tuple[str, str, str, str]] = {
     "BATCH, fence too low": (_FENCED, _FENCED, _FENCED, _FENCED),
     "BATCH": ("queue", "newer dispatch taken", "newer dispatch taken", "said again"),
     "BATCH after another outcome than `handled` or `dead`": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, "queue"),
+    "BATCH to run alone, and nothing stands still for it": (
+        "`unstarted`",
+        "newer dispatch taken",
+        "newer dispatch taken",
+        "said again",
+    ),
     "BATCH while draining": ("`unstarted`", IMPOSSIBLE, "newer dispatch taken", "said again"),
     "a runner, with permission": (IMPOSSIBLE, "running", IMPOSSIBLE, IMPOSSIBLE),
     "a runner, without permission": (IMPOSSIBLE, "stays", IMPOSSIBLE, IMPOSSIBLE),
+    "a runner, while another is to run alone": (IMPOSSIBLE, "stays", IMPOSSIBLE, IMPOSSIBLE),
     "DROP": ("nothing", "gone, `unstarted`", "`started`", "nothing"),
     "DROP in answer to HELD": ("nothing", "gone, `unstarted`", "nothing", "nothing"),
     "DROP with cancel": ("nothing", "gone, `unstarted`", LATER, "nothing"),

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
+from zerowait.engines.brokerless.protocol.owner.suspects import Suspects
 from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, Numbers
 
 
@@ -174,18 +175,21 @@ class Queue:
 class Dispatch:
     def __init__(self) -> None:
         self._queues: dict[str, Queue] = {}
+        self.suspects = Suspects()  # they wait beside the queues, in lanes of their own
 
     def channels(self) -> list[str]:
-        return [channel for channel, queue in self._queues.items() if queue.messages]
+        channels = [channel for channel, queue in self._queues.items() if queue.messages]
+        return [*channels, *self.suspects.channels().difference(channels)] if self.suspects else channels
 
     def waiting(self, channel: str) -> int:
         queue = self._queues.get(channel)
-        return queue.messages if queue is not None else 0
+        return (queue.messages if queue is not None else 0) + self.suspects.count(channel)
 
     def boxes(self, channel: str) -> list[int]:
         """The outboxes of which something waits for this channel."""
         queue = self._queues.get(channel)
-        return [box for box, count in queue.counts.items() if count] if queue is not None else []
+        boxes = [box for box, count in queue.counts.items() if count] if queue is not None else []
+        return [*boxes, *self.suspects.boxes(channel).difference(boxes)] if self.suspects else boxes
 
     def waiting_for(self, channel: str, boxes: Collection[int], message_bytes: int) -> int:
         queue = self._queues.get(channel)
@@ -198,16 +202,20 @@ class Dispatch:
 
     def pieces(self, box: int) -> list[Slice]:
         """All of this outbox that waits here."""
-        return [
+        ordinary = [
             piece
             for queue in self._queues.values()
             for piece in (*queue.turns.get(box, ()), *(each for each in queue.aside if each.box == box))
         ]
+        return [*ordinary, *(piece for piece in self.suspects if piece.box == box)]
 
     def ready(self, pieces: Iterable[Slice], *, back: bool = False) -> None:
         """These wait from now on; what comes back goes first, in its order."""
         for piece in reversed(list(pieces)) if back else pieces:
             assert piece.count, "a slice of nothing"
+            if piece.segment.marks is not None and piece.segment.marks.deaths:
+                self.suspects.put(piece)
+                continue
             queue = self._queues.get(piece.segment.channel)
             if queue is None:
                 queue = self._queues[piece.segment.channel] = Queue()
@@ -216,12 +224,13 @@ class Dispatch:
     def remove(self, box: int, epoch: int, first: int, count: int) -> list[Slice]:
         """These do not wait any more: settled, adopted by who runs them, or withdrawn. Gives the parts that did
         wait."""
-        return [
+        taken = [
             piece
             for queue in self._queues.values()
             if queue.messages
             for piece in queue.remove(box, epoch, first, count)
         ]
+        return [*taken, *self.suspects.remove(box, epoch, first, count)] if self.suspects else taken
 
     def empty(self, channel: str, box: int, last: tuple[int, int]) -> list[Slice]:
         """None of this channel and outbox waits any more, up to the message of that name. Gives what did."""
@@ -232,6 +241,7 @@ class Dispatch:
         """Its outbox is closed or belongs to somebody else: nothing of it is sent any more."""
         for queue in self._queues.values():
             queue.disown(box)
+        self.suspects.disown(box)
 
     def pick(self, channel: str, takers: list[Taker]) -> list[tuple[Taker, Slice]]:
         """Who gets what of this channel now."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Effects, Reopen, Returned, Say, Withdrawn
-from zerowait.engines.brokerless.protocol.frames import Drop, Held, ProtocolError
+from zerowait.engines.brokerless.protocol.frames import LANES, ORDINARY, Drop, Held, Obituary, ProtocolError
 from zerowait.engines.brokerless.protocol.link import Link, Mismatch
 from zerowait.engines.brokerless.protocol.owner.custody import Custody, Ranges, Settled
 from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch
@@ -15,6 +15,7 @@ from zerowait.engines.brokerless.protocol.owner.expiry import Expiry
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
 from zerowait.engines.brokerless.protocol.owner.reconcile import reconcile
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
+from zerowait.engines.brokerless.protocol.owner.trial import Trial
 from zerowait.engines.brokerless.protocol.peers import Peers
 from zerowait.message import Change, Note, Numbers, Segment, Settle, Verdict
 
@@ -31,6 +32,7 @@ class Owner:
         self.dispatch = Dispatch()
         self._expiry = Expiry(wall_us)
         self.sender = Sender(effects, peers, config, wall_us, self.custody, self.dispatch)
+        self.trial = Trial(effects, peers, config.crash_limit, self.custody, self.dispatch)
 
     # -- our outboxes ----------------------------------------------------------------------------------------------
 
@@ -43,6 +45,7 @@ class Owner:
         self.custody[box] = custody
         for instance in noted:
             if self._peers.is_dead(instance):
+                self.trial.again(custody, instance)
                 self._past(custody, instance)
 
     def disown(self, box: int) -> None:
@@ -60,7 +63,10 @@ class Owner:
         if custody is None:
             return
         for segment in segments:
-            self.dispatch.ready(custody.offer(segment))
+            pieces = custody.offer(segment)
+            if segment.marks is not None or self.trial.owes:
+                pieces = self.trial.sift(custody, pieces)
+            self.dispatch.ready(pieces)
             self._expiry.watch(box, segment, segment.first, segment.count)
             self.sender.look(segment.channel)
 
@@ -171,9 +177,14 @@ class Owner:
     def receive(self, link: Link, frame: frames.Credit | frames.Outcome | Held, now: float) -> None:
         match frame:
             case frames.Credit():
+                if not ORDINARY <= frame.lane < LANES:
+                    return  # of a later version, and nothing of ours is in it
                 if link.credit(frame.channel, frame.lane).grant(frame.limit, frame.serial):
                     # lowered: given back only once we have said that we know
-                    self.sender.wants.tell(link, frame.channel)
+                    if frame.lane == ORDINARY:
+                        self.sender.wants.tell(link, frame.channel)
+                    else:
+                        self.sender.lanes.lowered(link, frame.channel, frame.lane)
                 self.sender.look(frame.channel)
             case frames.Outcome():
                 self._outcome(link, frame, now)
@@ -198,6 +209,10 @@ class Owner:
             done = custody.settle(link.instance, verdict, part, notes, now_us)
             if done.elsewhere or done.unqueue or done.answered:
                 self._beyond(custody, done)
+            if self.trial.owes and verdict is Verdict.HANDLED:
+                self.trial.settled(frame.box, part.epoch, part.first, part.count)
+            if done.returned:
+                self.trial.returned(custody, done.returned)
             if done.changes:
                 lasting = True
                 self._effects.commit(frame.box, done.changes).phantoms.extend(done.unqueue)
@@ -223,6 +238,8 @@ class Owner:
                 for epoch, first, count in ticket.phantoms:
                     custody.lasting(epoch, first, count)
                 custody.noting.difference_update(c.instance for c in ticket.changes if isinstance(c, Note))
+                for epoch, number in ticket.marked:
+                    custody.marked(epoch, number, ticket.number)
 
     def _resume(self, link: Link, held: Held) -> None:
         frames.check_parts((*held.queued, *held.running))
@@ -237,8 +254,10 @@ class Owner:
         self._effects.send(link.conn, Drop(held.box, held.serial, (*plan.drop, *self._withdrawn(custody, held))))
         link.resumed.add(held.box)
         self._started(custody, plan.started)
+        self.trial.returned(custody, plan.again)
+        self.trial.lives(link.instance)
         self._wait_again(custody, plan.again)
-        self.dispatch.ready(custody.resumed(link.instance))
+        self._ready(custody, custody.resumed(link.instance))
         self.sender.look(*link.served)
 
     def _withdrawn(self, custody: Custody, held: Held) -> Ranges:
@@ -256,16 +275,48 @@ class Owner:
                 custody.withdrawing.discard((epoch, number))
                 self._effects.add(Withdrawn(custody.box, epoch, number, False))
 
-    def gone(self, instance: int, *, is_dead: bool = False) -> int:
+    def gone(
+        self,
+        instance: int,
+        *,
+        is_dead: bool = False,
+        is_death: bool = False,
+        name: str = "",
+        obituary: Obituary | None = None,
+    ) -> int:
         """It did not come back within its grace, is proved dead or has left: what it held waits again. Gives how many
-        messages that are."""
+        messages that are. is_death: what ran there is suspect, all that it held if that is not known."""
+        if obituary is not None:
+            self.trial.told(obituary)
+        if is_dead or is_death:
+            self.trial.evidence.died(instance)
+        is_listed = is_dead and self.trial.evidence.ending(instance) is not None
         returned = 0
         for custody in self.custody.values():
+            flights = custody.flights_of(instance)
+            held = [(flight.epoch, first, count) for flight in flights for first, count in flight.left]
             pieces = custody.give_up(instance, is_dead=is_dead)
             returned += sum(piece.count for piece in pieces)
+            if is_death:
+                death = self.trial.evidence.death(instance, name=name, proved=is_dead, ran=is_listed)
+                there = self.trial.ran(custody, instance) if is_listed else held
+                pieces = self.trial.blame(custody, death, there, pieces)
             self._wait_again(custody, pieces)
             self._past(custody, instance)
+        if is_listed:
+            self.trial.reconsider(instance)
         return returned
+
+    def learned(self, obituary: Obituary, name: str) -> None:
+        """What an instance ran that is known to be dead: perhaps more than was known."""
+        before = self.trial.evidence.ending(obituary.instance)
+        if not self.trial.told(obituary):
+            return
+        if before is None:
+            death = self.trial.evidence.death(obituary.instance, name=name, proved=True, ran=True)
+            for custody in self.custody.values():
+                self.trial.blame(custody, death, self.trial.ran(custody, obituary.instance), [])
+        self.trial.reconsider(obituary.instance)
 
     def _past(self, custody: Custody, instance: int) -> None:
         """Nothing of the past is owed to this worker any more."""
@@ -274,8 +325,15 @@ class Owner:
     def _go(self, pieces: list[Slice], box: int, changes: list[Change]) -> None:
         if changes:
             self._effects.commit(box, changes)
-        self.dispatch.ready(pieces)
+        if pieces:
+            self._ready(self.custody[box], pieces)
         self.sender.look(*(piece.segment.channel for piece in pieces))
+
+    def _ready(self, custody: Custody, pieces: list[Slice], *, back: bool = False) -> None:
+        """These wait from now on, as far as nothing has to be written about them before."""
+        if self.trial.concerns(pieces):
+            pieces = self.trial.sift(custody, pieces)
+        self.dispatch.ready(pieces, back=back)
 
     def _wait_again(self, custody: Custody, pieces: list[Slice]) -> None:
         for piece in pieces:
@@ -284,7 +342,7 @@ class Owner:
             self._expiry.watch(piece.box, piece.segment, piece.first, piece.count)
         if custody.withdrawing:
             pieces = [left for piece in pieces for left in self._without_withdrawn(custody, piece)]
-        self.dispatch.ready(custody.wait_for_the_past(pieces), back=True)
+        self._ready(custody, custody.wait_for_the_past(pieces), back=True)
 
     def _without_withdrawn(self, custody: Custody, piece: Slice) -> list[Slice]:
         """What came back unstarted and was asked for is dropped here, before it can go to another."""
@@ -309,6 +367,7 @@ class Owner:
             released, forgotten = custody.tick(now)
             if released or forgotten:
                 self._go(released, custody.box, forgotten)
+        self.trial.sentence(lambda: self._wall_us(now))
         self.sender.send(now)
 
     def tick(self, now: float) -> None:

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Dispatched, Effects, Say
-from zerowait.engines.brokerless.protocol.frames import Batch, Schema
+from zerowait.engines.brokerless.protocol.frames import ALONE, ORDINARY, Batch, Schema
 from zerowait.engines.brokerless.protocol.link import OURS, Link, LinkPhase, Mismatch
 from zerowait.engines.brokerless.protocol.owner.contracts import Contracts
 from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.owner.custody import Custody
 from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch, Taker, body_of, largest_of
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
+from zerowait.engines.brokerless.protocol.owner.lanes import Lanes
 from zerowait.engines.brokerless.protocol.owner.wants import Wants
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.message import BODY_START
+from zerowait.message import BODY_START, Alone
 
 PUSH = "push"  # the kind of channel that takes batches
 
@@ -37,6 +38,7 @@ class Sender:
         self._dispatch = dispatch
         self.contracts = Contracts(effects)
         self.wants = Wants(effects, config, dispatch, self.contracts)
+        self.lanes = Lanes(effects, dispatch.suspects, self.contracts.fitting)
         self._links: dict[int, Link] = {}
         self._serving: dict[str, dict[int, Link]] = {}  # channel → connection → link
         self._told_too_large: set[tuple[int, str]] = set()
@@ -63,6 +65,7 @@ class Sender:
             self._dirty.add(channel)
             if channel not in before:
                 link.credit(channel).told = 0  # what it was told before it served this it has not heard
+                self.lanes.unheard(link, channel)
         self._compare(link)
 
     def closed(self, link: Link) -> None:
@@ -70,6 +73,7 @@ class Sender:
         for channel in [channel for channel, links in self._serving.items() if links.pop(link.conn, None)]:
             if not self._serving[channel]:
                 del self._serving[channel]
+        self._dirty |= self.lanes.closed(link.conn)
         self._told_too_large = {told for told in self._told_too_large if told[0] != link.conn}
 
     def declare(self, channel: str, description: bytes) -> None:
@@ -137,8 +141,11 @@ class Sender:
             payer = self._links.get(conn)
             if payer is not None:
                 cost = units(len(batch.ends) // 4, len(batch.body) - BODY_START)
-                payer.credit(batch.channel).refund(cost)
-                self.wants.tell(payer, batch.channel)
+                payer.credit(batch.channel, batch.lane).refund(cost)
+                if batch.lane == ORDINARY:
+                    self.wants.tell(payer, batch.channel)
+                else:
+                    self.lanes.confirm(payer, batch.channel, batch.lane)
                 self.look(batch.channel)
 
     def tick(self, now: float) -> None:
@@ -164,6 +171,9 @@ class Sender:
             ]
             for taker, piece in self._dispatch.pick(channel, takers):
                 self._batch(links[taker.conn], piece, now)
+            if self.lanes.concerns(channel):
+                for link, piece, lane in self.lanes.pick(channel, links):
+                    self._batch(link, piece, now, lane)
             for link in links.values():
                 self.wants.speak(link, channel, now)
             if self._dispatch.too_large(channel):
@@ -185,11 +195,20 @@ class Sender:
                 )
                 self._effects.add(Say("too large", words, link.instance, channel))
 
-    def _batch(self, link: Link, piece: Slice, now: float) -> None:
+    def _batch(self, link: Link, piece: Slice, now: float, lane: int = ORDINARY) -> None:
         segment, custody = piece.segment, self._custody[piece.box]
         body, ends, base = body_of(piece)
         n, note = custody.take(link.instance, piece)
-        link.credit(segment.channel).spend(units(piece.count, len(body) - BODY_START))
+        deaths = {}
+        if lane != ORDINARY:
+            assert segment.marks is not None, "a suspect without marks"
+            deaths = {piece.first: segment.marks.ran} if segment.marks.ran else {}
+            if lane == ALONE:
+                # Before it leaves: its sender may die with it, and whoever opens the outbox then must know.
+                segment.marks = segment.marks.alone(link.instance)
+                alone = Alone(segment.channel, segment.epoch, piece.first, link.instance, segment.seq)
+                note = [*note, alone]
+        link.credit(segment.channel, lane).spend(units(piece.count, len(body) - BODY_START))
         left_ms = {}
         if segment.expires is not None:
             left_ms = {piece.first: max(0, (segment.expires - self._wall_us(now)) // 1_000)}
@@ -201,7 +220,7 @@ class Sender:
             fence=custody.epoch,
             n=n,
             channel=segment.channel,
-            lane=0,
+            lane=lane,
             ranges=((piece.first, piece.count),),
             accepted_at=(segment.accepted_at, segment.accepted_at),
             sender=custody.name,
@@ -213,10 +232,13 @@ class Sender:
             base=base,
             ends=ends,
             body=memoryview(body),
+            deaths=deaths,
         )
         if note:
             self._effects.commit(piece.box, note, then=[batch], on=link.conn)
         else:
             # The note of this worker may have been asked for on a connection that is over.
             self._effects.follow(piece.box, batch, link.conn, waits=link.instance in custody.noting)
-        self._effects.add(Dispatched(piece.box, segment, piece.first, piece.count, len(body)))
+        # Suspects do not count as read ahead.
+        drawn = len(body) if lane == ORDINARY else 0
+        self._effects.add(Dispatched(piece.box, segment, piece.first, piece.count, drawn))

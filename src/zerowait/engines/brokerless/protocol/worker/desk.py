@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
-from zerowait.engines.brokerless.protocol.frames import Held, Part
+from zerowait.engines.brokerless.protocol.frames import ALONE, Held, Part
 from zerowait.engines.brokerless.protocol.worker.parcel import Back, Parcel, Permit, Taken
 from zerowait.message import Numbers
 
@@ -61,6 +61,7 @@ class Desk:
         self._running: dict[int, dict[Name, Numbers]] = {}  # outbox → dispatch → what runs
         # (outbox, epoch) → number → the newer dispatch that it has taken (rules §2.4)
         self._retagged: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
+        self._stands_still = False  # for a suspect that is to run alone in this process: nothing else is started
 
     # -- any thread ------------------------------------------------------------------------------------------------
 
@@ -71,6 +72,8 @@ class Desk:
             state = self._channels.get(channel)
             if state is None or not state.queued:
                 return None
+            if self._stands_still:
+                return self._start_alone(state, now)
             for box in list(state.turns):
                 parcels = state.turns[box]
                 parcel = parcels[0]
@@ -88,6 +91,24 @@ class Desk:
                 self._starts(parcel, start, count)
                 return Taken(parcel.delivery, start, stop, parcel)
         return None
+
+    def _start_alone(self, state: _Channel, now: float) -> Taken | None:
+        parcel = self._alone_in(state)
+        if parcel is None or not parcel.permit.allows(now):
+            return None
+        parcels = state.turns[parcel.box]
+        parcels.remove(parcel)
+        state.took(parcel.box)
+        start, parcel.at = parcel.at, parcel.stop
+        state.queued -= 1
+        state.running += 1
+        state.started_at = now
+        self._starts(parcel, start, 1)
+        return Taken(parcel.delivery, start, parcel.stop, parcel)
+
+    @staticmethod
+    def _alone_in(state: _Channel) -> Parcel | None:
+        return next((each for parcels in state.turns.values() for each in parcels if each.lane == ALONE), None)
 
     def _starts(self, parcel: Parcel, start: int, count: int) -> None:
         running = self._running.setdefault(parcel.box, {})
@@ -125,7 +146,20 @@ class Desk:
         """Whether a runner would be given something."""
         with self._lock:
             state = self._channels.get(channel)
+            if state is not None and self._stands_still:
+                alone = self._alone_in(state)
+                return alone is not None and alone.permit.allows(now)
             return state is not None and any(parcels[0].permit.allows(now) for parcels in state.turns.values())
+
+    def stand_still(self, stands: bool) -> None:
+        """From now on nothing is started but what is to run alone; or everything again."""
+        with self._lock:
+            self._stands_still = stands
+
+    def is_queued_alone(self) -> bool:
+        """Whether the message that is to run alone has not begun."""
+        with self._lock:
+            return any(self._alone_in(state) is not None for state in self._channels.values())
 
     def admit(self, parcels: Iterable[Parcel], now: float) -> None:
         with self._lock:
@@ -242,6 +276,19 @@ class Desk:
             ]
         return dropped, running
 
+    def leave_alone(self) -> list[Back]:
+        """Takes back the message that was to run alone and has not begun."""
+        left: list[Back] = []
+        with self._lock:
+            for name, state in self._channels.items():
+                parcel = self._alone_in(state)
+                if parcel is not None:
+                    state.turns[parcel.box].remove(parcel)
+                    if not state.turns[parcel.box]:
+                        del state.turns[parcel.box]
+                    left.append(self._back(name, state, parcel, parcel.first + parcel.at, 1))
+        return left
+
     def leave(self, box: int | None = None, channel: str | None = None) -> list[Back]:
         """Takes back everything that has not begun: of one outbox, of one channel."""
         left: list[Back] = []
@@ -262,7 +309,7 @@ class Desk:
         part = Part(parcel.delivery.epoch, first, count, parcel.fence, parcel.n)
         parts = self._tagged(box, part)
         self._leaves(box, part)
-        return Back(box, channel, parcel.conn, parcel.cost * count, parts)
+        return Back(box, channel, parcel.conn, parcel.cost * count, parcel.lane, parts)
 
     def boxes(self) -> set[int]:
         with self._lock:

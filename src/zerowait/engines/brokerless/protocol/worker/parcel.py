@@ -25,10 +25,19 @@ class Permit:
 class Parcel:
     """A run of a delivery as it lies here: messages from `at` on have not been started."""
 
-    __slots__ = ("at", "begin", "box", "conn", "cost", "delivery", "fence", "first", "n", "permit", "stop")
+    __slots__ = ("at", "begin", "box", "conn", "cost", "delivery", "fence", "first", "lane", "n", "permit", "stop")
 
     def __init__(
-        self, delivery: Delivery, at: int, stop: int, fence: int, n: int, permit: Permit, conn: int, cost: float
+        self,
+        delivery: Delivery,
+        at: int,
+        stop: int,
+        fence: int,
+        n: int,
+        permit: Permit,
+        conn: int,
+        cost: float,
+        lane: int = 0,
     ) -> None:
         self.delivery = delivery
         self.box = delivery.box
@@ -40,6 +49,7 @@ class Parcel:
         self.permit = permit
         self.conn = conn
         self.cost = cost  # units of credit a message
+        self.lane = lane
 
     def waiting(self) -> Part:
         """What of it has not been started."""
@@ -48,7 +58,7 @@ class Parcel:
     def cut(self, first: int, count: int) -> Parcel:
         """A parcel of these of its messages, by number. The delivery remembers all that were made of it."""
         at = first - self.first
-        part = Parcel(self.delivery, at, at + count, self.fence, self.n, self.permit, self.conn, self.cost)
+        part = Parcel(self.delivery, at, at + count, self.fence, self.n, self.permit, self.conn, self.cost, self.lane)
         self.delivery.token = (*(self.delivery.token or ()), part)
         return part
 
@@ -69,4 +79,5 @@ class Back(Struct):
     channel: str
     conn: int
     cost: float
+    lane: int
     parts: list[Part]

@@ -15,9 +15,10 @@ TINY = 1e-6  # what is held is reckoned as a part of a batch's cost, and rounded
 
 
 class Share:
-    __slots__ = ("booked", "held", "limit", "promised", "received", "sent", "serial", "waiting")
+    __slots__ = ("booked", "held", "lane", "limit", "promised", "received", "sent", "serial", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, lane: int = 0) -> None:
+        self.lane = lane
         self.limit = 0
         self.serial = 0  # of the CREDIT said last
         self.received = 0  # units since the session began
@@ -56,7 +57,7 @@ class Share:
         self.promised.append((self.serial, limit))
         while len(self.promised) > 1 and self.promised[0][1] <= limit:
             self.promised.popleft()  # a lower promise before a higher one binds nobody
-        return Credit(channel, 0, limit, self.serial)
+        return Credit(channel, self.lane, limit, self.serial)
 
     def higher(self, channel: str, more: int) -> Credit:
         return self.say(channel, max(self.highest(), self.received) + more)

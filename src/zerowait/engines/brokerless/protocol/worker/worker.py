@@ -8,10 +8,23 @@ from contextlib import AbstractContextManager
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Effects
-from zerowait.engines.brokerless.protocol.frames import Batch, Confirm, Drop, Goodbye, Outcome, Owned, Part, Want
+from zerowait.engines.brokerless.protocol.frames import (
+    ALONE,
+    LANES,
+    ORDINARY,
+    Batch,
+    Confirm,
+    Drop,
+    Goodbye,
+    Outcome,
+    Owned,
+    Part,
+    Want,
+)
 from zerowait.engines.brokerless.protocol.link import Link
 from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.worker.desk import Desk
+from zerowait.engines.brokerless.protocol.worker.lanes import Lanes
 from zerowait.engines.brokerless.protocol.worker.memory import Known, Memory, outcomes
 from zerowait.engines.brokerless.protocol.worker.owners import Owners
 from zerowait.engines.brokerless.protocol.worker.parcel import Back, Parcel, Taken
@@ -21,6 +34,7 @@ from zerowait.message import Outcome as Ended
 
 Finished = tuple[Taken, int, int, Ended | None]
 Dispatch = tuple[int, int, int, int]  # (outbox, epoch, fence, n)
+NOBODY = 0  # no connection: suspects count in the window as what is held from elsewhere
 
 
 class Worker:
@@ -28,12 +42,15 @@ class Worker:
         self._effects = effects
         self._config = config
         self.desk = Desk(lock)
+        self.lanes = Lanes(config, self.desk)
         self.memory = Memory()
         self.owners = Owners(config)
         self.windows: dict[str, Window] = {}
         self.services: dict[str, Service] = {}
         self.draining = False
         self._stands = False
+        self._stood = False  # it stood still for a suspect when credit was shared last
+        self._pauses = False  # nothing is taken: the handlers' loop stands, or one has been running alone for long
         self._links: dict[int, Link] = {}
         self._handed_back: set[tuple[int, Part]] = set()  # while leaving: not confirmed yet
         self._dirty: set[str] = set()
@@ -104,6 +121,7 @@ class Worker:
             return
         for window in self.windows.values():
             window.left(link.conn)
+        self.lanes.lost(link.conn)
         self._dirty.update(self.windows)
         for owned in link.boxes.values():
             self.owners.lost(owned, link, now)
@@ -151,10 +169,17 @@ class Worker:
                 if self.owners.link(frame.box) is link:
                     self._drop(link, frame, now)
             case Want():
-                window = self.windows.get(frame.channel)
-                if window is not None:
-                    window.want(link.conn, frame)
-                    self._dirty.add(frame.channel)
+                self._want(link, frame)
+
+    def _want(self, link: Link, want: Want) -> None:
+        window = self.windows.get(want.channel)
+        if window is None:
+            return
+        if want.lane == ORDINARY:
+            window.want(link.conn, want)
+            self._dirty.add(want.channel)
+        elif want.lane < LANES:
+            self.lanes.want(link.conn, want)
 
     def _batch(self, link: Link, batch: Batch, now: float) -> None:
         count = frames.check_batch(batch)
@@ -164,8 +189,15 @@ class Worker:
             raise frames.ProtocolError(frames.UNEXPECTED, words)
         cost = units(count, len(batch.body) - BODY_START)
         window = self.windows.get(batch.channel)
+        conn = link.conn
+        if batch.lane != ORDINARY:
+            if not ORDINARY < batch.lane < LANES or count != 1:
+                words = f"a BATCH of {count} messages in lane {batch.lane}"
+                raise frames.ProtocolError(frames.UNEXPECTED, words)
+            conn = NOBODY
+            self.lanes.received(link.conn, batch.channel, batch.lane, cost)
         if window is not None:
-            window.received(link.conn, cost, now)
+            window.received(conn, cost, now)
             self._dirty.add(batch.channel)
         if batch.fence < fence:
             self._fence(link, batch.box, fence)
@@ -173,7 +205,9 @@ class Worker:
         else:
             taken = self._admit(link, batch, count, cost / count, window, now)
         if window is not None and taken < count:
-            window.released(link.conn, cost * (count - taken) / count)
+            window.released(conn, cost * (count - taken) / count)
+        if batch.lane == ALONE and not taken and self.lanes.expects(link.conn, batch.channel):
+            self.lanes.refused(now)
 
     def _admit(self, link: Link, batch: Batch, count: int, cost: float, window: Window | None, now: float) -> int:
         """How many of its messages are queued here from now on."""
@@ -184,19 +218,26 @@ class Worker:
             self.desk.retag(batch.box, batch.epoch, sorted_.here, batch.fence, batch.n)
         if not sorted_.fresh:
             return 0
-        if window is None or window.closed:
-            # A channel that was taken out of STATE, or all of them: nothing is discarded, the owner keeps it.
+        permit = self.owners.permit(batch.box)
+        is_late = batch.lane == ALONE and not (
+            self.lanes.expects(link.conn, batch.channel) and permit.allows(now) and not self._pauses
+        )
+        if window is None or window.closed or is_late:
+            # A channel that was taken out of STATE, or all of them, or one alone for whom nothing stands still any
+            # more: nothing is discarded, the owner keeps it.
             parts = tuple(Part(batch.epoch, first, many, batch.fence, batch.n) for first, many in sorted_.fresh)
             self._tell(batch.box, Verdict.UNSTARTED, parts)
             return 0
         delivery = self._delivery(link, batch, count, now)
-        permit = self.owners.permit(batch.box)
         parcels: list[Parcel] = []
         for first, many in sorted_.fresh:
             at = _index(batch.ranges, first)
-            parcels.append(Parcel(delivery, at, at + many, batch.fence, batch.n, permit, link.conn, cost))
+            parcel = Parcel(delivery, at, at + many, batch.fence, batch.n, permit, link.conn, cost, batch.lane)
+            parcels.append(parcel)
         delivery.token = tuple(parcels)
         self.desk.admit(parcels, now)
+        if batch.lane != ORDINARY:
+            self.lanes.admitted(link.conn, batch.channel, batch.lane, now)
         self._effects.ready(batch.channel)
         return sum(many for _, many in sorted_.fresh)
 
@@ -217,6 +258,7 @@ class Worker:
             expires=now + left_ms / 1_000 if left_ms is not None else None,
             key=next(iter(batch.keys.values()), None),
             base=batch.base,
+            deaths=batch.deaths or None,
         )
 
     def _drop(self, link: Link, frame: Drop, now: float) -> None:
@@ -244,6 +286,9 @@ class Worker:
         for taken, start, stop, ended in finished:
             parcel, channel = taken.parcel, taken.delivery.channel
             name = (channel, parcel.conn)
+            if parcel.lane != ORDINARY:
+                name = (channel, NOBODY)
+                self.lanes.left(parcel.conn, channel, parcel.lane)
             released[name] = released.get(name, 0.0) + parcel.cost * (stop - start)
             parts = self.desk.finish(taken, start, stop)
             if ended is None or ended.verdict is Verdict.HANDLED:
@@ -259,6 +304,7 @@ class Worker:
         for (channel, conn), cost in released.items():
             self.windows[channel].finished(conn, cost)
             self._dirty.add(channel)
+            self.lanes.moved(channel)
         self._tell_handled(handled)
 
     def _tell_handled(self, handled: dict[Dispatch, list[tuple[int, int]]]) -> None:
@@ -284,7 +330,9 @@ class Worker:
 
     def _release(self, left: Iterable[Back]) -> None:
         for back in left:
-            self.windows[back.channel].released(back.conn, back.cost)
+            if back.lane != ORDINARY:
+                self.lanes.left(back.conn, back.channel, back.lane)
+            self.windows[back.channel].released(back.conn if back.lane == ORDINARY else NOBODY, back.cost)
             self._dirty.add(back.channel)
 
     # -- time ------------------------------------------------------------------------------------------------------
@@ -296,8 +344,13 @@ class Worker:
             self.owner_gone([owned], now)
         for box in self.owners.kept_long_enough(now):
             self._forget(box)
-        if stands != self._stands:
-            self._pause(stands)
+        self._stands = stands
+        # While one runs alone for long, others may do what lies here.
+        long = self.lanes.stood(now) >= self._config.idle_after and not self.desk.is_queued_alone()
+        if (stands or long) != self._pauses:
+            self._pause(stands or long)
+        if self.lanes.is_overdue(now):
+            self._give_back(self.desk.leave_alone())
         for channel, window in self.windows.items():
             if not window.is_active():
                 continue
@@ -307,18 +360,23 @@ class Worker:
             if long and self.desk.queued(channel) and self.desk.running(channel) >= window.concurrency:
                 self._hand_back(channel)
 
-    def _pause(self, stands: bool) -> None:
-        self._stands = stands
+    def _pause(self, pauses: bool) -> None:
+        self._pauses = self.lanes.paused = pauses
         for channel, window in self.windows.items():
-            window.paused = stands
+            window.paused = pauses
             self._dirty.add(channel)
-            if stands:
+            if pauses:
                 self._hand_back(channel)
 
     def _hand_back(self, channel: str) -> None:
         left = self.desk.leave(channel=channel)
         self.windows[channel].hand_back()
         self._dirty.add(channel)
+        if self.desk.running(channel):
+            self.lanes.rest(channel)
+        self._give_back(left)
+
+    def _give_back(self, left: Sequence[Back]) -> None:
         self._release(left)
         boxes: dict[int, list[Part]] = {}
         for back in left:
@@ -326,8 +384,15 @@ class Worker:
         for box, parts in boxes.items():
             self._tell(box, Verdict.UNSTARTED, parts)
 
-    def share(self) -> None:
+    def share(self, now: float) -> None:
         """Tells the links what they may send now."""
+        if self.lanes:
+            for conn, credit in self.lanes.grants(now):
+                self._effects.send(conn, credit)
+        if self._stood != self.lanes.is_active():
+            self._stood = not self._stood
+            if not self._stood:
+                self._wake_runners(now)
         dirty, self._dirty = self._dirty, set()
         for channel in dirty:
             window = self.windows.get(channel)
@@ -336,16 +401,18 @@ class Worker:
                     self._effects.send(conn, credit)
 
     def is_active(self) -> bool:
-        return self._stands or any(window.is_active() for window in self.windows.values())
+        return self._pauses or self.lanes.is_active() or any(window.is_active() for window in self.windows.values())
 
     def wake(self) -> float | None:
-        return self.owners.wake()
+        times = [at for at in (self.owners.wake(), self.lanes.wake()) if at is not None]
+        return min(times, default=None)
 
     # -- leaving ---------------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
         """No more work: limits down to what was received, what has not begun goes back (attempt uncounted)."""
         self.draining = True
+        self.lanes.close()
         for channel, window in self.windows.items():
             window.closed = True
             self._hand_back(channel)
@@ -353,6 +420,8 @@ class Worker:
     def is_done(self) -> bool:
         """Nothing runs, every limit is confirmed, and every outcome is: this worker may go."""
         if self.desk.total_running() or not all(window.is_given_back() for window in self.windows.values()):
+            return False
+        if not self.lanes.is_given_back():
             return False
         return not self._handed_back and not any(self.memory.unconfirmed(box) for box in self.owners.present())
 
