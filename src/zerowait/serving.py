@@ -132,7 +132,7 @@ class Serving:
             traceback_bytes=settings.traceback_bytes,
             prefetch=settings.prefetch,
         )
-        await stage.open(node.counter, _Outputs(opened))
+        await stage.open(node.counter, _Outputs(opened), node.list_started(stage.runners))
         for spec in specs:
             plain = settings.channel(spec.channel).plain or getattr(spec.declared, "plain", None)
             if plain is not None:

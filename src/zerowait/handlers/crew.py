@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from zerowait.engines.engine import Desk, Job
+from zerowait.engines.engine import Desk, Job, Started
 from zerowait.handlers.failing import Failing
 from zerowait.handlers.outputs import Output, Outputs, Stored
 from zerowait.handlers.reading import called
@@ -51,6 +51,8 @@ class Kit(Struct):
     middleware: tuple[Callable[..., Any], ...] = ()
     resources: Any = None
     turned: float = 0.0  # when the loop last turned, as `time.monotonic`
+    started: Started | None = None
+    slots: int = 0  # given out
 
 
 class Crew(ABC):
@@ -63,7 +65,9 @@ class Crew(ABC):
         self.most = 1
         self.average = 0.0  # seconds a message, waits included; 0: nothing measured yet
         self.leaving = False
-        self.runs = [Run(self._report) for _ in range(spec.concurrency or 1)]
+        many = spec.concurrency or 1
+        self.runs = [Run(self._report, slot) for slot in range(kit.slots, kit.slots + many)]
+        kit.slots += many
         self._retry = spec.retry or Retry()
         self._timeout = spec.timeout
         # Parts of jobs that were taken from a runner in trouble: older than all that the desk holds, so they go first.
@@ -137,8 +141,15 @@ class Crew(ABC):
         if delivery.expires is not None and self.kit.clock() >= delivery.expires:
             self.kit.desk.finish(job, job.start, job.stop, Outcome(Verdict.EXPIRED))
             return False
+        if self.kit.started is not None:  # before the first thing that may end this process
+            self._list(self.kit.started, run, job, job.start, job.stop)
         run.begin(job, decode(self.spec.codec, delivery, job.start, job.stop), now)
         return True
+
+    @staticmethod
+    def _list(started: Started, run: Run, job: Job, start: int, stop: int) -> None:
+        delivery = job.delivery
+        started.begin(run.slot, delivery.box, delivery.epoch, delivery.number(start), stop - start)
 
     def _end(self, run: Run, now: float) -> None:
         job = run.job
@@ -151,6 +162,8 @@ class Crew(ABC):
             self.most = min(JOB_MESSAGES, int(JOB_SECONDS / (average or 1e-9))) if average < FAST else 1
         run.settle(run.stop)
         run.job = None
+        if self.kit.started is not None:
+            self.kit.started.end(run.slot)
         if self.leaving:
             self.kit.ended()
 
@@ -232,6 +245,8 @@ class Crew(ABC):
             if run.began is None:
                 run.began = run.since if start == job.start + 1 else now
             run.settle(start - 1)
+            if self.kit.started is not None and job.stop - job.start > 1 and start > job.start:
+                self._list(self.kit.started, run, job, start - 1, start)  # what was before is over, the rest goes away
         if start == stop:
             return
         rest = Job(job.delivery, start, stop)

@@ -44,10 +44,24 @@ class Run:
            done, not yet reported, then the one that runs
     """
 
-    __slots__ = ("_report", "began", "cut", "given_up", "is_mixed", "job", "mark", "outputs", "since", "stop", "values")
+    __slots__ = (
+        "_report",
+        "began",
+        "cut",
+        "given_up",
+        "is_mixed",
+        "job",
+        "mark",
+        "outputs",
+        "since",
+        "slot",
+        "stop",
+        "values",
+    )
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, slot: int = 0) -> None:
         self._report = report
+        self.slot = slot  # of this runner, in the list of what has been begun
         self.job: Job | None = None  # None: the runner idles
         self.values: Iterator[Any] = iter(())
         self.is_mixed = False  # some of the values are an Undecodable

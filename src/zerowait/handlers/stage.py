@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from typing import TYPE_CHECKING, Any
 
 from zerowait.contract import packed
-from zerowait.engines.engine import Desk
+from zerowait.engines.engine import Desk, Started
 from zerowait.handlers.crew import Crew, Kit, log
 from zerowait.handlers.outputs import Outputs
 from zerowait.handlers.runners import AsyncCrew
@@ -106,8 +106,16 @@ class Stage:
 
     # The life of it, on the loop
 
-    async def open(self, desk: Desk, outputs: Outputs) -> None:
-        """Opens the resources, then starts the runners. Raises what opening the resources raises; then nothing runs."""
+    @property
+    def runners(self) -> int:
+        """How many there are of all channels: slots in the list of what they have begun."""
+        return sum(spec.concurrency or 1 for spec in self._specs)
+
+    async def open(self, desk: Desk, outputs: Outputs, started: Started | None = None) -> None:
+        """Opens the resources, then starts the runners. Raises what opening the resources raises; then nothing runs.
+
+        started: where the runners say what they have begun, if anybody wants to know.
+        """
         loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._quiet = quiet = asyncio.Event()
@@ -128,6 +136,7 @@ class Stage:
             ended=ended,
             middleware=self._middleware,
             turned=time.monotonic(),
+            started=started,
         )
         if self._resources is not None:
             kit.resources = await self._open_resources(self._resources)

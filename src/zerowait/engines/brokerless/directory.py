@@ -2,6 +2,7 @@
 
     <home>/<namespace>/
         instances/<16 hex>      the lock file of one process life: its lock is its life        (presence)
+        instances/<16 hex>.runs what its runners are at, for whoever finds it dead             (started)
         peers/<16 hex>          who that is, what it serves, where it listens                   (entries)
         outbox/<name>.<id>.db   outboxes, each with <id>.lock beside it                         (shelf)
         s/<16 hex>              its socket
@@ -12,6 +13,7 @@ Whoever has the same home and namespace meets, whatever its environment; others 
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import time
@@ -27,11 +29,15 @@ from zerowait.engines.brokerless.entry import Entry, is_instance
 from zerowait.engines.brokerless.home import open_folders, socket_path, state_home
 from zerowait.engines.brokerless.locks import FileLock
 from zerowait.engines.brokerless.presence import Standing
+from zerowait.engines.brokerless.protocol.frames import Obituary
 from zerowait.engines.brokerless.shelf import OutboxFile, OutboxLock, Shelf
+from zerowait.engines.brokerless.started import Running, Started, read
 from zerowait.errors import UsageError
 from zerowait.names import check_process
 
 __all__ = ["Directory", "Entry", "Me", "Mended", "OutboxFile", "OutboxLock", "state_home"]
+
+log = logging.getLogger("zerowait.directory")
 
 TIDY_S = 60.0
 MEND_S = 1.0  # how often it is looked whether something removed what this life stands on
@@ -79,6 +85,7 @@ class Directory:
         self._shelf = Shelf(self._folders.outbox)
         self._life: FileLock | None = None
         self._me: Me | None = None
+        self._started: Started | None = None
         self._socket: Path | None = None
         self._bound: tuple[int, int] | None = None
         self._mended = time.monotonic()
@@ -181,6 +188,42 @@ class Directory:
         """As `is_dead`, for one that never said HELLO to us: an outbox has noted it, and only its id. Never waits."""
         return presence.is_over(self._folders.instances, instance)
 
+    def list_started(self, instance: int, slots: int) -> Started | None:
+        """The list of what this life runs, which whoever finds it dead reads. None: it cannot be made, and all that
+        it held will be suspected then."""
+        if self._started is None:
+            path = presence.list_path(self._folders.instances, instance)
+            try:
+                self._started = Started(path, slots)
+            except OSError as error:
+                log.warning(
+                    "%s cannot be made (%s): should this process die, nobody can tell what it ran, and all that it "
+                    "held is given to others one at a time", path, error.strerror,
+                )  # fmt: skip
+        return self._started
+
+    def ran(self, instance: int) -> Running | None:
+        """What an instance proved dead had begun. None: it has left no list."""
+        return read(presence.list_path(self._folders.instances, instance))
+
+    def ending(self, instance: int) -> Obituary:
+        """Of one that is proved dead: what it ran, if it has left a list of that."""
+        running = self.ran(instance)
+        return Obituary(instance, None, None, running or (), running is not None)
+
+    def ended(self, name: str, most: int) -> list[int]:
+        """Lives of that name that are proved dead and have left a list of what they ran, the latest last."""
+        found: list[tuple[float, int]] = []
+        with suppress(OSError), os.scandir(self._folders.instances) as files:
+            for file in files:
+                stem, _, end = file.name.partition(".")
+                if end == "runs" and is_instance(stem):
+                    with suppress(OSError):
+                        found.append((file.stat().st_mtime, int(stem, 16)))
+        latest = [instance for _, instance in sorted(found)[-TIDY_AT_MOST:]]
+        mine = [each for each in latest if presence.called(self._folders.instances, each) == name]
+        return [instance for instance in mine[-most:] if self.is_over(instance)]
+
     def new_outbox(self, name: str) -> tuple[Path, int, OutboxLock]:
         """A path for a new outbox, its random id and its lock, held before the file can exist. Raises StoreError."""
         return self._shelf.new(name)
@@ -219,16 +262,18 @@ class Directory:
             self._remove_socket(self._socket)
         if self._elected is not None:
             self._elected.release()
+        if self._started is not None:
+            self._started.leave(remove=settled)
         if self._life is not None:
             self._life.release(remove=settled)
-        self._life = self._socket = self._elected = self._me = self._bound = None
+        self._life = self._socket = self._elected = self._started = self._me = self._bound = None
 
     def after_fork_in_child(self) -> None:
         """Lets go of all that is the parent's, without unlocking it. Then this process may enter as a new instance."""
         for lock in (self._life, self._elected):
             if lock is not None:
                 lock.abandon()
-        self._life = self._socket = self._elected = self._me = self._bound = None
+        self._life = self._socket = self._elected = self._started = self._me = self._bound = None
         for box in list(self._shelf.locks):
             box.abandon()
         self._entries.disown()

@@ -36,11 +36,12 @@ from zerowait.engines.brokerless.outlets import Outlets
 from zerowait.engines.brokerless.performing import Performer
 from zerowait.engines.brokerless.protocol import ending
 from zerowait.engines.brokerless.protocol.config import Config
-from zerowait.engines.brokerless.protocol.core import Core
+from zerowait.engines.brokerless.protocol.core import OBITUARIES, Core
 from zerowait.engines.brokerless.protocol.effects import Say
 from zerowait.engines.brokerless.protocol.frames import FRAME_BYTES
 from zerowait.engines.brokerless.protocol.link import Mismatch
 from zerowait.engines.brokerless.resolve import Resolver
+from zerowait.engines.brokerless.started import Started
 from zerowait.engines.brokerless.views import PeerView, Views
 from zerowait.engines.brokerless.wire import Heard, Lost, Opened, PlainHeard, Wire, raise_descriptor_limit
 from zerowait.engines.engine import Handlers
@@ -149,6 +150,10 @@ class Node:
         """If a peer serves this channel as another kind than push: that kind, and who."""
         return self._herald.other_kind(channel) if self.counter is not None else None
 
+    def list_started(self, slots: int) -> Started | None:
+        """Where the runners say what they are at, a slot each, for whoever finds this process dead."""
+        return self.directory.list_started(self.instance, slots) if self.directory is not None else None
+
     def in_flight(self, box: int) -> dict[str, int]:
         """How many messages of each channel are in flight."""
         return self.core.owner.in_flight(box) if self.counter is not None else {}
@@ -189,7 +194,7 @@ class Node:
         # What waits for workers of an earlier life need not wait for those that are proved dead.
         for instance in box.noted:
             if self.directory is not None and self.directory.is_over(instance):
-                self.core.buried(instance, clock())
+                self.core.buried(instance, clock(), self.directory.ending(instance))
         self._self_link()
         self._announce()
 
@@ -292,6 +297,7 @@ class Node:
             crash_limit=settings.crash_limit,
         )
         self.core = core = Core(identity_of(me), config, lock=threading.Lock(), wall_us=self._wall_us)
+        core.inherit([directory.ending(instance) for instance in directory.ended(self.name, OBITUARIES)])
         self.outboxes.open(core)
         self._loop = Loop(core)
         self._resolver = Resolver(on_change=self.wake)

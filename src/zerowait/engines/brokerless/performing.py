@@ -105,7 +105,7 @@ class Performer:
                 self._finder.lost(effect.conn, effect.words, now)
             case Prove():
                 if self._directory.is_dead(effect.instance, effect.boot, effect.device, effect.inode):
-                    self._core.buried(effect.instance, now)
+                    self._core.buried(effect.instance, now, self._directory.ending(effect.instance))
             case Asked():
                 self._asked(effect)
             case Say():

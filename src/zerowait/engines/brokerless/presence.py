@@ -18,9 +18,11 @@ import time
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
-from msgspec import json
+from msgspec import DecodeError, json
 
+from zerowait.engines.brokerless import started
 from zerowait.engines.brokerless.locks import OPEN_FLAGS, FileLock, answer, ask
 
 PROOF_KEPT_S = 600.0  # longer than any grace, so that the last to ask is answered too
@@ -64,14 +66,29 @@ def is_over(folder: Path, instance: int) -> bool:
     return _examine(f"{folder}/{instance:016x}", instance, None)[0] is Standing.DEAD
 
 
+def list_path(folder: Path, instance: int) -> Path:
+    """Where the list of what that instance runs lies."""
+    return folder / f"{instance:016x}.runs"
+
+
+def called(folder: Path, instance: int) -> str:
+    """The name that this instance gave itself when it was born; empty if its file does not say."""
+    try:
+        lines = (folder / f"{instance:016x}").read_bytes()[:4_096].split(b"\n")
+        return str(json.decode(lines[1], type=dict[str, Any]).get("name", ""))
+    except (OSError, IndexError, DecodeError, UnicodeDecodeError):
+        return ""
+
+
 def tidy(folder: Path, instance: int) -> bool:
-    """Removes the file of an instance proved dead long enough ago. True: it is gone."""
+    """Removes the files of an instance proved dead long enough ago. True: it is gone."""
     path = f"{folder}/{instance:016x}"
     found, dead_s = _examine(path, instance, None)
     if found is Standing.DEAD and dead_s > PROOF_KEPT_S:
         # An id is never used again: the path cannot have come to mean another life since.
         with suppress(FileNotFoundError):
             os.unlink(path)
+        started.discard(list_path(folder, instance))
         return True
     return False
 

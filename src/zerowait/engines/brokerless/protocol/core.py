@@ -273,7 +273,12 @@ class Core:
         returned = self.owner.gone(instance, is_dead=True, is_death=is_death, name=name, obituary=obituary)
         if peer is not None:
             self.worker.owner_gone(peer.boxes, now)
-        self.effects.add(Say("dead", "", instance, messages=returned))
+        if peer is not None or returned:  # of others an obituary is only handed on
+            self.effects.add(Say("dead", "", instance, messages=returned))
+
+    def inherit(self, obituaries: Sequence[Obituary]) -> None:
+        """How earlier lives of this process ended: everybody who is met is told."""
+        self.obituaries = [*obituaries, *self.obituaries][-OBITUARIES:]
 
     def obituary(self, obituary: Obituary, now: float) -> None:
         """To be told to everybody: that instance has ended."""
