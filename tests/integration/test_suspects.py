@@ -35,8 +35,9 @@ def lines(witness: Path, word: str) -> list[str]:
     return [line.split()[1] for line in witness.read_text().splitlines() if line.startswith(word + " ")]
 
 
+@pytest.mark.parametrize("durable", [True, False])
 def test_a_handler_that_ends_its_process_is_a_dead_letter_and_all_others_are_handled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     witness = tmp_path / "witness"
     witness.touch()
@@ -61,7 +62,7 @@ def test_a_handler_that_ends_its_process_is_a_dead_letter_and_all_others_are_han
             return all(receipt.handled.done() for receipt in receipts)
 
         # when one message of five hundred ends whoever runs it
-        receipts = [zw.push("mail.parse", number) for number in range(500)]
+        receipts = [zw.push("mail.parse", number, durable=durable) for number in range(500)]
         wait_until(settled, within=90, that="all are handled or dead")
 
         # then it has run three times, and it alone is a dead letter that says so
@@ -78,3 +79,48 @@ def test_a_handler_that_ends_its_process_is_a_dead_letter_and_all_others_are_han
     assert letter.rule == "crashes"
     assert letter.attempts == 3
     assert letter.reason.startswith("its worker died three times while it ran (mail")
+
+
+SELFISH = """
+import os, time
+from zerowait import App
+
+app = App("selfish")
+
+@app.pull("own.work", concurrency=4)
+def work(number: int) -> None:
+    with open(os.environ["WITNESS"], "a") as file:
+        file.write(f"begin {number}\\n")
+    if number == 7:
+        os._exit(3)
+
+if __name__ == "__main__":
+    with app as zw:
+        if not os.environ.get("BEGUN"):
+            for number in range(20):
+                zw.push("own.work", number)
+        until = time.monotonic() + 20
+        while sum(box.unsettled for box in zw.status().boxes) and time.monotonic() < until:
+            time.sleep(0.02)
+        (row,) = [row for box in zw.status().boxes for row in box.channels]
+        print(row.accepted, row.handled, row.dead)
+"""
+
+
+def test_one_that_takes_its_sender_along_is_found_by_the_next_life_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness = tmp_path / "witness"
+    witness.touch()
+    monkeypatch.setenv("WITNESS", str(witness))
+    (tmp_path / "selfish.py").write_text(SELFISH)
+    lives: list[Program] = []
+    with programs(tmp_path) as start:
+        while not lives or (lives[-1].ended(within=40) and len(lives) < 6):
+            lives.append(start(sys.executable, "selfish.py"))
+            lives[-1].ended(within=40)
+            monkeypatch.setenv("BEGUN", "yes")
+    assert [life.ended() for life in lives] == [3, 3, 3, 0]
+    accepted, handled, dead = map(int, lives[-1].out.split())
+    assert (dead, handled) == (1, accepted - 1), "what was stored before the first death is accounted for"
+    assert Counter(lines(witness, "begin"))["7"] == 3

@@ -596,6 +596,22 @@ def test_a_worker_moves_again_when_the_link_is_lost_for_which_it_stood_still() -
     assert stage.take() is not None
 
 
+def test_what_runs_for_hours_stops_ordinary_work_for_half_of_the_time_at_most() -> None:
+    stage, x = worker()
+    x.send(1, n=1)
+    long = stage.take()
+    x.say(Want(CHANNEL, ALONE, 0, 0, 1))
+    stood = 0.0
+    for _ in range(600):
+        stage.step(0.1)
+        stood += 0.1 if stage.core.worker.lanes.is_active() else 0.0
+    assert 0 < stood <= 0.6 * 60.0
+    assert lanes_of(x, ALONE) == []
+    stage.end(long)
+    stage.step(60.0)
+    assert lanes_of(x, ALONE)[0] == 1, "it is still wanted, and now nothing runs"
+
+
 def test_while_one_runs_alone_for_long_others_get_what_lies_here() -> None:
     stage, x = worker()
     x.say(Want(CHANNEL, ALONE, 0, 0, 1))

@@ -5,9 +5,11 @@ Aside: to each link that has suspects, one at a time. Alone: one in the whole pr
 
     moving ──wanted──▶ emptying ──nothing runs──▶ granted ──its BATCH──▶ running ──it has ended──▶ moving
                           │                          │ not come in time: credit withdrawn ─────────▶ moving
-                          └── not wanted any more, or its link is lost ──────────────────────────▶ moving
+                          └── not wanted any more, its link is lost, or what runs lasts ──────────▶ moving
 
-Afterwards ordinary work has at least as long as it has stood still, whoever else wants to run one alone."""
+Afterwards ordinary work has at least as long as it has stood still, whoever else wants to run one alone. What runs here
+may last for hours: then it moves on after a while, and stands still for twice as long the next time. So half of the
+time is the ordinary work's whatever happens, and however long runs last, some day nothing runs."""
 
 from __future__ import annotations
 
@@ -40,6 +42,7 @@ class Lanes:
         self._since = 0.0
         self._until = 0.0
         self._move_until = 0.0  # ordinary work has its turn
+        self._patience = config.alone_within  # how long to stand still while something runs
         self.phase = Phase.MOVING
         self.closed = False
         self._paused = False
@@ -162,9 +165,14 @@ class Lanes:
             if self.closed or self._current not in self._wanted:
                 self._move(now)
             elif share is not None and not self._desk.total_running():
+                self._patience = self._config.alone_within
                 del self._wanted[self._current]
                 self.phase, self._until = Phase.GRANTED, now + self._config.alone_within
                 yield conn, share.higher(channel, 1)
+            elif now >= self._since + self._patience:
+                self._patience *= 2
+                self._wanted[self._current] = self._wanted.pop(self._current)  # the next one may be luckier
+                self._move(now)
         elif self.phase is Phase.GRANTED:
             # Not wanted any more, unless it is on its way already.
             given_up = share is None or not (share.waiting or share.sent > share.received)
@@ -198,7 +206,9 @@ class Lanes:
     def wake(self) -> float | None:
         if self.phase in (Phase.GRANTED, Phase.RUNNING):
             return self._until
-        return self._move_until if self.phase is Phase.MOVING and self._wanted else None
+        if self.phase is Phase.EMPTYING:
+            return self._since + self._patience
+        return self._move_until if self._wanted else None
 
     def is_given_back(self) -> bool:
         """Every owner has confirmed that nothing more will come."""
