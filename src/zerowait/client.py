@@ -164,7 +164,7 @@ class Client:
         """The ledger of each channel, exact at this instant, and the peers. Reads only.
 
         Waits half a second at most: what a busy thread of this client does not say by then is left away (no peers, no
-        `oldest_at`) and named in `unknown`.
+        `oldest_at`) and named in `unknown`; so is what an earlier life has left in an outbox that is being opened.
         """
         return self._open().status()
 

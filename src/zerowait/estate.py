@@ -124,6 +124,10 @@ class Estate:
         """Those whose outbox is not open yet."""
         return [intake for intake in self.intakes() if not intake.box]
 
+    def is_opening(self) -> bool:
+        """Whether the outbox on disk has been asked for and is not open yet, nor refused."""
+        return self._disk_asked and self._disk is None and not self._disk_refused
+
     # -- opening -------------------------------------------------------------------------------------------------------
 
     def settle_in(self, done: Callable[[ZerowaitError | None], None]) -> None:

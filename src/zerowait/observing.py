@@ -52,6 +52,7 @@ def status_of(opened: Opened) -> Status:
     core = node.core if is_open else None
     serves = core.worker.services.values() if core is not None else ()
     refused = opened.plain.refused()
+    unopened = _being_opened(opened)  # before it is looked which are open: else one that opens meanwhile is left out
     # All are asked before any is waited for: a thread that is in the middle of something costs its time once.
     boxes = estate.boxes()
     asked = [estate.ask(box, box.oldest) for box in boxes]
@@ -97,7 +98,7 @@ def status_of(opened: Opened) -> Status:
             )
             for service in serves
         ],
-        unknown=waiting.unknown,
+        unknown=[*unopened, *waiting.unknown],
     )
 
 
@@ -127,6 +128,13 @@ def _unopened(opened: Opened, intake: Intake) -> BoxStatus:
     counts = intake.counts()
     channels = [ChannelStatus(channel=c, accepted=n, waiting=n) for c, n in sorted(counts.items())]
     return BoxStatus(id="", name=opened.name, path=None, durable=intake.durable, channels=channels)
+
+
+def _being_opened(opened: Opened) -> list[str]:
+    """Until its file is open, nobody knows what an earlier life of this name has left in it."""
+    if not opened.estate.is_opening():
+        return []
+    return [f"what an earlier {opened.name} has left in its outbox: the file is being opened; ask again"]
 
 
 def answer(opened: Opened, body: bytes, reply: Callable[[bytes], None]) -> None:

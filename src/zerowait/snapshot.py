@@ -99,7 +99,7 @@ class Status(Struct, frozen=True, kw_only=True):
     boxes: list[BoxStatus]
     peers: list[PeerStatus]
     serves: list[ServedStatus]
-    unknown: list[str] = []  # what is left away because it could not be found out in time, and why, a sentence each
+    unknown: list[str] = []  # what is left away because it could not be found out yet, and why, a sentence each
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values that any JSON encoder takes; times are ISO 8601 in UTC."""

@@ -208,6 +208,33 @@ def test_a_status_says_what_is_known_although_a_thread_is_busy(settings: Setting
         zw.close(0)
 
 
+def test_until_the_outbox_of_an_earlier_life_is_open_a_status_says_that_it_is_not_known_what_is_in_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given what an earlier life has left, and a disk that is slow to open it.
+    with Client("sender", settings=settings) as zw:
+        zw.push("c", 1).result(5)
+        zw.close(0)
+    open_own, goes_on = Estate._open_own, threading.Event()
+
+    def open_slowly(estate: Estate) -> Any:
+        goes_on.wait(30)
+        return open_own(estate)
+
+    monkeypatch.setattr(Estate, "_open_own", open_slowly)
+    with Client("sender", settings=settings) as zw:
+        try:
+            wait_until(lambda: zw.status().unknown, within=10)
+            # When it is asked what waits, then nothing is known yet of the file; once it is open, all is.
+            (unknown,) = zw.status().unknown
+            assert unknown.startswith("what an earlier sender has left in its outbox: ")
+        finally:
+            goes_on.set()
+        wait_until(lambda: not zw.status().unknown, within=10)
+        assert [box.unsettled for box in zw.status().boxes] == [1]
+        zw.close(0)
+
+
 def test_what_was_stored_only_just_before_the_end_of_an_apps_block_is_handled_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -100,7 +100,10 @@ if __name__ == "__main__":
             for number in range(20):
                 zw.push("own.work", number)
         until = time.monotonic() + 20
-        while sum(box.unsettled for box in zw.status().boxes) and time.monotonic() < until:
+        while time.monotonic() < until:
+            status = zw.status()
+            if not status.unknown and not sum(box.unsettled for box in status.boxes):
+                break
             time.sleep(0.02)
         (row,) = [row for box in zw.status().boxes for row in box.channels]
         print(row.accepted, row.handled, row.dead)
