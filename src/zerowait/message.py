@@ -145,7 +145,6 @@ class Marks(Struct, frozen=True, array_like=True):
     def died(self, death: Death) -> Marks:
         """One death more, or more that is known of one."""
         known = next((each for each in self.deaths if each.instance == death.instance), None)
-        others = tuple(each for each in self.deaths if each.instance != death.instance)
         here = self.alone_at == death.instance
         alone = here or (known is not None and known.alone)
         whole = Death(
@@ -157,7 +156,10 @@ class Marks(Struct, frozen=True, array_like=True):
             death.exit_code if death.exit_code is not None or known is None else known.exit_code,
             death.signal if death.signal is not None or known is None else known.signal,
         )
-        return Marks((*others, whole), 0 if here else self.alone_at)
+        deaths = (
+            (*self.deaths, whole) if known is None else tuple(whole if each is known else each for each in self.deaths)
+        )
+        return Marks(deaths, 0 if here else self.alone_at)
 
     def cleared(self, instance: int) -> Marks:
         """That process has not died, or not of this."""

@@ -162,6 +162,8 @@ class Store:
             marks = marks.died(death)
         for instance in change.cleared:
             marks = marks.cleared(instance)
+        if not change.seq and marks == row.marks:
+            return
         row.marks = marks if marks.deaths or marks.alone_at else None
         row.due = row.due or START_US
         self._offered.discard(name)

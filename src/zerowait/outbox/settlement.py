@@ -213,8 +213,12 @@ class Settlement:
 
     def _alone(self, change: Alone) -> None:
         """Where it runs alone; it stays where it is."""
+        own = self.own.get((change.epoch, change.number))
+        if own is not None:  # more was learned of a death in this very transaction
+            own.marks = own.marks.alone(change.instance)
+            return
         row = self._out.get(change.seq)
-        if row is None or row.count > 1 or row.seq in self.deleted or (row.epoch, row.first) in self.own:
+        if row is None or row.count > 1 or row.seq in self.deleted:
             return
         self._young.bring(row)
         self.alone[row.seq] = row, self._marks_of(row).alone(change.instance)
@@ -236,7 +240,9 @@ class Settlement:
             letter = isinstance(change, Bury)
             marks, note = self._marks_of(row), None
             if isinstance(change, Mark):
-                failures, marks = row.failures, _marked(marks, change)
+                failures, before, marks = row.failures, marks, _marked(marks, change)
+                if not change.seq and marks == before:
+                    return  # who says it had not read the row, which said so already: it is offered as it is
             else:
                 failures, note = change.failures, change.note
                 if not change.seq:

@@ -76,6 +76,31 @@ def test_where_it_runs_alone_is_noted_in_place_and_a_death_there_counts_as_alone
     assert dead.marks == Marks((X, Death(13, "post", True, True, True, 1)))
 
 
+def test_a_note_of_who_runs_alone_is_kept_although_a_death_is_noted_in_the_same_turn(make: Maker) -> None:
+    bench = make()
+    (suspect,) = turn(bench, mark(segment_of(bench, "a", "b"), 0, X))
+    (once_more,) = turn(bench, mark(suspect, 0, Y), Alone("mail", suspect.epoch, suspect.first, 13, suspect.seq))
+    assert once_more.marks == Marks((X, Y), 13)
+
+
+def test_a_death_that_the_row_tells_already_is_not_noted_again_for_who_has_not_read_it(make: Maker) -> None:
+    # Given a suspect that its owner has read, and that is out.
+    bench = make()
+    (suspect,) = turn(bench, mark(segment_of(bench, "a", "b"), 0, X))
+    # When another obituary of the same death names it; then it is not offered a second time.
+    assert turn(bench, Mark("", suspect.epoch, suspect.first, (X,))) == []
+    # Who had it in hand, and has it no more, gets it again.
+    (again,) = turn(bench, mark(suspect, 0, X))
+    assert again.marks == Marks((X,))
+
+
+def test_more_that_is_learned_of_a_death_does_not_change_the_order_of_deaths(make: Maker) -> None:
+    bench = make()
+    (suspect,) = turn(bench, mark(segment_of(bench, "a", "b"), 0, X, Y))
+    (fuller,) = turn(bench, mark(suspect, 0, Death(11, "", True, True, False, None, 9)))
+    assert fuller.marks == Marks((Death(11, "mail", True, True, False, None, 9), Y))
+
+
 def test_the_note_of_who_runs_alone_ends_before_a_failure_of_the_same_turn(make: Maker, time: Time) -> None:
     bench = make()
     (suspect,) = turn(bench, mark(segment_of(bench, "a"), 0, X))
