@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
+from zerowait.message import Death, Mark
 from zerowait.testing.causes import Causes
 from zerowait.testing.checker import Books, check
 from zerowait.testing.cluster import CONFIG, Cluster
-from zerowait.testing.history import History, Life, Message, Run, payload_of
+from zerowait.testing.deaths import judge
+from zerowait.testing.history import LEFT, History, Life, Message, Run, payload_of
 from zerowait.testing.plan import plan
 from zerowait.testing.timeline import START, Timeline
 
@@ -169,3 +173,64 @@ def test_a_silence_with_the_second_is_a_cause_if_its_runner_had_taken_the_messag
     starts.history.lives[6].breaks[BOX] = [(START + 1.0, START + 3.7)]
     starts.after.taken_at = START + taken if taken is not None else None
     assert (starts.judge()[0] == []) is is_cause
+
+
+# -- who ends its process ----------------------------------------------------------------------------------------------
+
+
+class Deaths:
+    """Message 0, which is a killer or is not, and the workers that have died while it ran."""
+
+    def __init__(self, *, is_killer: bool = True, proves: bool = True, lists: bool = True) -> None:
+        tempers = {0: "handler kills"} if is_killer else {}
+        self.plan = replace(plan(1), proves=proves, lists=lists, tempers=tempers)
+        self.history = History(Timeline())
+        self.message = self.history.pushed(BOX, payload_of(0, 10), expires=False)
+        self.history.openings[BOX] = 1
+
+    def die(self, times: int, *, how: str = "a handler", is_silent: bool = False) -> None:
+        for instance in range(len(self.history.lives), len(self.history.lives) + times):
+            life = self.history.lives[instance] = Life(instance, f"worker{instance}", True, START, START + 1, how)
+            life.is_silent = is_silent
+            self.message.runs.append(Run(instance, (BOX, 1, 1), START, "kills"))
+
+    def judge(self, *, is_condemned: bool = True, silences: int = 0) -> list[str]:
+        condemned = {0} if is_condemned else set[int]()
+        return judge(self.plan, self.history, condemned, Counter({0: silences}))
+
+
+def test_a_killer_runs_three_times_with_proof_and_five_times_without() -> None:
+    for proof, most in ((True, 3), (False, 5)):
+        deaths = Deaths(proves=proof)
+        deaths.die(most)
+        assert deaths.judge() == []
+        deaths.die(1)
+        assert "not found: message 0" in deaths.judge()[0]
+        assert deaths.judge(silences=1) == [], "two ran it at once"
+
+
+def test_the_end_of_a_machine_and_of_who_leaves_is_no_death() -> None:
+    deaths = Deaths()
+    deaths.die(3)
+    deaths.die(2, is_silent=True)
+    deaths.die(2, how=LEFT)
+    assert deaths.judge() == []
+
+
+def test_who_was_there_at_fewer_deaths_must_not_be_condemned() -> None:
+    deaths = Deaths(is_killer=False)
+    deaths.die(2)
+    assert "condemned: message 0" in deaths.judge()[0]
+    assert deaths.judge(is_condemned=False) == []
+    deaths.die(1)
+    assert deaths.judge() == [], "nobody can tell it from a killer"
+
+
+def test_what_was_only_queued_must_not_be_suspected() -> None:
+    deaths = Deaths()
+    deaths.die(1)
+    deaths.history.lives[0].running = ((BOX, 1, 1, 1),)
+    deaths.history.marked(BOX, Mark("work", 1, 1, (Death(0, ran=True),)))
+    assert deaths.judge(is_condemned=False) == []
+    deaths.history.marked(BOX, Mark("work", 1, 2, (Death(0, ran=True),)))
+    assert "suspected: (9, 1, 2)" in deaths.judge(is_condemned=False)[0]

@@ -9,7 +9,7 @@ from collections import Counter
 from itertools import pairwise
 
 from zerowait.testing.cluster import CONFIG, Cluster
-from zerowait.testing.history import Message, Run
+from zerowait.testing.history import LEFT, Message, Run
 from zerowait.testing.node import Node
 
 SLACK_S = 0.15  # how much earlier than both of them we may notice that they hear each other again
@@ -19,6 +19,7 @@ class Causes:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self.counted: Counter[str] = Counter()
+        self.silences: Counter[int] = Counter()  # by message
 
     def sample(self) -> None:
         """Who can hear whom now."""
@@ -53,6 +54,8 @@ class Causes:
                     wrong.append(f"message {message.token} {before.name} was started {starts} without a cause")
                 elif cause == "death":
                     deaths[before.worker] += 1
+                elif cause == "silence":
+                    self.silences[message.token] += 1
                 self.counted[cause] += 1
         for worker, restarted in deaths.items():
             life = self._cluster.history.lives[worker]
@@ -71,7 +74,7 @@ class Causes:
             return before.ending
         life = self._cluster.history.lives[before.worker]
         if life.ended_at is not None and life.ended_at <= after.started_at:
-            return "left" if life.how == "left" else "death"
+            return "left" if life.how == LEFT else "death"
         # Either may have had it in hand while it could not be heard: the first, which ran it, or the second, whose
         # runner had taken it together with one that took long.
         since = after.taken_at if after.taken_at is not None else after.started_at

@@ -13,7 +13,7 @@ from zerowait.testing.surroundings import Home
 
 class Books(Struct):
     """What an outbox says at the end. letters: the reason of each dead letter, by its token; failures: how often each
-    has failed, as it says."""
+    has failed, as it says; crashed: those of them that workers have died of."""
 
     box: int
     accepted: int = 0
@@ -24,6 +24,7 @@ class Books(Struct):
     waiting: int = 0
     letters: dict[int, str] = field(default_factory=dict[int, str])
     failures: dict[int, int] = field(default_factory=dict[int, int])
+    crashed: set[int] = field(default_factory=set[int])
 
     @staticmethod
     def of(home: Home) -> Books:
@@ -42,25 +43,29 @@ class Books(Struct):
             token = token_of(letters.payload(letter))
             books.letters[token] = str(letter.noted().get("reason", ""))
             books.failures[token] = letter.failures
+            if letter.noted().get("rule") == "crashes":
+                books.crashed.add(token)
         return books
 
 
 def check(history: History, books: list[Books]) -> list[str]:
     """All that is wrong; empty if nothing is."""
     wrong: list[str] = [f"unexpected: {words}" for words in history.strangers]
+    crashed = {token for each in books for token in each.crashed}
     letters = {token: reason for each in books for token, reason in each.letters.items()}
     wrong += [f"dead without a reason: message {token}" for token, reason in letters.items() if not reason]
     wrong += [f"unexpected: a dead letter {token}" for token in letters if token not in history.messages]
     for message in history.messages.values():
-        wrong += _check_message(message, message.token in letters)
+        wrong += _check_message(message, message.token in letters, message.token in crashed)
     for each in books:
-        wrong += [line for token, told in each.failures.items() for line in _check_failures(history, token, told)]
+        wrong += [line for token, told in each.failures.items() if token not in each.crashed
+                  for line in _check_failures(history, token, told)]  # fmt: skip
         mine = [message for message in history.messages.values() if message.box == each.box]
         wrong += _check_totals(each, mine)
     return wrong
 
 
-def _check_message(message: Message, is_letter: bool) -> list[str]:
+def _check_message(message: Message, is_letter: bool, has_crashed: bool) -> list[str]:
     wrong: list[str] = []
     token, said = message.token, message.said
     handled = any(run.ending == "handled" and run.ended_at is not None for run in message.runs)
@@ -73,7 +78,7 @@ def _check_message(message: Message, is_letter: bool) -> list[str]:
     may_be_dropped = "withdrawal asked" in said
     if message.fate == "accepted" and not (handled or is_letter or message.expires or may_be_dropped):
         wrong.append(f"lost: message {token}, started {len(message.runs)} times, its receipt says {said or 'nothing'}")
-    if is_letter and not any(run.ending in ("dead", "retry") for run in message.runs):
+    if is_letter and not has_crashed and not any(run.ending in ("dead", "retry") for run in message.runs):
         wrong.append(f"dead without a failure: message {token}")
     if "handled" in said and not handled:
         wrong.append(f"told as handled, and never was: message {token}")

@@ -6,22 +6,25 @@ from random import Random
 from typing import Final
 
 from zerowait.engines.brokerless.protocol.config import Config
+from zerowait.engines.brokerless.protocol.core import OBITUARIES
 from zerowait.engines.brokerless.protocol.effects import Withdrawn
+from zerowait.engines.brokerless.protocol.frames import Obituary
 from zerowait.errors import StoreError
 from zerowait.outbox.sheaf import Sheaf
-from zerowait.testing.history import History, Message, payload_of
+from zerowait.testing.history import LEFT, History, Life, Message, payload_of
 from zerowait.testing.network import Network
 from zerowait.testing.node import Node
-from zerowait.testing.plan import Plan
+from zerowait.testing.plan import KILLS, Plan
 from zerowait.testing.surroundings import Home, Surroundings
 from zerowait.testing.timeline import Timeline, WallClock
 
 CHANNEL: Final = "work"
 REDIAL_S: Final = 0.1
+REFORMS: Final = 20  # runs of a killer after which it does well: who leaves no trace would kill for ever
 # A quarter of what is usual, so that a bad day takes seconds.
 CONFIG: Final = Config(
     ping=0.25, silence=0.75, resume_grace=1.25, proof_within=0.1, prefetch=64, idle_after=0.1, stuck=0.75,
-    handshake=1.25, drain=1.0,
+    handshake=1.25, drain=1.0, alone_within=0.5,
 )  # fmt: skip
 
 
@@ -34,7 +37,8 @@ class Cluster:
         self.network = Network(timeline, Random(f"network {plan.seed}"), plan.latency_s)
         around = Surroundings(timeline, self.network, history, CONFIG, Random(f"processes {plan.seed}"))
         around.commit_s, around.job, around.temper = plan.commit_s, plan.job, self._temper
-        around.proves, around.died = self._proves, self.killed_by_handler
+        around.ending, around.ended, around.boot = self._ending, self._ended, self._boot
+        around.died = self.killed_by_handler
         self.around = around
         self.wall = WallClock(timeline)
         self.homes: list[Home] = []
@@ -43,11 +47,9 @@ class Cluster:
         self.workers: list[Node | None] = [None] * plan.workers
         self.fired: set[str] = set()
         self.healed = False
-        self._silent: set[int] = set()  # instances whose machine died with them: nobody can prove that
         self._places: dict[int, tuple[Node, Sheaf, int]] = {}
         self._asked: dict[tuple[int, int, int], Message] = {}
         self._dialled: dict[tuple[int, int], float] = {}
-        self._kills: dict[int, int] = {}
 
     # -- lives -------------------------------------------------------------------------------------------------------
 
@@ -85,9 +87,11 @@ class Cluster:
         node.alive = False
         life = self.history.lives[node.instance]
         life.ended_at, life.how = self.timeline.now, why
+        life.is_silent = power
+        if self.plan.lists and not power:
+            life.running = tuple(node.crew.begun.values()) if why != LEFT else ()
         life.unsettled = node.core.worker.desk.total_running() + node.core.worker.memory.unconfirmed()
         if power:
-            self._silent.add(node.instance)
             self.fired.add("power cut")
         self.network.died(node, silently=power)
         self.history.tell("killed", node.name, node.key, why)
@@ -108,10 +112,16 @@ class Cluster:
                 if other is node:
                     group[index] = None
 
-    def killed_by_handler(self, node: Node) -> None:
-        self.fired.add("handler kills")
+    def killed_by_handler(self, node: Node, message: Message | None) -> None:
+        kind = self.plan.tempers.get(message.token, "") if message is not None else ""
+        self.fired.add(kind)
+        if message is not None and kind == "handler kills both ends":
+            owner = next((home.owner for home in self.homes if home.box == message.box), None)
+            if owner is not None and owner is not node:
+                self.kill(owner, power=False, why="a handler")
+                self.timeline.after(0.3, self._start_senders)
         index = self.workers.index(node) if node in self.workers else None
-        self.kill(node, power=False, why="its handler")
+        self.kill(node, power=False, why="a handler")
         if index is not None:
             self.timeline.after(0.2, lambda: self.start_worker(index))
 
@@ -132,13 +142,31 @@ class Cluster:
                 return
             node.core.farewell(self.timeline.now, final=node.core.is_drained())
             node.say_all()
-            self.timeline.after(0.0, lambda: self.kill(node, power=False, why="left"))
+            self.timeline.after(0.0, lambda: self.kill(node, power=False, why=LEFT))
 
         self.timeline.after(0.02, look)
 
-    def _proves(self, instance: int) -> bool:
+    def _start_senders(self) -> None:
+        for index in range(len(self.senders)):
+            self.start_sender(index)
+
+    def _obituary(self, life: Life) -> Obituary | None:
+        if life.ended_at is None or life.is_silent:
+            return None
+        return Obituary(life.instance, running=life.running or (), listed=life.running is not None)
+
+    def _ending(self, instance: int) -> Obituary | None:
         life = self.history.lives.get(instance)
-        return self.plan.proves and life is not None and life.ended_at is not None and instance not in self._silent
+        return self._obituary(life) if self.plan.proves and life is not None else None
+
+    def _ended(self, name: str) -> list[Obituary]:
+        if not self.plan.heirs:
+            return []
+        lives = [life for life in self.history.lives.values() if life.name == name and life.running is not None]
+        return [obituary for life in lives[-OBITUARIES:] if (obituary := self._obituary(life)) is not None]
+
+    def _boot(self, name: str) -> str:
+        return "this boot" if self.plan.proves else f"the boot of {name}"
 
     # -- finding each other ------------------------------------------------------------------------------------------
 
@@ -226,12 +254,11 @@ class Cluster:
             self.fired.add(kind)
             failures = self.history.failures(token)
             return seconds, "retry" if failures < 1 + token % 3 else "dead" if token % 2 else "handled"
+        if kind in KILLS and len(self.history.messages[token].runs) <= REFORMS:
+            return min(seconds, 0.01), "kills"
         if self.healed:
             return min(seconds, 0.005), "handled"
         if kind == "slow handler":
             self.fired.add(kind)
             return self._rng.uniform(0.3, 4.0), "handled"  # also longer than silence and grace together
-        if kind == "handler kills" and self._kills.get(token, 0) < 2:
-            self._kills[token] = self._kills.get(token, 0) + 1
-            return seconds, "kills"
         return seconds, "handled"

@@ -18,6 +18,7 @@ REASONS = {
     "dead": msgpack.encode({"reason": "rejected", "rule": "reject"}),
     "retry": msgpack.encode({"reason": "it failed", "rule": "retry"}),
 }
+SLOW_S = 0.02  # a job that lasts so long is listed only with the message that runs
 _VERDICTS = {"dead": Verdict.DEAD, "retry": Verdict.RETRY, "unstarted": Verdict.UNSTARTED}
 
 
@@ -28,7 +29,9 @@ class Temper(Protocol):
 
 
 class Crew:
-    """at_once: how many messages a runner takes. kills: called when a handler takes its process along."""
+    """at_once: how many messages a runner takes. kills: called when a handler takes its process along.
+
+    begun: what it has begun, by runner: the list that outlives it. A job is listed as a whole until it lasts."""
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class Crew:
         at_once: int,
         awake: Callable[[Callable[[], None]], None],
         touch: Callable[[], None],
-        kills: Callable[[], None],
+        kills: Callable[[Message | None], None],
     ) -> None:
         self._timeline = timeline
         self._history = history
@@ -52,6 +55,7 @@ class Crew:
         self._touch = touch
         self._kills = kills
         self._busy = dict.fromkeys(services, 0)
+        self.begun: dict[int, tuple[int, int, int, int]] = {}  # by `id` of the job: (outbox, epoch, first, count)
 
     def ready(self, channel: str) -> None:
         while self._busy.get(channel, 0) < self._services.get(channel, 0):
@@ -67,11 +71,14 @@ class Crew:
     def _next(self, channel: str, taken: Taken, index: int, taken_at: float) -> None:
         if index == taken.stop:
             self._busy[channel] -= 1
+            del self.begun[id(taken)]
             self.ready(channel)
             return
         delivery = taken.delivery
         payload = delivery.payload(index)
         name = (delivery.box, delivery.epoch, delivery.number(index))
+        lasts = self._timeline.now - taken_at >= SLOW_S
+        self.begun[id(taken)] = (*name, 1 if lasts else taken.stop - index)
         run = Run(self._core.me.instance, name, self._timeline.now, "handled", taken_at=taken_at)
         message = self._history.started(payload, run)
         seconds = 0.0
@@ -81,7 +88,7 @@ class Crew:
 
     def _end(self, channel: str, taken: Taken, index: int, run: Run, message: Message | None) -> None:
         if run.ending == "kills":
-            self._kills()
+            self._kills(message)
             return
         run.ended_at = self._timeline.now
         outcome = None

@@ -8,8 +8,10 @@ from hashlib import blake2b
 
 from msgspec import Struct, field, msgpack
 
+from zerowait.message import Mark
 from zerowait.testing.timeline import Timeline
 
+LEFT = "left"  # how a life has ended that was no death
 _encode = msgpack.Encoder().encode
 _decode = msgpack.Decoder(tuple[int, bytes]).decode
 
@@ -56,6 +58,7 @@ class History:
         self.strangers: list[str] = []
         self.openings: Counter[int] = Counter()  # of each outbox
         self.lives: dict[int, Life] = {}
+        self.marks: set[tuple[tuple[int, int, int], int]] = set()  # (message, instance): noted to have run as it died
         self.log: Callable[[str], None] | None = None
 
     def tell(self, what: str, *which: object) -> None:
@@ -94,15 +97,19 @@ class History:
         self.tell("start", message.token, run.worker, *run.name, run.ending)
         return message
 
+    def marked(self, box: int, mark: Mark) -> None:
+        self.marks.update(((box, mark.epoch, mark.number), death.instance) for death in mark.died if death.ran)
+
     def failures(self, token: int) -> int:
-        """How many runs of it have ended otherwise than well."""
+        """How many runs of it have failed."""
         return sum(run.ended_at is not None and run.ending == "retry" for run in self.messages[token].runs)
 
 
 class Life(Struct, eq=False):
     """One instance. ended_at: None while it lives. unsettled: how many messages ran there or had ended without their
-    owner having confirmed it, when it ended. breaks: for each outbox when its owner and this one could not hear each
-    other, and since when they cannot."""
+    owner having confirmed it, when it ended. running: what its list says that it ran then; None: it has left none.
+    is_silent: nobody can prove its end. breaks: for each outbox when its owner and this one could not hear each other,
+    and since when they cannot."""
 
     instance: int
     name: str
@@ -111,5 +118,15 @@ class Life(Struct, eq=False):
     ended_at: float | None = None
     how: str = ""
     unsettled: int = 0
+    running: tuple[tuple[int, int, int, int], ...] | None = None
+    is_silent: bool = False
     breaks: dict[int, list[tuple[float, float]]] = field(default_factory=dict[int, list[tuple[float, float]]])
     broken_since: dict[int, float] = field(default_factory=dict[int, float])
+
+    def lists(self, name: tuple[int, int, int]) -> bool:
+        """Whether it was running that message when it ended, as far as its list tells."""
+        box, epoch, number = name
+        return any(
+            (of, since) == (box, epoch) and first <= number < first + count
+            for of, since, first, count in self.running or ()
+        )

@@ -57,8 +57,8 @@ class Holdings:
         around.history.tell("open", node.instance, box.id, box.epoch)
         self.outboxes.own(box, {})
         for instance in box.noted:
-            if around.proves(instance):
-                node.core.buried(instance, around.timeline.now)
+            if (obituary := around.ending(instance)) is not None:
+                node.core.buried(instance, around.timeline.now, obituary)
         node.link_to_itself()
         self.store.add(box)
         node.touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from zerowait.engines.brokerless.protocol.frames import ORDINARY
 from zerowait.engines.brokerless.protocol.link import LinkPhase
 from zerowait.outbox.outbox import Outbox
 from zerowait.outbox.row import unpack_gone
@@ -19,7 +20,8 @@ class Wrong(Exception):
 
 class Invariants:
     def __init__(self) -> None:
-        self._granted: dict[tuple[int, str, int], int] = {}  # (process, channel, connection) → the highest limit ever
+        # The highest limit ever, by process, channel, lane and connection.
+        self._granted: dict[tuple[int, str, int, int], int] = {}
         self._sizes: dict[tuple[int, str], int] = {}
         self._looked: dict[int, tuple[int, int]] = {}
 
@@ -55,9 +57,9 @@ class Invariants:
 
     def _credits(self, node: Node) -> None:
         for link in node.core.links.values():
-            for (channel, _), credit in link.credits.items():
-                highest = max(self._granted.get((-node.key, channel, link.conn), 0), credit.limit)
-                self._granted[-node.key, channel, link.conn] = highest
+            for (channel, lane), credit in link.credits.items():
+                name = -node.key, channel, lane, link.conn
+                highest = self._granted[name] = max(self._granted.get(name, 0), credit.limit)
                 if not 0 <= credit.sent <= highest:
                     raise Wrong(f"{node.name} has sent {credit.sent} units, and was never granted more than {highest}")
 
@@ -69,8 +71,8 @@ class Invariants:
         size = self._sizes[node.key, channel] = max(self._sizes.get((node.key, channel), 0), window.size)
         committed = 0
         for conn, share in window._shares.items():
-            highest = max(self._granted.get((node.key, channel, conn), 0), share.limit)
-            self._granted[node.key, channel, conn] = highest
+            name = node.key, channel, ORDINARY, conn
+            highest = self._granted[name] = max(self._granted.get(name, 0), share.limit)
             committed += share.committed()
             if share.received > highest:
                 raise Wrong(f"{node.name} has {share.received} units on a link that it granted {highest}")
@@ -113,6 +115,8 @@ class Invariants:
             for box in node.boxes
             if any(core.owner.in_flight(box).values()) or core.owner.pieces(box)
         ]
+        if core.worker.lanes.is_active():
+            wrong.append(f"{node.name} stands still at the end for one that is to run alone")
         wrong += [f"{node.name} has a link that is {link.phase.value} at the end" for link in core.links.values()
                   if link.phase is not LinkPhase.READY]  # fmt: skip
         return wrong

@@ -20,9 +20,10 @@ from zerowait.engines.brokerless.protocol.effects import (
     Returned,
     Say,
     Send,
+    Ticket,
     Withdrawn,
 )  # fmt: skip
-from zerowait.message import Service
+from zerowait.message import Mark, Service
 from zerowait.testing.crew import Crew
 from zerowait.testing.history import Life
 from zerowait.testing.holdings import Holdings
@@ -48,15 +49,16 @@ class Node:
         self._wake_at: float | None = None
         timeline = around.timeline
         self._offset_us = wall.offset_us()
-        identity = Identity(instance=instance, name=name, pid=key, boot="this boot", device=1, inode=key)
+        identity = Identity(instance=instance, name=name, pid=key, boot=around.boot(name), device=1, inode=key)
         self.core = Core(identity, around.config, lock=nullcontext(), wall_us=self.wall_us)
         self.holdings = Holdings(self)
         self.store, self.homes, self.boxes = self.holdings.store, self.holdings.homes, self.holdings.boxes
         self.crew = Crew(
             timeline, around.history, self.core, around.temper, services, around.job, self.when_awake, self.touch,
-            lambda: around.died(self),
+            lambda message: around.died(self, message),
         )  # fmt: skip
         self.withdrawn: Callable[[Withdrawn], None] = lambda effect: None
+        self.core.inherit(around.ended(name))
         around.history.lives[instance] = Life(instance, name, bool(services), timeline.now)
         if services:
             self.core.serve([Service(channel, "push", runners) for channel, runners in services.items()])
@@ -152,9 +154,15 @@ class Node:
             for effect in core.effects.take():
                 self._do(effect, now)
             for ticket in core.effects.take_tickets():
+                self._remember(ticket)
                 self.holdings.outboxes.commit(ticket)
             core.flush(now)
         self.holdings.outboxes.tell_drawn()
+
+    def _remember(self, ticket: Ticket) -> None:
+        for change in ticket.changes:
+            if isinstance(change, Mark):
+                self.around.history.marked(ticket.box, change)
 
     def _do(self, effect: Effect, now: float) -> None:
         around = self.around
@@ -178,8 +186,8 @@ class Node:
             case Reopen():
                 self.holdings.raise_epoch(effect.box, effect.floor_epoch)
             case Prove():
-                if around.proves(effect.instance):
-                    self.core.buried(effect.instance, now)
+                if (obituary := around.ending(effect.instance)) is not None:
+                    self.core.buried(effect.instance, now, obituary)
             case Say():
                 around.history.tell("say", self.instance, effect.topic, effect.instance)
             case _:

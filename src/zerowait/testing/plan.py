@@ -31,11 +31,13 @@ FAULTS: Final = (
     "handler fails",
     "handler rejects",
     "handler kills",
+    "handler kills both ends",  # its process, and the one that owns the message
     "worker leaves",
     "worker joins",
 )
-OF_HANDLERS: Final = {"slow handler", "handler fails", "handler rejects", "handler kills"}
-SHARE: Final = 0.36
+KILLS: Final = {"handler kills", "handler kills both ends"}
+OF_HANDLERS: Final = {"slow handler", "handler fails", "handler rejects"} | KILLS
+SHARE: Final = 0.38
 PUSHING_S: Final = 1.2
 TROUBLE_S: Final = 1.6
 LONGEST_S: Final = 4.5  # from there on nothing goes wrong any more
@@ -70,6 +72,8 @@ class Plan(Struct, frozen=True):
     commit_s: float
     handler_s: float
     proves: bool  # whether deaths can be proved: all on one machine
+    lists: bool  # whether the dead leave a list of what they ran
+    heirs: bool  # whether the next process of that name finds it, and tells
     pushes: tuple[Push, ...]
     withdrawals: tuple[tuple[float, int], ...]  # at, token
     events: tuple[Event, ...]
@@ -111,7 +115,9 @@ def plan(seed: int) -> Plan:
         latency_s=rng.choice((0.0002, 0.002, 0.02)),
         commit_s=rng.choice((0.0005, 0.003, 0.02)),
         handler_s=rng.choice((0.002, 0.01, 0.04)),
-        proves=rng.random() < 0.5,
+        proves=(proves := rng.random() < 0.5),
+        lists=rng.random() < 0.8,
+        heirs=rng.random() < 0.5 or proves,
         pushes=tuple(sorted(pushes, key=lambda push: push.at)),
         withdrawals=tuple((rng.uniform(0.1, 2.0), rng.randrange(token)) for _ in range(rng.choice((0, 0, 1, 3)))),
         events=tuple(sorted(events, key=lambda event: event.at)),

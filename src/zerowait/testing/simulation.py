@@ -9,6 +9,7 @@ from functools import partial
 from msgspec import Struct
 
 from zerowait.outbox.outbox import Outbox
+from zerowait.testing import deaths
 from zerowait.testing.causes import Causes
 from zerowait.testing.checker import Books, check
 from zerowait.testing.cluster import CHANNEL, Cluster
@@ -20,7 +21,7 @@ from zerowait.testing.timeline import START, Timeline
 from zerowait.testing.troubles import Troubles
 
 SAMPLE_S = 0.05
-PATIENCE_S = 20.0  # so long after all is well again everything may take to come to rest
+PATIENCE_S = 60.0  # so long after all is well again everything may take to come to rest
 QUIET_S = 1.5  # longer than a handshake may take: what was begun with somebody who died is given up
 
 
@@ -147,6 +148,8 @@ class Simulation:
         self._wrong += self._causes.judge()
         books = [Books.of(home) for home in cluster.homes]
         self._wrong += check(self.history, books)
+        condemned = {token for each in books for token in each.crashed}
+        self._wrong += deaths.judge(self._plan, self.history, condemned, self._causes.silences)
         for node in cluster.nodes:
             if node.alive:
                 self._wrong += self._invariants.at_rest(node)

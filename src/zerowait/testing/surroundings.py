@@ -8,11 +8,12 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from zerowait.engines.brokerless.protocol.config import Config
+from zerowait.engines.brokerless.protocol.frames import Obituary
 from zerowait.outbox.intake import Limits
 from zerowait.outbox.outbox import Outbox
 from zerowait.testing.crew import Temper
 from zerowait.testing.disk import SimulatedDisk
-from zerowait.testing.history import History
+from zerowait.testing.history import History, Message
 from zerowait.testing.network import Network
 from zerowait.testing.timeline import Timeline
 
@@ -32,7 +33,10 @@ class Home:
 
 
 class Surroundings:
-    """What all processes of a world share. proves: whether an instance's death can be proved to another."""
+    """What all processes of a world share.
+
+    ending: how an instance has ended, if that can be proved to another. ended: how earlier lives of that name have, as
+    far as the next of them finds out. boot: of the machine of that process. died: a handler has ended its process."""
 
     def __init__(self, timeline: Timeline, network: Network, history: History, config: Config, rng: Random) -> None:
         self.timeline = timeline
@@ -45,7 +49,9 @@ class Surroundings:
         self.commit_s = 0.001
         self.job = 1
         self.temper: Temper = lambda token: (0.01, "handled")
-        self.proves: Callable[[int], bool] = lambda instance: False
         self.turned: Callable[[Node], None] = lambda node: None
         self.stored: Callable[[Node, Outbox], None] = lambda node, box: None
-        self.died: Callable[[Node], None] = lambda node: None
+        self.ending: Callable[[int], Obituary | None] = lambda instance: None
+        self.ended: Callable[[str], list[Obituary]] = lambda name: []
+        self.boot: Callable[[str], str] = lambda name: "this boot"
+        self.died: Callable[[Node, Message | None], None] = lambda node, message: None

@@ -1,0 +1,52 @@
+"""Whether who ends its process is found soon, and nobody else is condemned (rules §5)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from zerowait.testing.history import LEFT, History, Message, Run
+from zerowait.testing.plan import KILLS, Plan
+
+WITH_PROOF = 3  # runs of a killer: aside after the first, alone after the second
+WITHOUT = 5  # where all that was held is suspect, the death of another may come between
+
+
+def judge(plan: Plan, history: History, condemned: Collection[int], silences: Counter[int]) -> list[str]:
+    """condemned: dead letters with the rule `crashes`, by token. silences: how often each message was started once more
+    because its worker could not be heard."""
+    wrong = _marked_without_having_run(history)
+    for message in history.messages.values():
+        deaths = {run.worker for run in message.runs if _is_death(history, run)}
+        named = {run.name for run in message.runs}
+        # Of a job of many that had just begun it is not known which of them ran.
+        listed = {life.instance for life in history.lives.values() if any(life.lists(name) for name in named)}
+        token, killed = message.token, len(deaths)
+        if token in condemned and len(deaths | listed) < WITH_PROOF:
+            wrong.append(f"condemned: message {token}, which {killed} workers have died of")
+        if plan.tempers.get(token) in KILLS and killed > (most := _most(plan, history, message, silences[token])):
+            wrong.append(f"not found: message {token} has killed {killed} workers, and {most} are enough")
+    return wrong
+
+
+def _is_death(history: History, run: Run) -> bool:
+    """It ended with its process. Of the end of a machine nobody knows whether it was one."""
+    life = history.lives[run.worker]
+    has_died = life.ended_at is not None and life.how != LEFT
+    return run.ended_at is None and has_died and not life.is_silent
+
+
+def _most(plan: Plan, history: History, message: Message, silences: int) -> int:
+    if plan.proves and plan.lists:
+        return WITH_PROOF + silences
+    # A death that is not proved is known to its owner alone, which may die of it.
+    return WITHOUT + silences + history.openings[message.box] - 1
+
+
+def _marked_without_having_run(history: History) -> list[str]:
+    """A list clears all that was only queued."""
+    return [
+        f"suspected: {name} of the death of {history.lives[instance].name}, whose list does not name it"
+        for name, instance in sorted(history.marks)
+        if not history.lives[instance].lists(name)
+    ]
