@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from tests.mutants.bugs import BUGS
 from tests.mutants.hunt import hunt
+from tests.mutants.planting import BUGS
 
 SEEDS = 150
 

@@ -9,12 +9,14 @@ from time import monotonic
 
 from msgspec import Struct
 
-from tests.mutants.bugs import planted
+from tests.mutants.planting import planted
 from zerowait.testing.simulation import simulate
 
 ROOT = Path(__file__).parents[2]
 TESTS = (
     "tests/simulation/test_found.py",
+    "tests/unit/outbox/test_suspects.py",
+    "tests/protocol/test_suspects.py",
     "tests/protocol/test_rules.py",
     "tests/protocol/test_tables.py",
     "tests/protocol/test_scenarios.py",
@@ -52,7 +54,7 @@ def _symptom(seed: int) -> str:
 def _by_tests(bug: str) -> str:
     """The name of the first test that fails."""
     program = (
-        "import sys, pytest; from tests.mutants.bugs import planted\n"
+        "import sys, pytest; from tests.mutants.planting import planted\n"
         "with planted(sys.argv[1]): sys.exit(pytest.main(['-x', '-q', '-p', 'no:cacheprovider', *sys.argv[2:]]))"
     )
     done = subprocess.run(

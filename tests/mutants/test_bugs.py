@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.mutants.bugs import BUGS, bug, planted
 from tests.mutants.hunt import hunt
+from tests.mutants.planting import BUGS, bug, planted
 from zerowait.engines.brokerless.protocol.worker.parcel import Permit
 from zerowait.testing.simulation import simulate
 

@@ -263,7 +263,7 @@ class Core:
             return
         if self.peers.is_dead(instance):
             if obituary is not None:
-                self.owner.learned(obituary, "")
+                self.owner.trial.learned(obituary, "")
             return
         for link in self.sessions.of(instance):
             self.sessions.end(link, frames.BURIED, "proved dead", now)

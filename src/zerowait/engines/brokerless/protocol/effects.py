@@ -127,7 +127,7 @@ class Ticket(Struct):
     # (epoch, first, count): see `Custody.lasting`
     phantoms: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     withdrawn: list[Withdrawn] = field(default_factory=list[Withdrawn])
-    marked: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # see `Custody.marked`
+    marked: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # see `Marking.lasting`
 
 
 class Effects:

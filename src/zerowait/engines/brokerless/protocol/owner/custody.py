@@ -21,8 +21,9 @@ from msgspec import Struct
 from zerowait.engines.brokerless.protocol.frames import Part
 from zerowait.engines.brokerless.protocol.owner.failures import Failures
 from zerowait.engines.brokerless.protocol.owner.flights import Flight, Flights, Name, Slice
+from zerowait.engines.brokerless.protocol.owner.marking import Marking
 from zerowait.engines.brokerless.protocol.owner.past import Past
-from zerowait.message import Again, Alone, Bury, Change, Forget, Marks, Note, Numbers, Segment, Settle, Verdict
+from zerowait.message import Again, Alone, Bury, Change, Forget, Note, Numbers, Segment, Settle, Verdict
 
 Notes = Mapping[tuple[int, int], tuple[int, bytes]]  # (epoch, number) → (milliseconds until due, note)
 Ranges = list[tuple[int, int, int]]  # (epoch, first, count)
@@ -36,18 +37,6 @@ class Settled(Struct):
     returned: list[Slice]  # waits again
     unqueue: Ranges  # settled while it waited, in memory or on disk
     answered: list[tuple[int, int, bool]]  # (epoch, number, taken back): what was asked for by `withdraw`
-
-
-class Marking(Struct):
-    """What its row is to say before it is offered again."""
-
-    ticket: int
-    died: set[int]
-    cleared: set[int]
-
-    def is_said(self, marks: Marks | None) -> bool:
-        instances = {death.instance for death in marks.deaths} if marks is not None else set[int]()
-        return self.died <= instances and not self.cleared & instances
 
 
 class Custody:
@@ -70,7 +59,7 @@ class Custody:
         # What was given back because its holder is gone, under the dispatch by which it may still tell how it ended.
         self._ghosts: dict[Name, Flight] = {}
         self._failures = Failures()
-        self._marking: dict[tuple[int, int], Marking] = {}  # suspects on their way to the disk and back
+        self.marking = Marking()
 
     @property
     def in_flight(self) -> dict[str, int]:
@@ -80,13 +69,13 @@ class Custody:
 
     def offer(self, segment: Segment) -> list[Slice]:
         """A segment read from the outbox: what of it may go out now. Adopted parts stay with their holders."""
-        if not (segment.gone or self._phantoms or self.flights.adopted or self._marking):
+        if not (segment.gone or self._phantoms or self.flights.adopted or self.marking):
             return self._past.keep([Slice(self.box, segment, segment.first, segment.count)])
         absent = Numbers(segment.gone)
         for first, count in self._phantom(segment.epoch, segment.first, segment.count):
             absent.add(first, count)
-        if self._marking:
-            self._unmarked(segment, absent)
+        if self.marking:
+            self.marking.leave_out(segment, absent)
         if self.flights.adopted:
             self._attach(segment, absent)
         slices = [
@@ -101,32 +90,6 @@ class Custody:
                 for unread, mine in flight.unread.overlap(start, n):
                     self.flights.attach(flight, segment, unread, mine)
                 absent.add(start, n)
-
-    def _unmarked(self, segment: Segment, absent: Numbers) -> None:
-        """What of the segment was read before its row said what it shall say: it will be read again."""
-        mine = range(segment.first, segment.first + segment.count)
-        for epoch, number in [name for name in self._marking if name[0] == segment.epoch and name[1] in mine]:
-            if segment.count == 1 and self._marking[epoch, number].is_said(segment.marks):
-                del self._marking[epoch, number]
-            else:
-                absent.add(number, 1)
-
-    def marks(self, epoch: int, number: int, died: Iterable[int], cleared: Iterable[int], ticket: int) -> None:
-        """It is in memory no more until its row says so."""
-        known = self._marking.get((epoch, number))
-        if known is None:
-            known = self._marking[epoch, number] = Marking(ticket, set(), set())
-        known.ticket = ticket
-        known.died.update(died)
-        known.cleared.difference_update(died)
-        known.cleared.update(cleared)
-        known.died.difference_update(cleared)
-
-    def marked(self, epoch: int, number: int, ticket: int) -> None:
-        """That is durable: what is offered from now on was read since."""
-        known = self._marking.get((epoch, number))
-        if known is not None and known.ticket <= ticket:
-            del self._marking[epoch, number]
 
     def resumed(self, holder: int) -> list[Slice]:
         """This worker has said how everything ended and what it holds: perhaps the past may go out now."""

@@ -239,7 +239,7 @@ class Owner:
                     custody.lasting(epoch, first, count)
                 custody.noting.difference_update(c.instance for c in ticket.changes if isinstance(c, Note))
                 for epoch, number in ticket.marked:
-                    custody.marked(epoch, number, ticket.number)
+                    custody.marking.lasting(epoch, number, ticket.number)
 
     def _resume(self, link: Link, held: Held) -> None:
         frames.check_parts((*held.queued, *held.running))
@@ -306,17 +306,6 @@ class Owner:
         if is_listed:
             self.trial.reconsider(instance)
         return returned
-
-    def learned(self, obituary: Obituary, name: str) -> None:
-        """What an instance ran that is known to be dead: perhaps more than was known."""
-        before = self.trial.evidence.ending(obituary.instance)
-        if not self.trial.told(obituary):
-            return
-        if before is None:
-            death = self.trial.evidence.death(obituary.instance, name=name, proved=True, ran=True)
-            for custody in self.custody.values():
-                self.trial.blame(custody, death, self.trial.ran(custody, obituary.instance), [])
-        self.trial.reconsider(obituary.instance)
 
     def _past(self, custody: Custody, instance: int) -> None:
         """Nothing of the past is owed to this worker any more."""

@@ -106,7 +106,7 @@ class Trial:
         mark = Mark(channel, epoch, number, tuple(died), tuple(cleared), seq)
         ticket = self._effects.commit(custody.box, [mark])
         ticket.marked.append((epoch, number))
-        custody.marks(epoch, number, [death.instance for death in died], cleared, ticket.number)
+        custody.marking.want(epoch, number, [death.instance for death in died], cleared, ticket.number)
 
     # -- what is known of it -----------------------------------------------------------------------------------------
 
@@ -129,6 +129,17 @@ class Trial:
     def told(self, obituary: Obituary) -> bool:
         """What that instance ran when it died. False: that was known."""
         return self.evidence.told(obituary)
+
+    def learned(self, obituary: Obituary, name: str) -> None:
+        """What an instance ran that is known to be dead: perhaps more than was known."""
+        before = self.evidence.ending(obituary.instance)
+        if not self.told(obituary):
+            return
+        if before is None:
+            death = self.evidence.death(obituary.instance, name=name, proved=True, ran=True)
+            for custody in self._custody.values():
+                self.blame(custody, death, self.ran(custody, obituary.instance), [])
+        self.reconsider(obituary.instance)
 
     def reconsider(self, instance: int) -> None:
         """More is known of it than when it was first called dead."""

@@ -23,13 +23,14 @@ from zerowait.engines.brokerless.protocol.frames import (
 )
 from zerowait.engines.brokerless.protocol.link import Link
 from zerowait.engines.brokerless.protocol.owner.credit import units
+from zerowait.engines.brokerless.protocol.worker.arrival import parcels_of
 from zerowait.engines.brokerless.protocol.worker.desk import Desk
 from zerowait.engines.brokerless.protocol.worker.lanes import Lanes
 from zerowait.engines.brokerless.protocol.worker.memory import Known, Memory, outcomes
 from zerowait.engines.brokerless.protocol.worker.owners import Owners
-from zerowait.engines.brokerless.protocol.worker.parcel import Back, Parcel, Taken
+from zerowait.engines.brokerless.protocol.worker.parcel import Back, Taken
 from zerowait.engines.brokerless.protocol.worker.window import Window
-from zerowait.message import BODY_START, Delivery, Numbers, Service, Verdict
+from zerowait.message import BODY_START, Numbers, Service, Verdict
 from zerowait.message import Outcome as Ended
 
 Finished = tuple[Taken, int, int, Ended | None]
@@ -48,7 +49,6 @@ class Worker:
         self.windows: dict[str, Window] = {}
         self.services: dict[str, Service] = {}
         self.draining = False
-        self._stands = False
         self._stood = False  # it stood still for a suspect when credit was shared last
         self._pauses = False  # nothing is taken: the handlers' loop stands, or one has been running alone for long
         self._links: dict[int, Link] = {}
@@ -228,38 +228,12 @@ class Worker:
             parts = tuple(Part(batch.epoch, first, many, batch.fence, batch.n) for first, many in sorted_.fresh)
             self._tell(batch.box, Verdict.UNSTARTED, parts)
             return 0
-        delivery = self._delivery(link, batch, count, now)
-        parcels: list[Parcel] = []
-        for first, many in sorted_.fresh:
-            at = _index(batch.ranges, first)
-            parcel = Parcel(delivery, at, at + many, batch.fence, batch.n, permit, link.conn, cost, batch.lane)
-            parcels.append(parcel)
-        delivery.token = tuple(parcels)
+        parcels = parcels_of(link, batch, count, sorted_.fresh, permit, cost, now)
         self.desk.admit(parcels, now)
         if batch.lane != ORDINARY:
             self.lanes.admitted(link.conn, batch.channel, batch.lane, now)
         self._effects.ready(batch.channel)
         return sum(many for _, many in sorted_.fresh)
-
-    def _delivery(self, link: Link, batch: Batch, count: int, now: float) -> Delivery:
-        left_ms = min(batch.left_ms.values(), default=None)
-        return Delivery(
-            channel=batch.channel,
-            box=batch.box,
-            epoch=batch.epoch,
-            ranges=batch.ranges,
-            count=count,
-            body=batch.body,
-            ends=batch.ends,
-            accepted_at=batch.accepted_at[0],
-            sender=batch.sender or (link.hello.name if link.hello is not None else ""),
-            failures=batch.failures or None,
-            headers=batch.headers or None,
-            expires=now + left_ms / 1_000 if left_ms is not None else None,
-            key=next(iter(batch.keys.values()), None),
-            base=batch.base,
-            deaths=batch.deaths or None,
-        )
 
     def _drop(self, link: Link, frame: Drop, now: float) -> None:
         unstarted: list[Part] = []
@@ -344,7 +318,6 @@ class Worker:
             self.owner_gone([owned], now)
         for box in self.owners.kept_long_enough(now):
             self._forget(box)
-        self._stands = stands
         # While one runs alone for long, others may do what lies here.
         long = self.lanes.stood(now) >= self._config.idle_after and not self.desk.is_queued_alone()
         if (stands or long) != self._pauses:
@@ -424,15 +397,6 @@ class Worker:
         if not self.lanes.is_given_back():
             return False
         return not self._handed_back and not any(self.memory.unconfirmed(box) for box in self.owners.present())
-
-
-def _index(ranges: Iterable[tuple[int, int]], number: int) -> int:
-    index = 0
-    for first, count in ranges:
-        if first <= number < first + count:
-            return index + number - first
-        index += count
-    raise AssertionError(f"number {number} is not in the batch")
 
 
 __all__ = ["Finished", "Worker"]

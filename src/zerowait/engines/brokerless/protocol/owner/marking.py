@@ -1,0 +1,56 @@
+"""Suspects on their way to the disk and back: of each it is noted what its row is to say before it is offered again
+(rules §5.1). Until then it is nowhere in memory, and what was read of it before does not count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from zerowait.message import Marks, Numbers, Segment
+
+
+class _Wanted(Struct):
+    ticket: int
+    died: set[int]  # instances
+    cleared: set[int]
+
+    def is_said(self, marks: Marks | None) -> bool:
+        instances = {death.instance for death in marks.deaths} if marks is not None else set[int]()
+        return self.died <= instances and not self.cleared & instances
+
+
+class Marking:
+    """Of one outbox, by (epoch, number)."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[tuple[int, int], _Wanted] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._wanted)
+
+    def want(self, epoch: int, number: int, died: Iterable[int], cleared: Iterable[int], ticket: int) -> None:
+        """Its row is to say that it was there at those deaths, and not at these. ticket: of the last such change."""
+        wanted = self._wanted.get((epoch, number))
+        if wanted is None:
+            wanted = self._wanted[epoch, number] = _Wanted(ticket, set(), set())
+        wanted.ticket = ticket
+        wanted.died.update(died)
+        wanted.cleared.difference_update(died)
+        wanted.cleared.update(cleared)
+        wanted.died.difference_update(cleared)
+
+    def lasting(self, epoch: int, number: int, ticket: int) -> None:
+        """That is durable: what is offered from now on was read since."""
+        wanted = self._wanted.get((epoch, number))
+        if wanted is not None and wanted.ticket <= ticket:
+            del self._wanted[epoch, number]
+
+    def leave_out(self, segment: Segment, absent: Numbers) -> None:
+        """Adds to `absent` what of the segment was read before its row said that: it will be read again."""
+        mine = range(segment.first, segment.first + segment.count)
+        for epoch, number in [name for name in self._wanted if name[0] == segment.epoch and name[1] in mine]:
+            if segment.count == 1 and self._wanted[epoch, number].is_said(segment.marks):
+                del self._wanted[epoch, number]
+            else:
+                absent.add(number, 1)
