@@ -28,7 +28,7 @@ from zerowait.engines.brokerless.protocol.frames import (
     check_obituaries,
     encode,
 )
-from zerowait.engines.brokerless.protocol.owner.suspects import Evidence, is_convicted, lane_of
+from zerowait.engines.brokerless.protocol.owner.suspects import Evidence, is_convicted, lane_of, verdict_of
 from zerowait.engines.brokerless.protocol.worker.lanes import Phase
 from zerowait.message import Death, Marks, Verdict
 from zerowait.message import Outcome as Ended
@@ -95,6 +95,24 @@ def test_a_list_clears_whom_it_does_not_name_and_convicts_nobody_else() -> None:
 def test_an_obituary_that_no_process_can_have_earned_is_refused() -> None:
     with pytest.raises(ProtocolError, match="obituary"):
         check_obituaries([Obituary(X, None, 9, ((BOX, 1, 1, 1 << 40),))])
+
+
+def test_a_dead_letter_of_crashes_says_how_each_worker_has_died() -> None:
+    deaths = (
+        Death(X, "mail", proved=True, ran=True, exit_code=3),
+        Death(Y, "post", proved=True, ran=True, alone=True, signal=9),
+        Death(Z),
+    )
+    note = msgpack.decode(verdict_of(Marks(deaths), 1, 5))
+    ends = f"mail: exit code 3; post: signal 9; {Z:016x}: without proof"
+    assert note["reason"] == f"its worker died three times while it ran ({ends}); it may have been handled"
+    assert (note["rule"], note["attempts"], note["at"]) == ("crashes", 4, 5)
+    named = ("worker", "proved", "ran", "alone", "exit_code", "signal")
+    assert [tuple(each[name] for name in named) for each in note["deaths"]] == [
+        ("mail", True, True, False, 3, None),
+        ("post", True, True, True, None, 9),
+        ("", False, False, False, None, None),
+    ]
 
 
 # -- whole processes -------------------------------------------------------------------------------------------------
@@ -274,6 +292,7 @@ def test_who_takes_its_sender_along_and_leaves_no_proof_condemns_nobody_else() -
     assert fleet.condemned() == set()
 
 
+@pytest.mark.timeout(300)
 def test_after_one_death_with_a_full_window_the_channel_keeps_its_rate() -> None:
     def handled_in(seconds: float, *, dies: bool) -> int:
         fleet = Fleet(workers=3, runners=1, work_s=0.045, lists=False, config=Config(prefetch=64))

@@ -62,6 +62,7 @@ def verdict_of(marks: Marks, failures: int, now_us: int) -> bytes:
                     "instance": f"{death.instance:016x}",
                     "worker": death.name,
                     "proved": death.proved,
+                    "ran": death.ran,
                     "alone": death.alone,
                     "exit_code": death.exit_code,
                     "signal": death.signal,
