@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -217,6 +217,7 @@ class Delivery(Struct):
     base: int = 0  # what to subtract from ends: a part of a segment travels with the segment's own ends
     token: Any = None  # the engine's own
     deaths: Mapping[int, int] | None = None  # number → workers that died while they ran it; absent: none
+    durable: bool = True  # it lies on its sender's disk: so must what is sent for it
 
     def number(self, index: int) -> int:
         for first, count in self.ranges:
@@ -238,12 +239,36 @@ class Delivery(Struct):
         return bytes(memoryview(self.body)[start : ends[index] - self.base])
 
 
-class Outcome(Struct, gc=False):
+class Prepared(Struct):
+    """What runs of a handler send: messages of one channel and one due time, encoded. They are accepted, and get their
+    numbers, when their inputs' owner has chosen these runs (rules §6)."""
+
+    channel: str
+    body: bytearray | bytes  # as a segment's
+    ends: bytes
+    inputs: list[int]  # for each of them, ascending: for which message it is sent, as an index into its delivery
+    accepted_at: int  # microseconds UTC, as all times here
+    due: int | None = None
+    expires: int | None = None
+    priority: int = 0
+    headers: Mapping[int, Mapping[str, str]] | None = None  # by the index of the message in the body
+    id: str | None = None  # by which its sender knows it; it is alone then
+
+
+class Sent(Struct):
+    """All that runs of a handler send, and in which outbox it is to lie until it is chosen."""
+
+    home: int
+    parts: list[Prepared]
+
+
+class Outcome(Struct):
     """How a run ended, when it was not plainly handled."""
 
     verdict: Verdict
     after: float = 0.0  # seconds until a retry is due
     note: bytes = b""  # a msgpack map for people: reason, rule, traceback, worker …
+    outputs: Sent | None = None  # of what was handled and has sent something
 
 
 class Service(Struct, frozen=True):
@@ -254,6 +279,8 @@ class Service(Struct, frozen=True):
     concurrency: int
     fingerprint: bytes = b""
     prefetch: int = 50_000
+    sends: bool = True  # its handler may send something: nothing is taken for it while there is no room for that
+    keeps: bool = False  # every outcome lies on this process's disk before it is told (`inbox="disk"`)
     description: bytes = b""  # of its type, as `contract.packed` gives it; peers ask for it where fingerprints differ
 
 
@@ -329,4 +356,89 @@ class Forget(Struct, gc=False):
     instance: int
 
 
-Change = Settle | Again | Bury | Mark | Alone | Note | Forget
+class Choose(Struct):
+    """These were handled by runs whose outputs lie in that outbox. What of it waits or is in flight is settled, and a
+    stub says whose outputs were chosen until they are released.
+
+    chosen: for which of them the choice is that one, now or since before. The outbox says so once it is durable."""
+
+    channel: str
+    epoch: int
+    first: int
+    count: int
+    outputs: int
+    seq: int = 0
+    chosen: tuple[tuple[int, int], ...] = ()
+
+
+class Unstub(Struct, gc=False):
+    """The outputs of these, which lie in that outbox, are released: nobody asks for the choice any more."""
+
+    epoch: int
+    first: int
+    count: int
+    outputs: int
+
+
+class Keep(Struct):
+    """An outcome of messages of another outbox, with what these runs have sent: on disk before it is told.
+
+    prepared: of these runs, and perhaps of others of their delivery, whose numbers are their indexes and `shift`."""
+
+    origin: int
+    epoch: int
+    first: int
+    count: int
+    fence: int
+    n: int
+    verdict: Verdict
+    after_ms: int = 0
+    note: bytes = b""
+    prepared: Sequence[Prepared] = ()
+    shift: int = 0
+    is_kept: bool = False  # set by the outbox: said again, it changes nothing
+
+
+class Release(Struct, gc=False):
+    """What these runs sent is accepted: they were chosen.
+
+    unasked: their owner has not said so, and will not for long; it is asked again if it ever comes back."""
+
+    origin: int
+    epoch: int
+    first: int
+    count: int
+    fence: int
+    n: int
+    unasked: bool = False
+
+
+class Discard(Struct, gc=False):
+    """These outcomes are remembered no more, and what is still prepared of them is dropped: another run was chosen, the
+    owner has settled them, or they run again."""
+
+    origin: int
+    epoch: int
+    first: int
+    count: int
+    fence: int
+    n: int
+
+
+Change = Settle | Again | Bury | Mark | Alone | Note | Forget | Choose | Unstub | Keep | Release | Discard
+
+
+class Kept(Struct, frozen=True):
+    """An outcome that an earlier life has left in an outbox. has_outputs: so that its owner is to be asked for its
+    choice; RELEASED: it has chosen, and these are accepted."""
+
+    origin: int
+    epoch: int
+    first: int
+    count: int
+    fence: int
+    n: int
+    verdict: Verdict
+    after_ms: int
+    note: bytes
+    has_outputs: bool

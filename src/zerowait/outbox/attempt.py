@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from zerowait.outbox.claims import Claiming
 from zerowait.outbox.known import Twin
 from zerowait.outbox.ledger import Tally
 from zerowait.outbox.row import Fresh
 from zerowait.outbox.settlement import Dropped, Settlement
+from zerowait.outbox.stubs import Choosing
 
 
 class Notice(Struct, frozen=True):
@@ -24,6 +26,8 @@ class Attempt(Struct):
     """A transaction, and what is true once it is durable."""
 
     settlement: Settlement
+    claiming: Claiming
+    choosing: Choosing
     tally: Tally
     ids: dict[str, int]
     fresh: list[Fresh]

@@ -14,14 +14,16 @@ from zerowait.message import Segment
 from zerowait.outbox.aging import Aging
 from zerowait.outbox.ahead import Ahead
 from zerowait.outbox.attempt import Attempt
+from zerowait.outbox.claims import Claims, Output
 from zerowait.outbox.database import Database
 from zerowait.outbox.intake import Limits
 from zerowait.outbox.known import Known
 from zerowait.outbox.ledger import Ledger
 from zerowait.outbox.numbering import Numbering
 from zerowait.outbox.reading import OLDEST, Found, segment_of
-from zerowait.outbox.row import Fresh
+from zerowait.outbox.row import Fresh, Row
 from zerowait.outbox.settlement import Settlement
+from zerowait.outbox.stubs import Stubs
 from zerowait.outbox.young import Young
 
 
@@ -40,6 +42,8 @@ class Books:
         self._nbytes = limits.nbytes
         self._segments: list[Segment] = []  # out, and given by the next turn that succeeds
         ledger.load(database)
+        self.claims = Claims(database, ledger.channels)
+        self.stubs = Stubs(database, ledger.channels, int(limits.choice_days * 86_400_000_000))
         self.ahead = self._new_ahead()
         self._load_ahead(database)
 
@@ -71,12 +75,29 @@ class Books:
             elif each.row.expires is not None:
                 self.aging.expires(each.row.expires)
 
+    def hand_out_released(self, released: list[Output], shift: int) -> None:
+        """What handlers have sent and is accepted now; what is not in memory any more is read again."""
+        for each in released:
+            row = each.row
+            if each.body is None or not self.ahead.takes(row, due=each.due is not None):
+                self._missed(row, each.due)
+            else:
+                self._segments.append(segment_of(row, each.body, shift))
+
+    def missed_released(self, released: list[Output]) -> None:
+        """These are accepted, and were not handed out: they are to be read."""
+        for each in released:
+            self._missed(each.row, each.due)
+
     def missed(self, stored: list[Fresh]) -> None:
         """These were stored, and not handed out: they are to be read."""
         for each in stored:
-            self.ahead.missed(each.row, each.due)
-            if each.row.expires is not None:
-                self.aging.expires(each.row.expires)
+            self._missed(each.row, each.due)
+
+    def _missed(self, row: Row, due: int | None) -> None:
+        self.ahead.missed(row, due)
+        if row.expires is not None:
+            self.aging.expires(row.expires)
 
     def read_ahead(self, database: Database, now: int, shift: int, spoilt: Callable[[Found | int], None]) -> None:
         """Read for dispatch as much as there is room for. spoilt: see `Ahead.read`."""
@@ -121,6 +142,8 @@ class Books:
     def committed(self, attempt: Attempt, stored: Callable[[], object]) -> None:
         """stored: see `Ledger.committed`."""
         self.turns = attempt.turn
+        attempt.claiming.applied()
+        attempt.choosing.applied()
         self.ledger.committed(attempt.tally, attempt.ids, stored)
 
     def settled(self, settlement: Settlement) -> None:

@@ -38,6 +38,9 @@ KEEPS: Final = (
     f"OR EXISTS (SELECT 1 FROM known WHERE at > (SELECT wall FROM box) - {KEPT_US})"
 )
 
+# Whether anything is that another process asks for, or is to be asked for.
+ASKED: Final = "SELECT EXISTS (SELECT 1 FROM message WHERE state IN (1, 2)) OR EXISTS (SELECT 1 FROM outcome)"
+
 
 def open_database(
     path: Path | None,
@@ -85,6 +88,12 @@ def peek(path: Path) -> dict[str, int]:
 def is_bare(path: Path) -> bool:
     """Whether nothing at all is kept in a file that nobody has open: reads only. Raises StoreError."""
     return _look_into(path, lambda database: not database.one(KEEPS), True)
+
+
+def is_asked(path: Path) -> bool:
+    """Whether a file that nobody has open keeps what others ask for, or are to be asked for: whose outputs were chosen,
+    and outputs that wait for it. Reads only. Raises StoreError."""
+    return _look_into(path, lambda database: bool(database.one(ASKED)), False)
 
 
 def _look_into(path: Path, look: Callable[[Database], T], otherwise: T) -> T:

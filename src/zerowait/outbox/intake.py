@@ -39,6 +39,7 @@ CALL_IN: Final = 0.1  # seconds, at most, that a push at the limit waits for ano
 PRESSED_BYTES: Final = 16 << 20  # so much is pushed and not stored: pushes begin to give way
 NAP: Final = 0.0001  # seconds for each MiB, once a segment
 LONGEST_NAP: Final = 0.004
+FOR_OUTPUTS: Final = 1.1  # of the limit: so far what handlers send may fill it while work is still taken
 ROOMY: Final = 0.9  # QueueFull.room is done when this part is used: not at each message that leaves
 
 
@@ -53,6 +54,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     message_bytes: int = 16 << 20
     letters: int = 10_000
     letter_days: float = 30.0
+    choice_days: float = (
+        7.0  # how long it is remembered whose outputs were chosen, if they are never said to be released
+    )
     store_grace: float = 30.0  # seconds that a failing file may take to come back before waiters are told
 
 
@@ -297,6 +301,16 @@ class Intake:
 
     def _is_roomy(self) -> bool:
         return self._messages <= self._most_messages * ROOMY and self._bytes <= self._most_bytes * ROOMY
+
+    def pressure(self, before: int) -> int:
+        """What is to be taken for handlers that send: 0, as much as they do; 1, one message at a time, for pushes are
+        refused and outputs use what is kept for them; 2, nothing, for that is used, too. before: what this gave last;
+        it falls to 0 where `QueueFull.room` is done, and not at each message that leaves."""
+        limits = self.limits
+        used = max(self._messages / max(1, limits.messages), self._bytes / max(1, limits.nbytes))
+        if used >= FOR_OUTPUTS:
+            return 2
+        return 1 if used >= 1.0 or (before and used > ROOMY) else 0
 
     def _tell_of_room(self) -> None:
         if self._room_watchers and (self.closed is not None or self._is_roomy()):

@@ -65,17 +65,33 @@ class Known:
                 twins.append(_twin(each, found, digest, is_new=(found[0], found[1]) in here))
                 continue
             row = each.row
-            database.begin()
-            database.run(
-                "INSERT OR REPLACE INTO known (channel, id, epoch, number, at, digest) VALUES (?, ?, ?, ?, ?, ?)",
-                (channel, name, row.epoch, row.first, now, digest),
-            )
-            self._count += 1
+            self._remember(database, channel, name, (row.epoch, row.first), digest, now)
             here.add((row.epoch, row.first))
             new.append(each)
         if here:
             self._tidy(database, now)
         return new, twins
+
+    def admit_output(
+        self, database: Database, channel: int, id: str, name: tuple[int, int], digest: int, now: int
+    ) -> bool:
+        """Whether what a handler has sent with that id is new, and not a message that was accepted before. name: its
+        epoch and number."""
+        if database.one(_FIND, (channel, id, now - KEPT_US)) is not None:
+            return False
+        self._remember(database, channel, id, name, digest, now)
+        self._tidy(database, now)
+        return True
+
+    def _remember(
+        self, database: Database, channel: int, id: str, name: tuple[int, int], digest: int, now: int
+    ) -> None:
+        database.begin()
+        database.run(
+            "INSERT OR REPLACE INTO known (channel, id, epoch, number, at, digest) VALUES (?, ?, ?, ?, ?, ?)",
+            (channel, id, *name, now, digest),
+        )
+        self._count += 1
 
     def settle(self, database: Database, events: Iterable[Event]) -> None:
         """What has left the outbox in this transaction, and how: nothing else would tell, once its row is gone."""

@@ -64,6 +64,11 @@ class Numbering:
             span = range(piece.start, piece.start + piece.count)
             row.headers = {sheaf.first + at: sheaf.headers[at] for at in span if at in sheaf.headers} or None
 
+    def take(self, count: int) -> tuple[int, int]:
+        """The epoch and the first number of so many messages that have none yet."""
+        first, self._next = self._next, self._next + count
+        return self.epoch, first
+
     def next_seq(self) -> int:
         self._seq += 1
         return self._seq

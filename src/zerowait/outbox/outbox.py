@@ -46,7 +46,7 @@ class Outbox:
     """All methods on one thread, unless they say otherwise; `ledger`, `intake`, `moved` and `find_sheaf` are for any.
 
     id: 64 random bits, lasting. epoch: of this opening, or of its last coming back from an error. noted: the worker
-    instances noted by earlier lives. turns: how many transactions there have been.
+    instances noted by earlier lives. kept: outcomes that they have left. turns: how many transactions there have been.
     """
 
     def __init__(self, database: Database, name: str, intake: Intake, clock: Clock, lock: Lock | None) -> None:
@@ -68,6 +68,7 @@ class Outbox:
         self._spoilt: list[Row] = []
         self._attempt: Attempt | None = None  # whose commit has begun, and not come back
         self.id = int.from_bytes(database.one("SELECT id FROM box"), "big")
+        self.kept = tuple(self._books.claims.told())
         self.noted = frozenset(unsigned([row[0] for row in database.rows("SELECT instance FROM noted")]))
 
     @classmethod
@@ -106,6 +107,7 @@ class Outbox:
             raise explain(error, path, None) from error
         intake.box = outbox.id
         intake.load(*outbox.ledger.held())
+        intake.load(*outbox._books.claims.room())
         return outbox
 
     # The turn
@@ -127,9 +129,10 @@ class Outbox:
             now = self._clock.now()
             shift = self._clock.shift()
             if self._has_work(now):
-                self._commit(database, lambda: self._write(database, now, shift))
+                attempt = self._commit(database, lambda: self._write(database, now, shift))
                 stored, self._fresh = self._fresh, []
                 self._books.hand_out([each for each in stored if not each.sheaf.duplicate], shift)
+                self._books.hand_out_released(attempt.claiming.released, shift)
             self._books.read_ahead(database, now, shift, self._set_aside)
         except DatabaseError as error:
             raise self._failed(error) from error
@@ -166,7 +169,7 @@ class Outbox:
     def _has_work(self, now: int) -> bool:
         return bool(self._fresh or self._changes or self._spoilt or self._books.aging.has_work(now))
 
-    def _commit(self, database: Database, write: Callable[[], Attempt]) -> None:
+    def _commit(self, database: Database, write: Callable[[], Attempt]) -> Attempt:
         self._attempt = None
         try:
             attempt = write()
@@ -181,6 +184,7 @@ class Outbox:
             database.commit()
         self._books.aging.expiry_at = attempt.expiry_at
         self._apply(attempt)
+        return attempt
 
     def _write(self, database: Database, now: int, shift: int) -> Attempt:
         transaction = Transaction(self._books, database, now, shift)
@@ -217,7 +221,11 @@ class Outbox:
             kept = f"at most {self.intake.limits.letters:,} are kept, for {self.intake.limits.letter_days:g} days"
             said = f"{dropped.messages:,} dead letters of {self.name} were dropped: {kept}."
             self.notices.append(Notice("letters dropped", said, count=dropped.messages))
-        self.intake.settled(settlement.messages + dropped.messages, settlement.nbytes + dropped.nbytes)
+        claiming = attempt.claiming
+        self.intake.settled(
+            settlement.messages + dropped.messages - claiming.messages,
+            settlement.nbytes + dropped.nbytes - claiming.nbytes,
+        )
 
     def _came_again(self, twins: Sequence[Twin]) -> None:
         for twin in twins:
@@ -280,6 +288,7 @@ class Outbox:
             self._fresh = [each for each in self._fresh if each not in attempt.fresh]
             self._apply(attempt)
             books.missed([each for each in attempt.fresh if not each.sheaf.duplicate])
+            books.missed_released(attempt.claiming.released)
         books.numbering.again(self._fresh)
         return database
 
@@ -332,6 +341,15 @@ class Outbox:
     def turns(self) -> int:
         """How many transactions there have been."""
         return self._books.turns
+
+    def stubs(self) -> int:
+        """Of how many of its messages the outputs were chosen and are not released, as far as it knows. Any thread."""
+        return self._books.stubs.count()
+
+    def prepared(self) -> int:
+        """For how many messages of others it has outputs of which it is not known whether they were chosen. Any
+        thread."""
+        return self._books.claims.unasked()
 
     def find_sheaf(self, epoch: int, first: int) -> Sheaf | None:
         """The sheaf that became this segment, if somebody still has a receipt of it. Any thread."""

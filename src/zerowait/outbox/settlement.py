@@ -11,7 +11,21 @@ from typing import Final
 
 from msgspec import Struct, json, msgpack
 
-from zerowait.message import BODY_START, Again, Alone, Bury, Change, Forget, Mark, Marks, Note, Numbers, Settle, Verdict
+from zerowait.message import (
+    BODY_START,
+    Again,
+    Alone,
+    Bury,
+    Change,
+    Choose,
+    Forget,
+    Mark,
+    Marks,
+    Note,
+    Numbers,
+    Settle,
+    Verdict,
+)
 from zerowait.outbox.database import Database, integers
 from zerowait.outbox.ledger import Tally
 from zerowait.outbox.reading import find
@@ -133,6 +147,12 @@ class Settlement:
         else:
             assert isinstance(change, Forget)
             self.noted[change.instance] = False
+
+    def choose(self, change: Choose) -> list[tuple[str, int, int]]:
+        """Those of these that were not settled are. Gives them, with their channel."""
+        before = len(self.events)
+        self.apply(Settle(change.channel, change.epoch, change.first, change.count, Verdict.HANDLED, change.seq))
+        return [(event.row.channel, event.first, event.count) for event in self.events[before:]]
 
     def expire(self, row: Row) -> None:
         self.apply(Settle(row.channel, row.epoch, row.first, row.count, Verdict.EXPIRED, row.seq))

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from zerowait.message import Change
+from zerowait.message import Change, Choose, Discard, Keep, Numbers, Release, Unstub
 from zerowait.outbox.attempt import Attempt
 from zerowait.outbox.books import Books
+from zerowait.outbox.claims import Claiming, Output
 from zerowait.outbox.database import Database
 from zerowait.outbox.known import Twin
 from zerowait.outbox.ledger import Tally
-from zerowait.outbox.row import Fresh, Row
+from zerowait.outbox.row import Fresh, Row, checksum
 from zerowait.outbox.settlement import Dropped, Settlement
+from zerowait.outbox.stubs import Choosing
 from zerowait.outbox.tables import insert
 
 
@@ -29,6 +31,11 @@ class Transaction:
             database, books.ledger.channels, books.ahead.out, books.young, self._tally, books.numbering.next_seq,
             books.ahead.later, now, shift, checked=books.durable,
         )  # fmt: skip
+        self._claiming = Claiming(
+            books.claims, database, self._tally, next_seq=books.numbering.next_seq, number=books.numbering.take,
+            is_new=self._is_new, later=books.ahead.later, shift=shift, checked=books.durable,
+        )  # fmt: skip
+        self._choosing = Choosing(books.stubs, books.numbering.next_seq, now)
         self._expiry_at = books.aging.expiry_at
         self._twins: list[Twin] = []
 
@@ -42,11 +49,42 @@ class Transaction:
             if each.handed:
                 books.young.take(each)
         for change in changes:
-            settlement.apply(change)
+            self._apply(change)
         for row in spoilt:
             settlement.drop(row)
         channels, out = books.ledger.channels, books.ahead.out
         self._expiry_at = books.aging.expire(self._database, channels, out, settlement, self._now)
+
+    def _apply(self, change: Change) -> None:
+        match change:
+            case Choose():
+                self._choose(change)
+            case Unstub():
+                self._choosing.remove((change.epoch, change.outputs), change.first, change.count)
+            case Keep():
+                self._claiming.keep(change)
+            case Release():
+                self._claiming.release(change)
+            case Discard():
+                self._claiming.discard(change)
+            case _:
+                self._settlement.apply(change)
+
+    def _is_new(self, output: Output, name: tuple[int, int]) -> bool:
+        """Whether what a handler has sent with an id was not accepted before; from now on it was."""
+        assert output.id is not None
+        digest = checksum(self._claiming.body(output), b"")
+        channel = self._id_of(output.row.channel)
+        return self._books.known.admit_output(self._database, channel, output.id, name, digest, self._now)
+
+    def _choose(self, change: Choose) -> None:
+        """What is not settled is, by this run; what is may have been by the same one."""
+        choice = change.epoch, change.outputs
+        chosen = Numbers(self._choosing.chosen(choice, change.first, change.count))
+        for channel, first, count in self._settlement.choose(change):
+            self._choosing.add(choice, first, count, channel)
+            chosen.add(first, count)
+        change.chosen = tuple(chosen)
 
     def insert(self, fresh: Sequence[Fresh]) -> None:
         """Rows that are new, but for those that dispatch has; all of them count as accepted. What came again by its id
@@ -68,8 +106,13 @@ class Transaction:
 
     def finish(self, fresh: Sequence[Fresh], changes: int, spoilt: int) -> Attempt:
         """Write what was worked out, and the ledger; the commit is the caller's."""
+        self._choosing.age()
         self._settlement.write(self._database, self._id_of)
         self._books.known.settle(self._database, self._settlement.events)
+        if self._claiming or self._choosing:
+            self._database.begin()
+            self._claiming.write(self._database, self._id_of)
+            self._choosing.write(self._database, self._id_of)
         dropped = self._books.aging.bound_letters(self._database, self._books.ledger, self._tally, self._now)
         return self._attempt(list(fresh), changes, spoilt, dropped)
 
@@ -85,8 +128,8 @@ class Transaction:
     def _attempt(self, fresh: list[Fresh], changes: int, spoilt: int, dropped: Dropped) -> Attempt:
         turn = self._account()
         return Attempt(
-            self._settlement, self._tally, self._ids, fresh, changes, spoilt, dropped, self._expiry_at, turn,
-            self._twins,
+            self._settlement, self._claiming, self._choosing, self._tally, self._ids, fresh, changes, spoilt, dropped,
+            self._expiry_at, turn, self._twins,
         )  # fmt: skip
 
     def _account(self) -> int:
