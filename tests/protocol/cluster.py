@@ -26,6 +26,7 @@ class Cluster:
         self.commit_s = commit_s
         self.stores = [Store(700 + index) for index in range(owners)]
         self.owners: list[Process | None] = [None] * owners
+        self.homes = [Store(800 + index) for index in range(workers)]  # of the workers, for what handlers send
         self.workers: list[Process | None] = [None] * workers
         self.work_s = 0.02
         self.tries: Counter[tuple[int, int]] = Counter()
@@ -49,8 +50,12 @@ class Cluster:
 
     def start_worker(self, index: int) -> None:
         if self.workers[index] is None:
-            worker = Process(self.world, f"worker{index}", services={CHANNEL: 3}, job=1 + index)
+            worker = Process(
+                self.world, f"worker{index}", services={CHANNEL: 3}, job=1 + index, commit_s=self.commit_s,
+                home=self.homes[index], keeps=index > 0,
+            )  # fmt: skip
             worker.handler = self._handle
+            worker.sends = self._send
             self.workers[index] = worker
             for store in self.stores:
                 self.broken_since[store.box, worker] = self.world.now
@@ -66,6 +71,12 @@ class Cluster:
         if number % 29 == 4 and past < 1:
             return seconds, Outcome(Verdict.UNSTARTED)
         return seconds, None
+
+    @staticmethod
+    def _send(run: Run) -> list[bytes]:
+        """Two outputs of every other message: which message they are sent for stands in them."""
+        box, epoch, number = run.name
+        return [f"{box} {epoch} {number} {letter}".encode() for letter in "ab"] if number % 2 else []
 
     def kill_owner(self, index: int) -> None:
         owner = self.owners[index]
@@ -218,6 +229,26 @@ class Cluster:
             if worker is not None:
                 self._check_worker(worker)
         self._check_starts()
+        self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        """Whatever is done to them, an output is accepted once, in one outbox, and only of what was handled."""
+        accepted = Counter(payload for home in self.homes for payload in home.released)
+        twice = [payload.decode() for payload, times in accepted.items() if times > 1]
+        assert not twice, f"sent twice: {twice[:3]}"
+        settled = {store.box: store.settled for store in self.stores}
+        for payload in accepted:
+            box, epoch, number, _ = payload.decode().split()
+            verdict = settled[int(box)].get((int(epoch), int(number)))
+            assert verdict is Verdict.HANDLED, f"{payload.decode()} was sent, and its message is {verdict}"
+
+    def _check_all_sent(self) -> None:
+        accepted = {payload for home in self.homes for payload in home.released}
+        for store in self.stores:
+            for (epoch, number), verdict in store.settled.items():
+                if verdict is Verdict.HANDLED and number % 2:
+                    lacking = {f"{store.box} {epoch} {number} {letter}".encode() for letter in "ab"} - accepted
+                    assert not lacking, f"handled, and never sent: {lacking}"
 
     def _check_owner(self, store: Store, owner: Process) -> None:
         custody = owner.core.owner.custody[store.box]
@@ -273,6 +304,11 @@ class Cluster:
         )
 
     def check_settled(self) -> None:
+        self._check_all_sent()
+        for store in self.stores:
+            assert not store.stubs, f"{len(store.stubs)} stubs of {store.box} never go"
+        for home in self.homes:
+            assert not home.claims, f"{len(home.claims)} outcomes of {home.box} are never confirmed"
         for store, owner in zip(self.stores, self.owners, strict=True):
             assert not store.rows, f"{len(store.rows)} of {store.box} never settle, such as {next(iter(store.rows))}"
             assert owner is not None

@@ -121,7 +121,7 @@ class Stage:
         while self.tickets and self.store is not None:
             ticket = self.tickets.pop(0)
             self.store.apply(ticket.changes)
-            self.core.owner.committed(ticket.box, ticket.number)
+            self.core.committed(ticket.box, ticket.number)
             if ticket.marked:
                 self.core.owner.offer(ticket.box, self.store.due_now(self.wall_us(self.now)))
 

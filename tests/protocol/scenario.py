@@ -3,6 +3,9 @@
     owner A [as=OTHER] [commit=MS]         a sender; as: it opens the outbox that OTHER had
     worker B [runners=N] [takes=S]         takes: how long a message runs
     opens A                                it looks for proofs of the death of those that its outbox has noted
+             [sends=N] [keeps=yes] [as=B]  sends: so many outputs a message; keeps: all outcomes; as: with B's outbox
+    choices off                            outputs are accepted by the run that sends them, as without rules §6
+    outputs                                what was accepted, and in whose outbox
     dial A B · cut A B · half-cut A B      half-cut: only A notices
     partition A B [one-way] · heal         one-way: what A says does not reach B
     kill X · pause X · resume X · leave X  leave: as a deploy does
@@ -14,7 +17,7 @@
     run S                                  time passes; what happens in it is shown
     stands B S                             its handlers' loop has not turned for so long
     frames on|off                          also what is said (without PING, PONG, CREDIT, WANT and STATE)
-    ledger A · held B · window B · runs N
+    ledger A · held B · window B · runs N · stubs A
 
 Only the channel `work` is used, unless `serve` says otherwise. Proof of death is found unless `proof off`.
 """
@@ -97,9 +100,10 @@ class Scenario:
             case frames.Batch():
                 return f"BATCH {ranges(frame.ranges)} (dispatch {frame.n}){('', ', aside', ', alone')[frame.lane]}"
             case frames.Outcome():
-                return f"OUTCOME {Verdict(frame.verdict).name.lower()} {of(frame.parts)}"
+                sent = " with outputs" if frame.outputs and frame.verdict == Verdict.HANDLED else ""
+                return f"OUTCOME {Verdict(frame.verdict).name.lower()} {of(frame.parts)}{sent}"
             case frames.Confirm():
-                return f"CONFIRM {of(frame.parts)}"
+                return f"CONFIRM {of(frame.parts)}{'' if frame.chosen else ' (not chosen)'}"
             case frames.Held():
                 return f"HELD queued {of(frame.queued)}, running {of(frame.running)}"
             case frames.Drop():
@@ -138,8 +142,16 @@ class Scenario:
         self.processes[name] = Process(self.world, name, boxes=[store], commit_s=float(commit) / 1_000)
         self.world.owners[store.box] = self.processes[name]
 
-    def _do_worker(self, name: str, runners: str = "1", takes: str = "0.01") -> None:
-        worker = self.processes[name] = Process(self.world, name, services={CHANNEL: int(runners)})
+    def _do_worker(
+        self, name: str, runners: str = "1", takes: str = "0.01", sends: str = "0", keeps: str = "", as_: str = ""
+    ) -> None:
+        home = self.stores.get(as_)
+        if home is None and (keeps or int(sends)):
+            home = self.stores[name] = Store(800 + len(self.stores))
+        worker = self.processes[name] = Process(
+            self.world, name, services={CHANNEL: int(runners)}, home=home, keeps=bool(keeps)
+        )
+        worker.sends = lambda run: [f"{run.name[2]}{letter}".encode() for letter in "abcdef"[: int(sends)]]
         self._takes[name] = float(takes)
 
         def handle(channel: str, epoch: int, number: int) -> tuple[float, Outcome | None]:
@@ -150,6 +162,22 @@ class Scenario:
             return self._takes[name], self._outcomes.pop((name, number), None)
 
         worker.handler = handle
+
+    def _do_choices(self, how: str) -> None:
+        self.world.chooses = how == "on"
+
+    def _do_outputs(self) -> list[str]:
+        told = []
+        for name, store in self.stores.items():
+            if store.released or any(claim.outputs for claim in store.claims.values()):
+                waiting = sum(len(claim.outputs) for claim in store.claims.values())
+                accepted = " ".join(sorted(payload.decode() for payload in store.released)) or "none"
+                told.append(f"{name} has accepted {accepted}" + (f", and {waiting} are prepared" if waiting else ""))
+        return told or ["none"]
+
+    def _do_stubs(self, name: str) -> list[str]:
+        stubs = ", ".join(str(number) for _, number in sorted(self.stores[name].stubs))
+        return [f"stubs of {stubs}" if stubs else "no stubs"]
 
     def _do_opens(self, name: str) -> None:
         """Who opens an outbox looks whether those are over that it has noted."""

@@ -16,12 +16,20 @@ from zerowait.message import (
     Alone,
     Bury,
     Change,
+    Choose,
+    Discard,
     Forget,
+    Keep,
+    Kept,
     Mark,
     Marks,
     Note,
+    Numbers,
+    Prepared,
+    Release,
     Segment,
     Settle,
+    Unstub,
     Verdict,
 )
 
@@ -62,6 +70,33 @@ def segment(
     )
 
 
+def prepared(index: int, payloads: Iterable[bytes], channel: str = "next") -> Prepared:
+    """What is sent for that message of a delivery."""
+    body, ends = bytearray(BODY_START), array("I")
+    for payload in payloads:
+        body += payload
+        ends.append(len(body))
+    BODY_HEADER.pack_into(body, 0, ARRAY32, len(ends))
+    return Prepared(channel, body, ends.tobytes(), [index] * len(ends), START_US)
+
+
+class Claim:
+    """How a message of another outbox ended, and what was sent for it."""
+
+    def __init__(self, change: Keep, number: int) -> None:
+        self.dispatch = (change.fence, change.n)
+        self.verdict = change.verdict
+        self.after_ms, self.note = change.after_ms, change.note
+        self.has_outputs = bool(change.prepared)
+        self.outputs: list[tuple[str, bytes]] = []
+        for each in change.prepared:
+            start = BODY_START
+            for index, stop in zip(each.inputs, memoryview(each.ends).cast("I"), strict=True):
+                if index + change.shift == number:
+                    self.outputs.append((each.channel, bytes(each.body[start:stop])))
+                start = stop
+
+
 class Row:
     __slots__ = ("channel", "due", "failures", "marks", "note", "size")
 
@@ -88,6 +123,9 @@ class Store:
         self.accepted = 0
         self.counts = dict.fromkeys((Verdict.HANDLED, Verdict.DEAD, Verdict.EXPIRED, Verdict.DROPPED), 0)
         self.settled: dict[Name, Verdict] = {}
+        self.stubs: dict[Name, int] = {}  # → the outbox whose outputs were chosen
+        self.claims: dict[tuple[int, int, int], Claim] = {}  # outcomes of others' messages
+        self.released: list[bytes] = []  # outputs that were accepted
         self._due: list[tuple[int, int, int]] = []
         self._offered: set[Name] = set()
         self._unread: deque[Name] = deque()
@@ -133,6 +171,62 @@ class Store:
                     self.noted.add(change.instance)
                 case Forget():
                     self.noted.discard(change.instance)
+                case Choose():
+                    self._choose(change)
+                case Unstub():
+                    for number in range(change.first, change.first + change.count):
+                        if self.stubs.get((change.epoch, number)) == change.outputs:
+                            del self.stubs[change.epoch, number]
+                case Keep():
+                    if not change.is_kept:
+                        change.is_kept = True
+                        for number in range(change.first, change.first + change.count):
+                            self.claims[change.origin, change.epoch, number] = Claim(change, number)
+                case Release() | Discard():
+                    self._decide(change)
+
+    def _choose(self, change: Choose) -> None:
+        chosen = Numbers()
+        for number in range(change.first, change.first + change.count):
+            name = change.epoch, number
+            if self._leaves(name, Verdict.HANDLED) is not None:
+                self.stubs[name] = change.outputs
+            if self.stubs.get(name) == change.outputs:
+                chosen.add(number, 1)
+        change.chosen = tuple(chosen)
+
+    def _decide(self, change: Release | Discard) -> None:
+        for number in range(change.first, change.first + change.count):
+            name = change.origin, change.epoch, number
+            claim = self.claims.get(name)
+            if claim is None or claim.dispatch != (change.fence, change.n):
+                continue
+            if isinstance(change, Discard):
+                del self.claims[name]
+            elif claim.verdict is Verdict.HANDLED and claim.has_outputs:
+                outputs, claim.outputs = claim.outputs, []
+                claim.verdict = Verdict.HANDLED if change.unasked else Verdict.RELEASED
+                for channel, payload in outputs:
+                    self._accept_output(channel, payload)
+
+    def accept_outputs(self, payloads: Iterable[bytes]) -> None:
+        for payload in payloads:
+            self._accept_output("next", payload)
+
+    def _accept_output(self, channel: str, payload: bytes) -> None:
+        name = self.epoch, self.next
+        self.next += 1
+        self.accepted += 1
+        self.rows[name] = Row(channel, len(payload))
+        self.released.append(payload)
+        self._unread.append(name)
+
+    def kept(self) -> list[Kept]:
+        """What an opening finds."""
+        return [
+            Kept(*name, 1, *each.dispatch, each.verdict, each.after_ms, each.note, each.has_outputs)
+            for name, each in self.claims.items()
+        ]
 
     def _leaves(self, name: Name, verdict: Verdict) -> Row | None:
         row = self.rows.pop(name, None)
@@ -177,7 +271,7 @@ class Store:
     @staticmethod
     def named_by(change: Change) -> list[Name]:
         match change:
-            case Settle():
+            case Settle() | Choose():
                 return [(change.epoch, number) for number in range(change.first, change.first + change.count)]
             case Again() | Bury() | Mark():
                 return [(change.epoch, change.number)]

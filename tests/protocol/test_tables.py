@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
-from tests.protocol.store import START_US, Store
+from tests.protocol.store import START_US, Store, prepared
 from tests.protocol.vectors import TWO, VECTORS
 from zerowait.engines.brokerless.protocol import frames, tables
 from zerowait.engines.brokerless.protocol.effects import Withdrawn
@@ -32,6 +32,7 @@ from zerowait.engines.brokerless.protocol.frames import (
 from zerowait.engines.brokerless.protocol.link import LinkPhase
 from zerowait.engines.brokerless.protocol.owner.suspects import lane_of
 from zerowait.engines.brokerless.protocol.tables import (
+    CLAIM,
     IN_FLIGHT,
     ITEM,
     KNOWN,
@@ -42,17 +43,19 @@ from zerowait.engines.brokerless.protocol.tables import (
     QUEUED,
     RUNNING,
     SETTLED,
+    STUB,
     UNKNOWN,
     WAITING,
 )
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
 from zerowait.message import Outcome as Ended
-from zerowait.message import Verdict
+from zerowait.message import Sent, Verdict
 
 IMPOSSIBLE = tables.IMPOSSIBLE
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 X, Y, Z = 201, 202, 203
 ANOTHER_EPOCH = 5
+P_OF_X, P_OF_Y = 301, 302  # where they keep what their handlers send
 
 
 # -- a message at its owner --------------------------------------------------------------------------------------------
@@ -73,8 +76,9 @@ class AtOwner:
         self.stage.push(expires=self.expires)
         if state != WAITING:
             self.sent = self.x.last(Batch)
-        if state == SETTLED:
-            self.x.say(Outcome(BOX, Verdict.HANDLED, (self.part(),)))
+        if state in (SETTLED, STUB):
+            outputs = P_OF_X if state == STUB else 0
+            self.x.say(Outcome(BOX, Verdict.HANDLED, (self.part(),), outputs=outputs))
             assert not self.store.rows
         self.counts = dict(self.store.counts)
         self.forget()
@@ -170,7 +174,7 @@ def handled(holder: bool) -> Callable[[AtOwner], str]:
         part = at.part() if holder else Part(at.epoch, 1, 1, ANOTHER_EPOCH, 9)
         at.stage.holds_commits = True
         puppet.say(Outcome(BOX, Verdict.HANDLED, (part,)))
-        assert not puppet.all(Confirm) or at.state == SETTLED, "confirmed before it was durable"
+        assert not puppet.all(Confirm) or at.state in (SETTLED, STUB), "confirmed before it was durable"
         at.stage.commit()
         at.stage.step()
         said = ["settle"] if at.changed() == [Verdict.HANDLED] else []
@@ -183,6 +187,46 @@ def handled(holder: bool) -> Callable[[AtOwner], str]:
         return ", ".join(said)
 
     return run
+
+
+def claimed(holder: bool) -> Callable[[AtOwner], str]:
+    def run(at: AtOwner) -> str:
+        if holder and at.state == WAITING:
+            return IMPOSSIBLE
+        puppet, outputs = (at.x, P_OF_X) if holder else (at.y, P_OF_Y)
+        part = at.part() if holder else Part(at.epoch, 1, 1, ANOTHER_EPOCH, 9)
+        at.stage.holds_commits = True
+        puppet.say(Outcome(BOX, Verdict.HANDLED, (part,), outputs=outputs))
+        assert not puppet.all(Confirm), "nobody is told what is not durable"
+        at.stage.commit()
+        at.stage.step()
+        said = ["settle"] if at.changed() == [Verdict.HANDLED] else []
+        assert not at.is_waiting()
+        assert at.holder() is None
+        if said and at.store.stubs == {(at.epoch, 1): outputs}:
+            said.append("stub")
+        said.append(confirmed(puppet, part))
+        if at.names(at.x):
+            said.append("DROP at its holder")
+        return ", ".join(said)
+
+    return run
+
+
+def confirmed(puppet: Puppet, part: Part) -> str:
+    (confirm,) = puppet.all(Confirm)
+    assert confirm.parts == (part,)
+    return "CONFIRM chosen" if confirm.chosen else "CONFIRM not chosen"
+
+
+def released(at: AtOwner) -> str:
+    was = at.holder()
+    stubs = dict(at.store.stubs)
+    at.x.say(Outcome(BOX, Verdict.RELEASED, (at.part(),), outputs=P_OF_X))
+    assert at.holder() == was
+    assert not at.changed()
+    gone = ["stub gone"] if stubs and not at.store.stubs else []
+    return ", ".join([*gone, confirmed(at.x, at.part())])
 
 
 def verdict(said: Verdict, *, last: bool) -> Callable[[AtOwner], str]:
@@ -234,7 +278,7 @@ def held(*, running: bool, holder: bool) -> Callable[[AtOwner], str]:
             return "keep" if at.holder() == X and not at.is_waiting() else "?"
         if at.state == WAITING:
             return "adopt" if at.holder() == Y and not at.is_waiting() else "?"
-        assert at.state == SETTLED or at.holder() == X
+        assert at.state in (SETTLED, STUB) or at.holder() == X
         assert not at.is_waiting()
         return "let run"
 
@@ -277,7 +321,7 @@ def named_by_another(at: AtOwner) -> str:
     at.stage.step()
     if at.state == WAITING:
         return at.waits()
-    if at.state == SETTLED:
+    if at.state in (SETTLED, STUB):
         return "nothing" if not at.store.rows and not at.is_waiting() else "?"
     assert at.holder() == X
     assert at.x.all(Drop) == []
@@ -288,7 +332,7 @@ def named_by_another(at: AtOwner) -> str:
 
 
 def expires(at: AtOwner) -> str:
-    if at.state == SETTLED:
+    if at.state in (SETTLED, STUB):
         return IMPOSSIBLE
     at.stage.step(61.0)
     if at.changed() == [Verdict.EXPIRED]:
@@ -332,6 +376,9 @@ OWNER_EVENTS: dict[str, Callable[[AtOwner], str]] = {
     "take, worker not noted": take(False),
     "`handled`, from its holder": handled(True),
     "`handled`, from another": handled(False),
+    "`handled` with outputs, from its holder": claimed(True),
+    "`handled` with outputs, from another": claimed(False),
+    "`released`": released,
     "`retry`, last dispatch": verdict(Verdict.RETRY, last=True),
     "`dead`, last dispatch": verdict(Verdict.DEAD, last=True),
     "`expired`, last dispatch": verdict(Verdict.EXPIRED, last=True),
@@ -566,6 +613,168 @@ def forgets_memory_outboxes() -> bool:
     return bool(stage.core.worker.memory.unconfirmed(BOX))
 
 
+# -- an outcome with outputs at a worker -------------------------------------------------------------------------------
+
+
+HOME = 88
+
+
+class AtClaim:
+    """Message 1 of an outbox whose epoch is 3 was handled here, and its handler has sent something."""
+
+    def __init__(self, state: str, *, durable: bool = True) -> None:
+        self.home = Store(HOME)
+        self.stage = Stage(store=self.home, services={CHANNEL: 1})
+        self.stage.core.keep_in(HOME)
+        self.state = state
+        self.owned = Owned(BOX, 3, "owner", durable)
+        self.owner = self.stage.peer(X, boxes=[self.owned])
+        self.part = self.owner.send(1, n=1, epoch=3, fence=3)
+        self.stage.holds_commits = True
+        sent = Sent(HOME, [prepared(0, [b"\x01"])])
+        self.stage.end(self.stage.take(), Ended(Verdict.HANDLED, outputs=sent))
+        assert not self.owner.all(Outcome), "said before it was durable"
+        if state != tables.UNSAID:
+            self.commit()
+        if state == tables.RELEASED:
+            self.owner.say(Confirm(BOX, (self.part,), True))
+            self.commit()
+        self.owner.forget()
+
+    def commit(self) -> None:
+        self.stage.holds_commits = False
+        self.stage.commit()
+        self.stage.step()
+
+    def said(self, puppet: Puppet | None = None) -> list[str]:
+        told = []
+        for outcome in (puppet or self.owner).all(Outcome):
+            assert outcome.parts == (self.part,)
+            assert outcome.outputs == HOME
+            told.append({Verdict.HANDLED: "OUTCOME", Verdict.RELEASED: "`released`"}[Verdict(outcome.verdict)])
+        return told
+
+    def fate(self, puppet: Puppet | None = None) -> str:
+        """What has become of it, after all was committed."""
+        was_there = self.state != tables.RELEASED
+        self.commit()
+        fate: list[str] = []
+        if was_there and self.home.released == [b"\x01"]:
+            fate.append("accepted")
+        gone = not self.stage.core.worker.memory.unconfirmed(BOX)
+        if gone:
+            assert not self.home.claims
+            fate += ["dropped"] if was_there else []
+            fate.append("forgotten")
+        return ", ".join(fate)
+
+
+def durable_now(at: AtClaim) -> str:
+    if at.state != tables.UNSAID:
+        return IMPOSSIBLE
+    at.commit()
+    return ", ".join(at.said())
+
+
+def opened_again(at: AtClaim) -> str:
+    """As after an error: what waited for its commits is lost with that opening."""
+    at.stage.tickets.clear()
+    at.stage.open()
+    at.commit()
+    return "once durable OUTCOME" if at.said() == ["OUTCOME"] else "nothing" if not at.said() else "?"
+
+
+def batch_again(at: AtClaim) -> str:
+    at.owner.send(1, n=2, epoch=3, fence=3)
+    assert at.stage.core.worker.desk.queued(CHANNEL) == 0, "it would run twice"
+    return ", ".join(at.said()) or "nothing"
+
+
+def new_session(at: AtClaim) -> str:
+    at.owner.lose()
+    again = Puppet(at.stage, X, boxes=[at.owned], serial=2)
+    again.greet()
+    again.say(State((), (at.owned,)))
+    told = at.said(again)
+    if told:
+        assert isinstance(next(each for each in again.heard if isinstance(each, Outcome | Held)), Outcome)
+        return ", ".join(told)
+    at.commit()
+    return "once durable " + ", ".join(at.said(again))
+
+
+def another_life(at: AtClaim) -> str:
+    at.stage.tickets.clear()
+    stage = Stage(instance=101, services={CHANNEL: 1})
+    stage.store = at.home
+    epoch = at.home.open(stage.wall_us(stage.now) // 1_000)
+    stage.core.own(HOME, epoch, "tested", durable=True, noted=(), now=stage.now, kept=at.home.kept())
+    again = Puppet(stage, X, boxes=[at.owned])
+    again.greet()
+    again.say(State((), (at.owned,)))
+    return ", ".join(at.said(again)) or "nothing"
+
+
+def choice(*, chosen: bool) -> Callable[[AtClaim], str]:
+    def run(at: AtClaim) -> str:
+        at.stage.holds_commits = True
+        at.owner.say(Confirm(BOX, (at.part,), chosen))
+        assert at.state == tables.RELEASED or not at.said(), "said before it was durable"
+        if at.state == tables.UNSAID:
+            return "nothing" if not at.home.released else "?"
+        fate = at.fate()
+        told = ", ".join(at.said())
+        if fate == "accepted":
+            return f"accepted; once durable {told}"
+        return fate or told
+
+    return run
+
+
+def undecided(at: AtClaim) -> str:
+    at.owner.answers = False
+    at.owner.lose()
+    at.stage.now += at.stage.config.undecided_after - 1.0
+    at.stage.step()
+    assert len(at.home.released) == (at.state == tables.RELEASED)
+    at.stage.now += 1.1
+    at.stage.step()
+    if at.state == tables.UNSAID:
+        return "nothing" if not at.home.released else "?"
+    fate = at.fate()
+    if fate == "accepted":
+        (kept,) = at.home.kept()
+        assert kept.verdict is Verdict.HANDLED, "it is still asked whether it was chosen"
+    return fate or "nothing"
+
+
+def last_word(at: AtClaim) -> str:
+    at.stage.holds_commits = True
+    at.owner.say(Goodbye())
+    return at.fate()
+
+
+def disowned(at: AtClaim) -> str:
+    at.stage.tickets.clear()
+    at.stage.core.disown(HOME)
+    at.stage.step()
+    return "forgotten" if not at.stage.core.worker.memory.unconfirmed(BOX) else "?"
+
+
+CLAIM_EVENTS: dict[str, Callable[[AtClaim], str]] = {
+    "it is durable": durable_now,
+    "its outbox is opened again": opened_again,
+    "BATCH": batch_again,
+    "a new session": new_session,
+    "another life": another_life,
+    "CONFIRM chosen": choice(chosen=True),
+    "CONFIRM not chosen": choice(chosen=False),
+    "no link to its owner for undecided_after": undecided,
+    "its owner's last word: nothing is left": last_word,
+    "its outbox belongs to another": disowned,
+}
+
+
 WORKER_EVENTS: dict[str, Callable[[AtWorker], str]] = {
     "BATCH, fence too low": fenced,
     "BATCH": batch,
@@ -590,7 +799,7 @@ WORKER_EVENTS: dict[str, Callable[[AtWorker], str]] = {
 
 # -- the tests ---------------------------------------------------------------------------------------------------------
 
-_executed: dict[str, set[object]] = {"message": set(), "item": set(), "link": set(), "life": set()}
+_executed: dict[str, set[object]] = {"message": set(), "item": set(), "claim": set(), "link": set(), "life": set()}
 
 
 @pytest.mark.parametrize(("event", "state"), [cell for cell in MESSAGE if MESSAGE[cell] != LATER])
@@ -603,6 +812,12 @@ def test_a_message_at_its_owner_does_what_the_table_says(event: str, state: str)
 def test_a_message_at_a_worker_does_what_the_table_says(event: str, state: str) -> None:
     assert WORKER_EVENTS[event](AtWorker(state)) == ITEM[event, state]
     _executed["item"].add((event, state))
+
+
+@pytest.mark.parametrize(("event", "state"), list(CLAIM))
+def test_an_outcome_with_outputs_does_what_the_table_says(event: str, state: str) -> None:
+    assert CLAIM_EVENTS[event](AtClaim(state)) == CLAIM[event, state]
+    _executed["claim"].add((event, state))
 
 
 def frame_of(kind: type) -> Frame:
@@ -709,6 +924,7 @@ def test_a_second_held_in_one_session_is_a_violation() -> None:
 def test_every_event_of_the_tables_can_be_executed() -> None:
     assert {event for event, _ in MESSAGE} == set(OWNER_EVENTS)
     assert {event for event, _ in ITEM} == set(WORKER_EVENTS)
+    assert {event for event, _ in CLAIM} == set(CLAIM_EVENTS)
 
 
 def test_every_cell_was_executed(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> None:
@@ -716,6 +932,7 @@ def test_every_cell_was_executed(capsys: pytest.CaptureFixture[str], request: py
     wanted: dict[str, set[object]] = {
         "message": {cell for cell in MESSAGE if MESSAGE[cell] != LATER},
         "item": {cell for cell in ITEM if ITEM[cell] != LATER},
+        "claim": set(CLAIM),
         "link": set(LINK),
         "life": set(LIFE),
     }

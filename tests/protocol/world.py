@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import count
 
-from tests.protocol.store import START_US, Store, segment
+from tests.protocol.store import START_US, Store, prepared, segment
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config, Identity
 from zerowait.engines.brokerless.protocol.core import Core
@@ -31,7 +31,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Withdrawn,
 )
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
-from zerowait.message import Numbers, Outcome, Segment, Service
+from zerowait.message import Kept, Numbers, Outcome, Segment, Sent, Service, Verdict
 
 __all__ = ["Numbers", "Process", "Store", "World", "segment"]
 
@@ -69,6 +69,8 @@ class Process:
         config: Config | None = None,
         instance: int | None = None,
         boot: str = BOOT,
+        home: Store | None = None,
+        keeps: bool = False,
     ) -> None:
         self.world = world
         self.name = name
@@ -78,6 +80,10 @@ class Process:
             instance=self.instance, name=name, pid=self.instance, boot=boot, device=1, inode=self.instance
         )
         self.core = Core(identity, self.config, lock=nullcontext(), wall_us=world.wall_us)
+        # home: where it keeps outcomes and what its handlers send; keeps: all outcomes
+        self.home = home
+        boxes = [*boxes, *([home] if home is not None else [])]
+        self.sends: Callable[[Run], list[bytes]] = lambda run: []
         self.stores = {store.box: store for store in boxes}
         self.alive = True
         self.running: dict[int, list[Run]] = {}  # what its mapped list names: by runner
@@ -96,18 +102,21 @@ class Process:
         self.most_held = 0
         self._later: deque[Callable[[], None]] = deque()  # what came while it was paused
         self.commits: deque[tuple[Ticket, float]] = deque()
+        if home is not None:
+            self.core.keep_in(home.box)
         for store in boxes:
-            self._open(store)
+            self._open(store, kept=store.kept())
         if self.services:
-            self.core.serve([Service(channel, "push", runners) for channel, runners in self.services.items()])
+            served = self.services.items()
+            self.core.serve([Service(channel, "push", runners, keeps=keeps) for channel, runners in served])
         world.processes.append(self)
         world.touch(self)
 
-    def _open(self, store: Store, floor_epoch: int = 0) -> None:
+    def _open(self, store: Store, floor_epoch: int = 0, kept: Sequence[Kept] = ()) -> None:
         noted = frozenset(store.noted)
         store.epoch = max(store.epoch, floor_epoch)
         epoch = store.open(self.world.wall_us(self.world.now) // 1_000)
-        self.core.own(store.box, epoch, self.name, durable=store.durable, noted=noted, now=self.world.now)
+        self.core.own(store.box, epoch, self.name, durable=store.durable, noted=noted, now=self.world.now, kept=kept)
 
     # -- what a test does --------------------------------------------------------------------------------------------
 
@@ -190,7 +199,7 @@ class Process:
         while self.commits and self.commits[0][1] <= self.world.now:
             ticket, _ = self.commits.popleft()
             self.stores[ticket.box].apply(ticket.changes)
-            self.core.owner.committed(ticket.box, ticket.number)
+            self.core.committed(ticket.box, ticket.number)
             self.world.touch(self)
 
     def _do(self, effect: Effect) -> None:
@@ -264,7 +273,16 @@ class Process:
         for index, run in enumerate(runs, taken.start):
             run.ended_at = self.world.now
             run.reached = True
-            if run.outcome is None and finished and finished[-1][3] is None:
+            payloads = self.sends(run) if run.outcome is None else []
+            if payloads and not self.world.chooses:
+                assert self.home is not None  # as it was before: they are accepted with the run that sent them
+                self.home.accept_outputs(payloads)
+                payloads = []
+            if payloads:
+                assert self.home is not None
+                run.outcome = Outcome(Verdict.HANDLED, outputs=Sent(self.home.box, [prepared(index, payloads)]))
+                finished.append((taken, index, index + 1, run.outcome))
+            elif run.outcome is None and finished and finished[-1][3] is None:
                 finished[-1] = (taken, finished[-1][1], index + 1, None)
             else:
                 finished.append((taken, index, index + 1, run.outcome))
@@ -282,6 +300,7 @@ class World:
         self.config = config or Config()
         self.latency_s = latency_s
         self.proofs = True
+        self.chooses = True  # rules §6: outputs leave when their run was chosen
         self.lists = True  # a proof comes with what ran there
         self.instances = count(1)
         self.processes: list[Process] = []

@@ -6,7 +6,7 @@ is switched off, so that one socket is one session.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from msgspec import Struct
 
@@ -55,12 +55,20 @@ class Contacts:
         return self._local.get(instance)
 
     def due(
-        self, wanted: Iterable[str], served: Iterable[str], linked: Callable[[int], bool], now: float
+        self,
+        wanted: Iterable[str],
+        served: Iterable[str],
+        linked: Callable[[int], bool],
+        now: float,
+        sought: Collection[int] = (),
     ) -> list[Contact]:
         """Those to be dialled at this moment. wanted: channels that this process pushes to; served: those that it
         handles, whose senders may be the ones that listen. linked: whether there is a link with that instance
-        already."""
+        already. sought: outboxes whose owner is to be asked something."""
         keep: dict[str, Contact] = {}
+        for entry in self._local.values() if sought else ():
+            if any(box in sought for box in entry.boxes):
+                self._keep(keep, entry.endpoints[0], "", entry.instance)
         for channel in wanted:
             for entry in self._local.values():
                 if channel in entry.serves:

@@ -54,7 +54,7 @@ class Finder:
     def pause(self) -> float:
         """How many seconds the next look may wait."""
         wanted, owner = self._wanted.channels, self._core.owner
-        is_lonely = any(not owner.workers(channel) for channel in wanted)
+        is_lonely = any(not owner.workers(channel) for channel in wanted) or bool(self._core.worker.claims.sought())
         return LOOK_S if is_lonely else 5 * LOOK_S if wanted else 10 * LOOK_S
 
     def look(self, now: float) -> None:
@@ -62,8 +62,8 @@ class Finder:
         entries = self._directory.look()
         if entries is not None:
             self._contacts.look(entries)
-        served = self._core.worker.services
-        for contact in self._contacts.due(self._wanted.channels, served, self._is_linked, now):
+        served, sought = self._core.worker.services, self._core.worker.claims.sought()
+        for contact in self._contacts.due(self._wanted.channels, served, self._is_linked, now, sought):
             try:
                 self._contacts.dialled(contact, self._wire.dial(contact.endpoint))
             except ZerowaitError as error:

@@ -64,6 +64,7 @@ class Plainly(Protocol):
 
 class Node:
     """submit: hands changes of a durable outbox to the store thread and gives their running number.
+    pressure: how full our outboxes are, given what that was before.
     reopen: opens an outbox again with an epoch above the floor, and then calls `outboxes.reopened`.
     answer: a question of the command line, and how to reply. error: opening went wrong; nothing will ever be sent."""
 
@@ -80,6 +81,7 @@ class Node:
         lonely: Callable[[str, Sequence[str], Mapping[str, str]], None],
         wall_us: Callable[[float], int],
         plainly: Plainly,
+        pressure: Callable[[int], int],
     ) -> None:
         self.name = name
         self.settings = settings
@@ -95,6 +97,8 @@ class Node:
         self._lonely = lonely
         self._wall_us = wall_us
         self._plainly = plainly
+        self._pressed = 0
+        self._pressure = pressure
         self._thread: threading.Thread | None = None
         self._wire: Wire | None = None
         self._turning = Turn()  # while the thread is awake
@@ -188,8 +192,11 @@ class Node:
 
     # -- on the network thread, through `call` -------------------------------------------------------------------------
 
-    def own(self, box: Box, types: Mapping[str, Sequence[bytes]] | None = None) -> None:
-        """This process has opened that outbox. types: channel → of what lies in it already."""
+    def own(self, box: Box, types: Mapping[str, Sequence[bytes]] | None = None, *, keeps: bool = False) -> None:
+        """This process has opened that outbox. types: channel → of what lies in it already. keeps: outcomes of its own
+        that are to be on disk lie there."""
+        if keeps:
+            self.core.keep_in(box.id)
         self.outboxes.own(box, types or {})
         # What waits for workers of an earlier life need not wait for those that are proved dead.
         for instance in box.noted:
@@ -293,6 +300,7 @@ class Node:
             handshake=settings.handshake_timeout,
             message_bytes=settings.message_bytes,
             outcome_keep=settings.outcomes_days * 86_400.0,
+            undecided_after=settings.undecided_after,
             drain=settings.drain,
             crash_limit=settings.crash_limit,
         )
@@ -368,6 +376,9 @@ class Node:
         self._plain_again = self._plainly.turn()
         self._look(now)
         self._hands.feel()
+        if self._hands and (pressed := self._pressure(self._pressed)) != self._pressed:
+            self._pressed = pressed
+            core.bound(pressed)
         core.wake(now)
         core.flush(now)
         self._performer.perform(now)

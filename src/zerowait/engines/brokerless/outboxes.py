@@ -3,7 +3,7 @@
     on disk:    offered ── store thread ──▶ dispatch … changes ── submit ──▶ store thread ── done ──▶ committed
     in memory:  begin ──▶ dispatch … changes ── turn ──▶ committed, all on the network thread
 
-Frames that wait for a commit leave by `Owner.committed`, whichever way it was made.
+Frames that wait for a commit leave by `Core.committed`, whichever way it was made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from zerowait.engines.brokerless.clock import clock
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.effects import Dispatched, Returned, Ticket, Withdrawn
-from zerowait.message import Bury, Change, Segment
+from zerowait.message import Bury, Change, Kept, Segment
 
 DRAWN_BYTES = 1 << 20  # half of the read-ahead of a channel is gone: the store thread reads more
 
@@ -33,6 +33,8 @@ class Box(Protocol):
     def durable(self) -> bool: ...
     @property
     def noted(self) -> Iterable[int]: ...
+    @property
+    def kept(self) -> Iterable[Kept]: ...
     def begin(self) -> list[Segment]: ...
     def turn(self, changes: Sequence[Change], drawn: dict[str, int]) -> list[Segment]: ...
     def next_due(self) -> float | None: ...
@@ -100,7 +102,9 @@ class Outboxes:
         self._boxes[box.id] = box
         for channel, descriptions in types.items():
             self._core.left(box.id, channel, descriptions, adopted=box.name != self._name)
-        self._core.own(box.id, box.epoch, box.name, durable=box.durable, noted=box.noted, now=self._now())
+        self._core.own(
+            box.id, box.epoch, box.name, durable=box.durable, noted=box.noted, now=self._now(), kept=box.kept
+        )
         if not box.durable:
             self._memory = box
 
@@ -111,8 +115,13 @@ class Outboxes:
         self._core.own(box.id, box.epoch, box.name, durable=box.durable, noted=noted, now=self._now())
 
     def is_at_rest(self, box: int) -> bool:
-        """Whether nothing of it is in flight or on its way to the file."""
-        return not any(self._core.owner.in_flight(box).values()) and not self._tickets.get(box)
+        """Whether nothing of it is in flight or on its way to the file, and nobody is to be asked about what it
+        keeps."""
+        return (
+            not self._core.worker.claims.is_home(box)
+            and not any(self._core.owner.in_flight(box).values())
+            and not self._tickets.get(box)
+        )
 
     def part(self, box: int) -> None:
         """It is about to be closed: what its next opening has not to wait for goes to the file, with its last turn."""
@@ -151,7 +160,7 @@ class Outboxes:
                 owner.offer(box, segments)
             tickets = self._tickets.get(box)
             while tickets and tickets[0][0] <= done:
-                owner.committed(box, tickets.popleft()[1])
+                self._core.committed(box, tickets.popleft()[1])
 
     def _notice_reopening(self, box: int) -> None:
         """An outbox that failed and came back has a new epoch: every worker says anew what it holds of it."""
@@ -177,7 +186,7 @@ class Outboxes:
         if self._memory is not None and ticket.box == self._memory.id:
             self._memory_owes = False
             self._core.owner.offer(ticket.box, self._memory.turn(ticket.changes, drawn))
-            self._core.owner.committed(ticket.box, ticket.number)
+            self._core.committed(ticket.box, ticket.number)
         else:
             number = self._submit(ticket.box, ticket.changes, drawn)
             self._tickets.setdefault(ticket.box, deque()).append((number, ticket.number))

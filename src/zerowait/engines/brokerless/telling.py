@@ -94,6 +94,8 @@ class Telling:
                 )
             case "refused" | "refused by":
                 self._refuse(said, peer)
+            case "undecided":
+                log.warning("%s", said.words)
             case "fenced":
                 log.error(
                     "%s; this process sends nothing of it any more, and what its receipts await is not known",

@@ -17,6 +17,7 @@ class Config(Struct, frozen=True, kw_only=True):
     stuck: float = 3.0  # a handlers' loop that has not turned for so long gets no new work
     handshake: float = 5.0
     outcome_keep: float = 7 * 86_400.0  # how long outcomes are kept for a durable outbox whose owner is gone
+    undecided_after: float = 600.0  # without a link to who could choose: outputs leave all the same
     drain: float = 5.0
     message_bytes: int = 16 * 1024 * 1024
     crash_limit: int = 3  # deaths of workers while a message ran, one of them alone: then it is a dead letter

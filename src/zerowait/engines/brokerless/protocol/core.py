@@ -30,7 +30,7 @@ from zerowait.engines.brokerless.protocol.peers import Peer, Peers
 from zerowait.engines.brokerless.protocol.sessions import Sessions
 from zerowait.engines.brokerless.protocol.tables import is_expected
 from zerowait.engines.brokerless.protocol.worker.worker import Finished, Worker
-from zerowait.message import Service
+from zerowait.message import Kept, Service
 
 OBITUARIES = 8
 PAUSE = 0.5  # woken so much later than asked for: this process stood still
@@ -73,9 +73,21 @@ class Core:
 
     # -- what this process is ----------------------------------------------------------------------------------------
 
-    def own(self, box: int, epoch: int, name: str, *, durable: bool, noted: Iterable[int], now: float) -> None:
-        """This process has opened that outbox, with this epoch; perhaps again."""
+    def own(
+        self,
+        box: int,
+        epoch: int,
+        name: str,
+        *,
+        durable: bool,
+        noted: Iterable[int],
+        now: float,
+        kept: Iterable[Kept] = (),
+    ) -> None:
+        """This process has opened that outbox, with this epoch; perhaps again. kept: outcomes that an earlier life has
+        left in it; not to be given once more when it is opened again."""
         self.owner.own(box, epoch, name, durable=durable, noted=noted, now=now)
+        self.worker.own(box, kept, now)
         self._tell_state()
 
     def left(self, box: int, channel: str, descriptions: Iterable[bytes], *, adopted: bool) -> None:
@@ -85,8 +97,23 @@ class Core:
 
     def disown(self, box: int) -> None:
         self.owner.disown(box)
+        self.worker.disown(box)
         self.owner.sender.forget(box)
         self._tell_state()
+
+    def keep_in(self, box: int) -> None:
+        """Outcomes that are kept lie in that outbox of ours, on disk."""
+        self.worker.claims.home = box
+
+    def bound(self, pressure: int) -> None:
+        """How full the outboxes are in which what handlers send is to lie (`Intake.pressure`)."""
+        self.worker.bound(pressure)
+
+    def committed(self, box: int, number: int) -> None:
+        """All up to that ticket of this outbox is durable: what waited for it leaves."""
+        for ticket in self.effects.committed(box, number):
+            self.owner.committed(ticket)
+            self.worker.claims.committed(ticket)
 
     def serve(self, services: Sequence[Service]) -> None:
         """All that this process serves from now on; the channels that are not among it are served no more."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct, field
 
 from zerowait.engines.brokerless.protocol.frames import Batch, Confirm, Drop, Frame, Part, encode
-from zerowait.message import Change, Segment
+from zerowait.message import Change, Choose, Numbers, Segment
 
 
 class Send(Struct, gc=False):
@@ -116,6 +116,22 @@ class Say(Struct, gc=False):
 Effect = Send | Close | Met | Prove | Dispatched | Returned | Withdrawn | Reopen | Ready | Say | Asked
 
 
+class Asking(Struct):
+    """Somebody has asked whether its run of these is chosen; the changes know once they are durable."""
+
+    conn: int
+    part: Part
+    asked: list[Choose]
+
+    def answers(self) -> Iterable[tuple[Part, bool]]:
+        part = self.part
+        chosen = Numbers(span for change in self.asked for span in change.chosen)
+        for first, count in chosen.overlap(part.first, part.count):
+            yield Part(part.epoch, first, count, part.fence, part.n), True
+        for first, count in chosen.missing(part.first, part.count):
+            yield Part(part.epoch, first, count, part.fence, part.n), False
+
+
 class Ticket(Struct):
     """The changes of one outbox that are to be committed together, and what leaves after that."""
 
@@ -127,6 +143,12 @@ class Ticket(Struct):
     # (epoch, first, count): see `Custody.lasting`
     phantoms: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     withdrawn: list[Withdrawn] = field(default_factory=list[Withdrawn])
+    asking: list[Asking] = field(default_factory=list[Asking])
+    # Outcomes of this process as a worker that lie in this outbox from then on, and may be told: (outbox, part)
+    kept: list[tuple[int, Part]] = field(default_factory=list[tuple[int, Part]])
+    # Likewise what was accepted since it was chosen, and what is remembered no more.
+    released: list[tuple[int, Part]] = field(default_factory=list[tuple[int, Part]])
+    discarded: list[tuple[int, Part]] = field(default_factory=list[tuple[int, Part]])
     marked: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # see `Marking.lasting`
 
 
@@ -229,11 +251,22 @@ class Effects:
             done.append(ticket)
             for conn, parts in ticket.confirm.items():
                 self.send(conn, Confirm(box, tuple(parts)))
+            if ticket.asking:
+                self._answer(ticket)
             for conn, frame in ticket.then:
                 self._leaves(box, conn)
                 self.send(conn, frame)
             self._effects.extend(ticket.withdrawn)
         return done
+
+    def _answer(self, ticket: Ticket) -> None:
+        """CONFIRM: chosen or not."""
+        said: dict[tuple[int, bool], list[Part]] = {}
+        for asking in ticket.asking:
+            for part, chosen in asking.answers():
+                said.setdefault((asking.conn, chosen), []).append(part)
+        for (conn, chosen), parts in said.items():
+            self.send(conn, Confirm(ticket.box, tuple(parts), chosen))
 
     def _leaves(self, box: int, conn: int) -> None:
         left = self._delayed[box, conn] = self._delayed[box, conn] - 1

@@ -12,6 +12,9 @@ def is_settled(core: Core) -> bool:
     owner = core.owner
     if any(count for custody in owner.custody.values() for count in custody.in_flight.values()):
         return False
+    # Those whose outputs were chosen say in a moment that they have left: then nothing of this outbox need be kept.
+    if owner.choices.outstanding(box for link in core.links.values() for box in link.boxes):
+        return False
     waiting = owner.dispatch.channels()
     leaving = core.worker.draining  # then our own handlers take nothing more
     return not any(link.side == "both" or not leaving for channel in waiting for link in owner.takers(channel))

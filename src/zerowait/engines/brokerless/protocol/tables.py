@@ -54,7 +54,7 @@ LIFE: tuple[tuple[str, str, str], ...] = (
 # -- a message at its owner: (event, state) → what happens ---------------------------------------------------------
 
 IMPOSSIBLE = "–"  # asserted, or such a thing cannot be said
-LATER = "…"  # comes with what handlers send (outputs, choices) and with requests; the state does not exist yet
+LATER = "…"  # comes with requests
 
 WAITING, IN_FLIGHT, STUB, SETTLED = "waiting, due", "claimed, in flight", "stub", "settled, letter"
 MESSAGE_STATES = (WAITING, IN_FLIGHT, STUB, SETTLED)
@@ -64,28 +64,46 @@ _ASIDE = "marked; once durable aside"
 _MESSAGE_ROWS: dict[str, tuple[str, str, str, str]] = {
     "take, worker noted": ("in flight, BATCH", IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE),
     "take, worker not noted": ("claimed; once durable BATCH", IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE),
-    "`handled`, from its holder": (IMPOSSIBLE, "settle, CONFIRM", LATER, _CONFIRM_ONLY),
-    "`handled`, from another": ("settle, CONFIRM", "settle, CONFIRM, DROP at its holder", LATER, _CONFIRM_ONLY),
-    "`retry`, last dispatch": ("apply, CONFIRM", "apply, CONFIRM", LATER, _CONFIRM_ONLY),
-    "`dead`, last dispatch": ("apply, CONFIRM", "apply, CONFIRM", LATER, _CONFIRM_ONLY),
-    "`expired`, last dispatch": ("apply, CONFIRM", "apply, CONFIRM", LATER, _CONFIRM_ONLY),
-    "`unstarted`, last dispatch": (_CONFIRM_ONLY, "waiting, CONFIRM", LATER, _CONFIRM_ONLY),
-    "another verdict, older dispatch": (_CONFIRM_ONLY, _CONFIRM_ONLY, LATER, _CONFIRM_ONLY),
-    "HELD, running, from its holder": (IMPOSSIBLE, "keep", LATER, IMPOSSIBLE),
-    "HELD, running, from another": ("adopt", "let run", LATER, "let run"),
-    "HELD, queued, from its holder": (IMPOSSIBLE, "keep", LATER, IMPOSSIBLE),
-    "HELD, queued, from another": ("DROP", "DROP", LATER, "DROP"),
-    "not in its holder's HELD": (IMPOSSIBLE, "waiting", LATER, IMPOSSIBLE),
-    "its holder has left": (IMPOSSIBLE, "waiting", LATER, IMPOSSIBLE),
-    "its holder is gone, after silence": (IMPOSSIBLE, "waiting", LATER, IMPOSSIBLE),
-    "its holder is gone, its connection was closed": (IMPOSSIBLE, _ASIDE, LATER, IMPOSSIBLE),
-    "its holder is dead, its list names it": (IMPOSSIBLE, _ASIDE, LATER, IMPOSSIBLE),
-    "its holder is dead, its list does not name it": (IMPOSSIBLE, "waiting", LATER, IMPOSSIBLE),
-    "its holder is dead, without a list": (IMPOSSIBLE, _ASIDE, LATER, IMPOSSIBLE),
-    "the list of another that is dead names it": (_ASIDE, "marked when it comes back", LATER, "nothing"),
-    "ttl over": ("expired", "the worker judges", LATER, IMPOSSIBLE),
-    "withdraw, it had not begun": ("dropped: True", "DROP; dropped: True", LATER, "its row says"),
-    "withdraw, it had begun": (IMPOSSIBLE, "DROP; False", LATER, "its row says"),
+    "`handled`, from its holder": (IMPOSSIBLE, "settle, CONFIRM", _CONFIRM_ONLY, _CONFIRM_ONLY),
+    "`handled`, from another": (
+        "settle, CONFIRM",
+        "settle, CONFIRM, DROP at its holder",
+        _CONFIRM_ONLY,
+        _CONFIRM_ONLY,
+    ),
+    "`handled` with outputs, from its holder": (
+        IMPOSSIBLE,
+        "settle, stub, CONFIRM chosen",
+        "CONFIRM chosen",
+        "CONFIRM not chosen",
+    ),
+    "`handled` with outputs, from another": (
+        "settle, stub, CONFIRM chosen",
+        "settle, stub, CONFIRM chosen, DROP at its holder",
+        "CONFIRM not chosen",
+        "CONFIRM not chosen",
+    ),
+    "`released`": ("CONFIRM not chosen", "CONFIRM not chosen", "stub gone, CONFIRM not chosen", "CONFIRM not chosen"),
+    "`retry`, last dispatch": ("apply, CONFIRM", "apply, CONFIRM", _CONFIRM_ONLY, _CONFIRM_ONLY),
+    "`dead`, last dispatch": ("apply, CONFIRM", "apply, CONFIRM", _CONFIRM_ONLY, _CONFIRM_ONLY),
+    "`expired`, last dispatch": ("apply, CONFIRM", "apply, CONFIRM", _CONFIRM_ONLY, _CONFIRM_ONLY),
+    "`unstarted`, last dispatch": (_CONFIRM_ONLY, "waiting, CONFIRM", _CONFIRM_ONLY, _CONFIRM_ONLY),
+    "another verdict, older dispatch": (_CONFIRM_ONLY, _CONFIRM_ONLY, _CONFIRM_ONLY, _CONFIRM_ONLY),
+    "HELD, running, from its holder": (IMPOSSIBLE, "keep", IMPOSSIBLE, IMPOSSIBLE),
+    "HELD, running, from another": ("adopt", "let run", "let run", "let run"),
+    "HELD, queued, from its holder": (IMPOSSIBLE, "keep", IMPOSSIBLE, IMPOSSIBLE),
+    "HELD, queued, from another": ("DROP", "DROP", "DROP", "DROP"),
+    "not in its holder's HELD": (IMPOSSIBLE, "waiting", IMPOSSIBLE, IMPOSSIBLE),
+    "its holder has left": (IMPOSSIBLE, "waiting", IMPOSSIBLE, IMPOSSIBLE),
+    "its holder is gone, after silence": (IMPOSSIBLE, "waiting", IMPOSSIBLE, IMPOSSIBLE),
+    "its holder is gone, its connection was closed": (IMPOSSIBLE, _ASIDE, IMPOSSIBLE, IMPOSSIBLE),
+    "its holder is dead, its list names it": (IMPOSSIBLE, _ASIDE, IMPOSSIBLE, IMPOSSIBLE),
+    "its holder is dead, its list does not name it": (IMPOSSIBLE, "waiting", IMPOSSIBLE, IMPOSSIBLE),
+    "its holder is dead, without a list": (IMPOSSIBLE, _ASIDE, IMPOSSIBLE, IMPOSSIBLE),
+    "the list of another that is dead names it": (_ASIDE, "marked when it comes back", "nothing", "nothing"),
+    "ttl over": ("expired", "the worker judges", IMPOSSIBLE, IMPOSSIBLE),
+    "withdraw, it had not begun": ("dropped: True", "DROP; dropped: True", "its row says", "its row says"),
+    "withdraw, it had begun": (IMPOSSIBLE, "DROP; False", "its row says", "its row says"),
 }
 MESSAGE: dict[tuple[str, str], str] = {
     (event, state): cell
@@ -128,6 +146,27 @@ ITEM: dict[tuple[str, str], str] = {
     (event, state): cell for event, row in _ITEM_ROWS.items() for state, cell in zip(ITEM_STATES, row, strict=True)
 }
 
+# -- an outcome with outputs at a worker: (event, state) → what happens -----------------------------------------------
+
+UNSAID, SAID, RELEASED = "on its way to the disk", "on disk, said", "chosen, accepted"
+CLAIM_STATES = (UNSAID, SAID, RELEASED)
+
+_CLAIM_ROWS: dict[str, tuple[str, str, str]] = {
+    "it is durable": ("OUTCOME", IMPOSSIBLE, IMPOSSIBLE),
+    "its outbox is opened again": ("once durable OUTCOME", "nothing", "nothing"),
+    "BATCH": ("nothing", "OUTCOME", "OUTCOME"),
+    "a new session": ("once durable OUTCOME", "OUTCOME", "`released`"),
+    "another life": ("nothing", "OUTCOME", "`released`"),
+    "CONFIRM chosen": ("nothing", "accepted; once durable `released`", "`released`"),
+    "CONFIRM not chosen": ("nothing", "dropped, forgotten", "forgotten"),
+    "no link to its owner for undecided_after": ("nothing", "accepted", "nothing"),
+    "its owner's last word: nothing is left": ("dropped, forgotten", "dropped, forgotten", "forgotten"),
+    "its outbox belongs to another": ("forgotten", "forgotten", "forgotten"),
+}
+CLAIM: dict[tuple[str, str], str] = {
+    (event, state): cell for event, row in _CLAIM_ROWS.items() for state, cell in zip(CLAIM_STATES, row, strict=True)
+}
+
 # -- for the documentation -----------------------------------------------------------------------------------------
 
 BEGIN, END = "<!-- tables:begin -->", "<!-- tables:end -->"
@@ -138,10 +177,13 @@ def markdown() -> str:
     parts = [
         "### A message at its owner\n",
         _grid("event", MESSAGE_STATES, list(_MESSAGE_ROWS), MESSAGE),
-        f"`{LATER}`: the state comes with outputs, which this version does not have. `{IMPOSSIBLE}`: cannot happen.\n",
+        f"`{IMPOSSIBLE}`: cannot happen. A stub says of whom the run was that was chosen, until `released`.\n",
         "### A message at a worker\n",
         _grid("event", ITEM_STATES, list(_ITEM_ROWS), ITEM),
         f"`{LATER}`: cancelling comes with requests. `{IMPOSSIBLE}`: cannot happen.\n",
+        "### An outcome with outputs, at a worker\n",
+        _grid("event", CLAIM_STATES, list(_CLAIM_ROWS), CLAIM),
+        'The same without outputs is an outcome of a channel with `inbox="disk"`: each CONFIRM makes it forgotten.\n',
         "### A link\n",
         _mermaid(),
         "Which frame has its place in which phase:\n",

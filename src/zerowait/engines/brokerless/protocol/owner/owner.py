@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config
-from zerowait.engines.brokerless.protocol.effects import Effects, Reopen, Returned, Say, Withdrawn
+from zerowait.engines.brokerless.protocol.effects import Effects, Reopen, Returned, Say, Ticket, Withdrawn
 from zerowait.engines.brokerless.protocol.frames import LANES, ORDINARY, Drop, Held, Obituary, ProtocolError
 from zerowait.engines.brokerless.protocol.link import Link, Mismatch
+from zerowait.engines.brokerless.protocol.owner.choices import Choices
 from zerowait.engines.brokerless.protocol.owner.custody import Custody, Ranges, Settled
 from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch
 from zerowait.engines.brokerless.protocol.owner.expiry import Expiry
@@ -30,6 +31,7 @@ class Owner:
         self._wall_us = wall_us
         self.custody: dict[int, Custody] = {}
         self.dispatch = Dispatch()
+        self.choices = Choices(effects)
         self._expiry = Expiry(wall_us)
         self.sender = Sender(effects, peers, config, wall_us, self.custody, self.dispatch)
         self.trial = Trial(effects, peers, config.crash_limit, self.custody, self.dispatch)
@@ -54,6 +56,7 @@ class Owner:
         if custody is None:
             return
         self.dispatch.disown(box)
+        self.choices.disown(box)
         self.sender.disowned(box, self._effects.disown(box))
         for epoch, number in custody.withdrawing:
             self._effects.add(Withdrawn(box, epoch, number, None))
@@ -201,6 +204,10 @@ class Owner:
         except ValueError:
             words = f"an OUTCOME with the unknown verdict {frame.verdict}"
             raise ProtocolError(frames.UNEXPECTED, words) from None
+        if verdict is Verdict.RELEASED:
+            self.choices.release(frame.box, frame, link.conn)
+            return
+        claims = verdict is Verdict.HANDLED and frame.outputs != 0
         notes = {(epoch, number): (after_ms, note) for epoch, number, after_ms, note in frame.notes}
         now_us = self._wall_us(now)
         returned: list[Slice] = []
@@ -213,11 +220,15 @@ class Owner:
                 self.trial.settled(frame.box, part.epoch, part.first, part.count)
             if done.returned:
                 self.trial.returned(custody, done.returned)
-            if done.changes:
+            if claims:
+                self.choices.choose(frame.box, frame.outputs, part, done.changes, link.conn)
+                self._effects.ticket(frame.box).phantoms.extend(done.unqueue)
+            elif done.changes:
                 lasting = True
                 self._effects.commit(frame.box, done.changes).phantoms.extend(done.unqueue)
             returned.extend(done.returned)
-        if verdict is not Verdict.STARTED:  # an answer, not an outcome: its worker does not keep it
+        # STARTED is an answer, not an outcome: its worker does not keep it. Who claims is confirmed with the choice.
+        if verdict is not Verdict.STARTED and not claims:
             self._effects.confirm(frame.box, frame.parts, link.conn, lasting)
         if returned:
             self._wait_again(custody, returned)
@@ -231,15 +242,16 @@ class Owner:
         for epoch, number, taken_back in done.answered:
             self._effects.add(Withdrawn(custody.box, epoch, number, taken_back))
 
-    def committed(self, box: int, number: int) -> None:
-        for ticket in self._effects.committed(box, number):
-            custody = self.custody.get(box)
-            if custody is not None:
-                for epoch, first, count in ticket.phantoms:
-                    custody.lasting(epoch, first, count)
-                custody.noting.difference_update(c.instance for c in ticket.changes if isinstance(c, Note))
-                for epoch, number in ticket.marked:
-                    custody.marking.lasting(epoch, number, ticket.number)
+    def committed(self, ticket: Ticket) -> None:
+        custody = self.custody.get(ticket.box)
+        if custody is not None:
+            for epoch, first, count in ticket.phantoms:
+                custody.lasting(epoch, first, count)
+            custody.noting.difference_update(c.instance for c in ticket.changes if isinstance(c, Note))
+            for epoch, number in ticket.marked:
+                custody.marking.lasting(epoch, number, ticket.number)
+            if ticket.asking:
+                self.choices.committed(ticket)
 
     def _resume(self, link: Link, held: Held) -> None:
         frames.check_parts((*held.queued, *held.running))

@@ -42,6 +42,7 @@ def _delivery(link: Link, batch: Batch, count: int, now: float) -> Delivery:
         key=next(iter(batch.keys.values()), None),
         base=batch.base,
         deaths=batch.deaths or None,
+        durable=link.boxes[batch.box].durable,
     )
 
 

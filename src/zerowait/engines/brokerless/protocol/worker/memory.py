@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from zerowait.engines.brokerless.protocol.frames import Outcome, Part
+from zerowait.engines.brokerless.protocol.worker.kept import KeptOutcomes
 from zerowait.message import Numbers, Verdict
 
 Name = tuple[int, int, int]  # (epoch, fence, n)
@@ -40,10 +42,14 @@ class Sorted(Struct):
     known: list[tuple[int, int]]  # handled or dead here: say it again
     here: list[tuple[int, int]]  # queued or running here: takes the newer dispatch number
     fresh: list[tuple[int, int]]
+    superseded: list[tuple[int, Part]]  # outcomes that are kept in that outbox of ours, and count no more
 
 
 class Memory:
+    """kept: which of all that is remembered lies in an outbox of this process, too."""
+
     def __init__(self) -> None:
+        self.kept = KeptOutcomes()
         self._ended: dict[int, dict[Name, Ended]] = {}  # outbox → dispatch → what ended under it
         self._high: dict[tuple[int, int], int] = {}  # the highest number seen of an outbox's epoch
 
@@ -62,10 +68,16 @@ class Memory:
             for number in range(part.first, part.first + part.count):
                 ended.others[number] = Known(verdict, after_ms, note)
 
+    def recall(self, box: int, part: Part, verdict: Verdict, after_ms: int, note: bytes) -> None:
+        """Remembered since an earlier life."""
+        self.remember(box, part, verdict, after_ms, note)
+        name = (box, part.epoch)
+        self._high[name] = max(self._high.get(name, 0), part.first + part.count - 1)
+
     def sort(self, box: int, epoch: int, ranges: Iterable[tuple[int, int]], here: Numbers | None) -> Sorted:
         """What of a batch is known, held, or to be run. In the ordinary case, numbers above all seen, this looks at
         nothing."""
-        result = Sorted([], [], [])
+        result = Sorted([], [], [], [])
         name = (box, epoch)
         for first, count in ranges:
             high = self._high.get(name, 0)
@@ -93,17 +105,25 @@ class Memory:
         result.known.extend(final)
         for at, many in passing:
             for start, n in final.missing(at, many):
-                self._supersede(box, epoch, start, n)
+                result.superseded.extend(self._supersede(box, epoch, start, n))
         result.fresh.extend(final.missing(first, count))
 
-    def _supersede(self, box: int, epoch: int, first: int, count: int) -> None:
+    def _supersede(self, box: int, epoch: int, first: int, count: int) -> list[tuple[int, Part]]:
+        kept: list[tuple[int, Part]] = []
         for name in [name for name in self._ended[box] if name[0] == epoch]:
-            self._forget(box, Part(epoch, first, count, name[1], name[2]))
+            part = Part(epoch, first, count, name[1], name[2])
+            self._forget(box, part)
+            kept.extend(self.kept.forget(box, part))
+        return kept
 
     def again(self, box: int, epoch: int, ranges: Iterable[tuple[int, int]]) -> list[Outcome]:
         """What is known of these, to be said once more."""
         wanted = Numbers(ranges)
-        return self._outcomes(box, (epoch, wanted)) if wanted else []
+        if not wanted:
+            return []
+        said = self._outcomes(box, (epoch, wanted))
+        # Their owner does not know that they were handled, or it would not have sent them: it is asked to choose again.
+        return [replace(each, verdict=Verdict.HANDLED) if each.verdict == Verdict.RELEASED else each for each in said]
 
     def replay(self, box: int) -> list[Outcome]:
         """All that this outbox's owner has not confirmed."""
@@ -122,15 +142,51 @@ class Memory:
             for number, known in ended.others.items():
                 if wanted is None or number in wanted[1]:
                     others.append((Part(epoch, number, 1, fence, n), known))
-        said = [Outcome(box, Verdict.HANDLED, tuple(parts)) for parts in _chunks(handled)]
+        return self._said(box, handled, others)
+
+    def _said(self, box: int, handled: list[Part], others: list[tuple[Part, Known]]) -> list[Outcome]:
+        said: list[Outcome] = []
+        if self.kept:
+            handled, claims = self.kept.apart(box, handled)
+            others = [(part, known) for part, known in others if not self.kept.unsaid(box, part)]
+            for (verdict, home), parts in claims.items():
+                said.extend(Outcome(box, verdict, tuple(some), outputs=home) for some in _chunks(parts))
+        said += [Outcome(box, Verdict.HANDLED, tuple(parts)) for parts in _chunks(handled)]
         for verdict in dict.fromkeys(known.verdict for _, known in others):
             said.extend(outcomes(box, verdict, [pair for pair in others if pair[1].verdict is verdict]))
         return said
 
-    def confirm(self, box: int, parts: Iterable[Part]) -> None:
-        """Durably settled at the owner. One that names another dispatch than the outcome's is ignored (rules §2.2)."""
+    def told(self, box: int, parts: Iterable[Part]) -> list[Outcome]:
+        """What is known of these, each under its own dispatch."""
+        handled: list[Part] = []
+        others: list[tuple[Part, Known]] = []
         for part in parts:
-            self._forget(box, part)
+            ended = self._ended.get(box, {}).get((part.epoch, part.fence, part.n))
+            if ended is None:
+                continue
+            ranges = ended.handled.overlap(part.first, part.count)
+            handled += [Part(part.epoch, first, count, part.fence, part.n) for first, count in ranges]
+            if ended.others:
+                for number in range(part.first, part.first + part.count):
+                    known = ended.others.get(number)
+                    if known is not None:
+                        others.append((Part(part.epoch, number, 1, part.fence, part.n), known))
+        return self._said(box, handled, others)
+
+    def confirm(self, box: int, parts: Iterable[Part]) -> None:
+        """Durably settled at the owner. One that names another dispatch than the outcome's is ignored (rules §2.2).
+        What is kept in an outbox of ours stays until that has let it go."""
+        for part in parts:
+            if self.kept and (here := self.kept.known(box, part)):
+                for first, count in here.missing(part.first, part.count):
+                    self._forget(box, Part(part.epoch, first, count, part.fence, part.n))
+            else:
+                self._forget(box, part)
+
+    def forget(self, box: int, part: Part) -> None:
+        """It is remembered no more, nor kept."""
+        self._forget(box, part)
+        self.kept.forget(box, part)
 
     def _forget(self, box: int, part: Part) -> None:
         of = self._ended.get(box)
@@ -161,10 +217,22 @@ class Memory:
             del self._high[name]
 
     def drop(self, box: int) -> None:
-        """Its owner lived in memory and is gone, or said that nothing is left: nobody will ever ask."""
-        self._ended.pop(box, None)
+        """Its owner lived in memory and is gone, or said that nothing is left: nobody will ever ask. What lies in an
+        outbox of ours is remembered until it has gone from there."""
+        for part in self.parts(box):
+            self.confirm(box, [part])
+        if box in self._ended:
+            return
         for name in [name for name in self._high if name[0] == box]:
             del self._high[name]
+
+    def parts(self, box: int) -> list[Part]:
+        """All that is remembered of it."""
+        return [
+            Part(epoch, first, count, fence, n)
+            for (epoch, fence, n), ended in self._ended.get(box, {}).items()
+            for first, count in (*ended.handled, *((number, 1) for number in ended.others))
+        ]
 
 
 def outcomes(box: int, verdict: Verdict, ends: Iterable[tuple[Part, Known]]) -> Iterator[Outcome]:

@@ -32,6 +32,8 @@ class Window:
         self.concurrency = concurrency
         self.closed = False  # nothing more is wanted: leaving, or not served any more
         self.paused = False  # the handlers' loop stands
+        self._most: int | None = None  # how much is wanted at a time while there is little room for what handlers send
+        self._only: int | None = None  # and of whom
         self.size = concurrency
         self._config = config
         self._prefetch = max(prefetch or config.prefetch, concurrency)
@@ -104,6 +106,13 @@ class Window:
         self.size = self.concurrency
         self._recall = True
 
+    def bound(self, most: int | None, only: int | None = None) -> None:
+        """So much at a time and no more, from that link if one is named; None: as much as the handlers do. What may
+        still be sent is asked back."""
+        if (most, only) != (self._most, self._only):
+            self._recall = self._recall or most is not None
+            self._most, self._only = most, only
+
     def _book(self, conn: int, share: Share) -> None:
         committed = share.committed()
         self._committed += committed - share.booked
@@ -140,6 +149,8 @@ class Window:
             lowered = [credit for credit in asked if credit is not None]
             if self.closed or self.paused or lowered:
                 return lowered
+        if self._most is not None:
+            return self._trickle(self._most)
         said = self._feed() if self._hungry else []
         return [*said, *self._stand()] if self._bare else said
 
@@ -166,6 +177,12 @@ class Window:
                 said.append(self._raise(conn, share, more))
                 room -= more
         return [*said, *self._ask_back(part, standing)] if starving else said
+
+    def _trickle(self, most: int) -> list[tuple[int, Credit]]:
+        """Those that want something, in turn."""
+        room = most - ceil(self._elsewhere - TINY) - self._committed
+        wanting = [each for each in self._hungry.items() if self._only is None or each[0] == self._only]
+        return [self._raise(conn, share, 1) for conn, share in wanting[: max(0, room)]]
 
     def _standing(self) -> int:
         """How many of the links that want nothing may keep a credit of one."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 
+from msgspec.structs import replace
+
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Effects
@@ -16,6 +18,7 @@ from zerowait.engines.brokerless.protocol.frames import (
     Confirm,
     Drop,
     Goodbye,
+    Held,
     Outcome,
     Owned,
     Part,
@@ -24,16 +27,18 @@ from zerowait.engines.brokerless.protocol.frames import (
 from zerowait.engines.brokerless.protocol.link import Link
 from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.worker.arrival import parcels_of
+from zerowait.engines.brokerless.protocol.worker.claims import Claims
 from zerowait.engines.brokerless.protocol.worker.desk import Desk
 from zerowait.engines.brokerless.protocol.worker.lanes import Lanes
 from zerowait.engines.brokerless.protocol.worker.memory import Known, Memory, outcomes
 from zerowait.engines.brokerless.protocol.worker.owners import Owners
 from zerowait.engines.brokerless.protocol.worker.parcel import Back, Taken
 from zerowait.engines.brokerless.protocol.worker.window import Window
-from zerowait.message import BODY_START, Numbers, Service, Verdict
+from zerowait.message import BODY_START, Kept, Numbers, Service, Verdict
 from zerowait.message import Outcome as Ended
 
 Finished = tuple[Taken, int, int, Ended | None]
+NOBODY = 0  # no connection has that number
 Dispatch = tuple[int, int, int, int]  # (outbox, epoch, fence, n)
 NOBODY = 0  # no connection: suspects count in the window as what is held from elsewhere
 
@@ -46,9 +51,12 @@ class Worker:
         self.lanes = Lanes(config, self.desk)
         self.memory = Memory()
         self.owners = Owners(config)
+        self.claims = Claims(effects, config, self.memory, self._conn_of)
         self.windows: dict[str, Window] = {}
         self.services: dict[str, Service] = {}
         self.draining = False
+        self._keeping: set[str] = set()  # channels of which every outcome is kept
+        self._pressure = 0
         self._stood = False  # it stood still for a suspect when credit was shared last
         self._pauses = False  # nothing is taken: the handlers' loop stands, or one has been running alone for long
         self._links: dict[int, Link] = {}
@@ -59,6 +67,7 @@ class Worker:
         """All that is served from now on. What is queued of a channel that is not among it is handed back by `unserve`,
         after peers were told."""
         self.services = {service.channel: service for service in services}
+        self._keeping = {service.channel for service in services if service.keeps}
         for service in services:
             window = self.windows.get(service.channel)
             if window is None:
@@ -69,6 +78,8 @@ class Worker:
                     window.joined(conn)
             window.closed = self.draining  # one that was served before goes on counting where it was
             self._dirty.add(service.channel)
+        pressure, self._pressure = self._pressure, 0
+        self.bound(pressure)
 
     def description(self, fingerprint: bytes) -> bytes | None:
         """Of the type of that fingerprint, if something of it is served."""
@@ -80,6 +91,30 @@ class Worker:
             if channel not in self.services and not window.closed:
                 window.closed = True
                 self._hand_back(channel)
+
+    def bound(self, pressure: int) -> None:
+        """How full the outboxes are in which what handlers send is to lie: 0, not; 1, pushes are refused, and messages
+        are taken one by one; 2, none of others is taken, for outputs of runs that have begun always are. What this
+        process has pushed itself is taken even then: nothing else would make room (rules §6.7)."""
+        if pressure == self._pressure:
+            return
+        self._pressure = pressure
+        own = next((link.conn for link in self._links.values() if link.side == "worker"), NOBODY)
+        for channel, service in self.services.items():
+            if service.sends:
+                self.windows[channel].bound(1 if pressure else None, own if pressure == 2 else None)
+                self._dirty.add(channel)
+
+    def own(self, home: int, kept: Iterable[Kept], now: float) -> None:
+        """An outbox of this process is open, with what an earlier life has kept in it."""
+        self.claims.opened(home, kept, now)
+
+    def disown(self, home: int) -> None:
+        self.claims.closed(home)
+
+    def _conn_of(self, box: int) -> int | None:
+        link = self.owners.link(box)
+        return link.conn if link is not None else None
 
     # -- links -----------------------------------------------------------------------------------------------------
 
@@ -97,7 +132,7 @@ class Worker:
         known = {owned.box: owned.epoch for owned in before}
         for owned in before:
             if owned.box not in link.boxes:
-                self.owners.lost(owned, link, now)
+                self._lost(owned, link, now)
         for owned in link.boxes.values():
             if known.get(owned.box) == owned.epoch:
                 continue
@@ -106,11 +141,19 @@ class Worker:
                 self._fence(link, owned.box, fence)
                 continue
             self.owners.announced(owned, link)
+            self.claims.met(owned.box)
             self.memory.opened(owned.box, owned.epoch, self.desk.epochs(owned.box))
             for outcome in self.memory.replay(owned.box):
                 self._effects.send(link.conn, outcome)
             serial = link.held[owned.box] = link.held.get(owned.box, 0) + 1
-            self._effects.send(link.conn, self.desk.held(owned.box, serial, owned.epoch))
+            self._effects.send(link.conn, self._held(owned.box, serial, owned.epoch))
+
+    def _held(self, box: int, serial: int, epoch: int) -> Held:
+        """What lies here of an outbox. What has ended and is not on our disk yet cannot be said: it still runs."""
+        held = self.desk.held(box, serial, epoch)
+        if self.memory.kept and (unsaid := self.memory.kept.unsaid_of(box)):
+            held = replace(held, running=(*held.running, *unsaid))
+        return held
 
     def _fence(self, link: Link, box: int, fence: int) -> None:
         words = f"outbox {box:016x} has been opened by somebody else since (its epoch is {fence} now)"
@@ -124,9 +167,14 @@ class Worker:
         self.lanes.lost(link.conn)
         self._dirty.update(self.windows)
         for owned in link.boxes.values():
-            self.owners.lost(owned, link, now)
+            self._lost(owned, link, now)
         # What was handed back and not confirmed is not in our next HELD: its owner will see that.
         self._handed_back = {(box, part) for box, part in self._handed_back if self.owners.link(box) is not None}
+
+    def _lost(self, owned: Owned, link: Link, now: float) -> None:
+        if self.owners.link(owned.box) is link:
+            self.claims.lost(owned.box, now)
+        self.owners.lost(owned, link, now)
 
     def owner_gone(self, boxes: Iterable[Owned], now: float, *, final: bool = False) -> None:
         """An owner is dead, has left or has not come back within its grace: what is queued of it goes, so that it
@@ -139,9 +187,14 @@ class Worker:
             if owned.durable and not final:
                 self.owners.keep(owned, now)
             else:
-                self._forget(owned.box)
+                if final:
+                    self.claims.over(owned.box)
+                self._forget(owned.box, claims=final)
 
-    def _forget(self, box: int) -> None:
+    def _forget(self, box: int, *, claims: bool) -> None:
+        """claims: also those of which it is not known whether they were chosen."""
+        if self.memory.kept:
+            self.claims.dropped(box, claims=claims)
         self.memory.drop(box)
         self.owners.forget(box)
 
@@ -163,6 +216,9 @@ class Worker:
                 self._batch(link, frame, now)
             case Confirm():
                 if self.owners.link(frame.box) is link:
+                    if self.memory.kept:
+                        for part in frame.parts:
+                            self.claims.confirm(frame.box, part, chosen=frame.chosen)
                     self.memory.confirm(frame.box, frame.parts)
                     self._handed_back.difference_update((frame.box, part) for part in frame.parts)
             case Drop():
@@ -212,6 +268,8 @@ class Worker:
     def _admit(self, link: Link, batch: Batch, count: int, cost: float, window: Window | None, now: float) -> int:
         """How many of its messages are queued here from now on."""
         sorted_ = self.memory.sort(batch.box, batch.epoch, batch.ranges, self.desk.here(batch.box, batch.epoch))
+        if sorted_.superseded:
+            self.claims.superseded(batch.box, sorted_.superseded)
         for outcome in self.memory.again(batch.box, batch.epoch, sorted_.known):
             self._effects.send(link.conn, outcome)
         if sorted_.here:
@@ -256,6 +314,7 @@ class Worker:
     def finish(self, finished: Iterable[Finished]) -> None:
         """These runs have ended. What was handled is said in as few frames as it takes."""
         handled: dict[Dispatch, list[tuple[int, int]]] = {}
+        kept: dict[Dispatch, list[tuple[int, int]]] = {}
         released: dict[tuple[str, int], float] = {}
         for taken, start, stop, ended in finished:
             parcel, channel = taken.parcel, taken.delivery.channel
@@ -265,6 +324,14 @@ class Worker:
                 self.lanes.left(parcel.conn, channel, parcel.lane)
             released[name] = released.get(name, 0.0) + parcel.cost * (stop - start)
             parts = self.desk.finish(taken, start, stop)
+            if ended is not None and ended.outputs is not None:
+                for part in parts:
+                    self.claims.keep(parcel.box, part, ended.verdict, 0, b"", ended.outputs, parcel.first)
+                continue
+            if channel in self._keeping:
+                for part in parts:
+                    self._keep(parcel.box, part, ended, kept)
+                continue
             if ended is None or ended.verdict is Verdict.HANDLED:
                 for part in parts:
                     self.memory.remember(parcel.box, part, Verdict.HANDLED)
@@ -280,6 +347,19 @@ class Worker:
             self._dirty.add(channel)
             self.lanes.moved(channel)
         self._tell_handled(handled)
+        for (box, epoch, fence, n), ranges in kept.items():
+            for first, count in Numbers(ranges):
+                self.claims.keep(box, Part(epoch, first, count, fence, n), Verdict.HANDLED)
+
+    def _keep(self, box: int, part: Part, ended: Ended | None, handled: dict[Dispatch, list[tuple[int, int]]]) -> None:
+        """Of a channel that keeps its outcomes. handled: what was only that, for as few rows as it takes."""
+        if ended is None or ended.verdict is Verdict.HANDLED:
+            handled.setdefault((box, part.epoch, part.fence, part.n), []).append((part.first, part.count))
+        elif ended.verdict is Verdict.UNSTARTED:  # nothing is lost with it
+            self.memory.remember(box, part, ended.verdict)
+            self._tell(box, ended.verdict, [part])
+        else:
+            self.claims.keep(box, part, ended.verdict, round(ended.after * 1_000), ended.note)
 
     def _tell_handled(self, handled: dict[Dispatch, list[tuple[int, int]]]) -> None:
         said: dict[int, list[Part]] = {}
@@ -317,7 +397,8 @@ class Worker:
         for owned in self.owners.over(now):
             self.owner_gone([owned], now)
         for box in self.owners.kept_long_enough(now):
-            self._forget(box)
+            self._forget(box, claims=True)
+        self.claims.tick(now)
         # While one runs alone for long, others may do what lies here.
         long = self.lanes.stood(now) >= self._config.idle_after and not self.desk.is_queued_alone()
         if (stands or long) != self._pauses:
@@ -377,7 +458,8 @@ class Worker:
         return self._pauses or self.lanes.is_active() or any(window.is_active() for window in self.windows.values())
 
     def wake(self) -> float | None:
-        times = [at for at in (self.owners.wake(), self.lanes.wake()) if at is not None]
+        wakes = (self.owners.wake(), self.lanes.wake(), self.claims.wake())
+        times = [at for at in wakes if at is not None]
         return min(times, default=None)
 
     # -- leaving ---------------------------------------------------------------------------------------------------

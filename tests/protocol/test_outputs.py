@@ -1,0 +1,302 @@
+"""What handlers send (rules §6), and outcomes that are kept on disk (§2.5): mistakes that go wrong quietly."""
+
+from __future__ import annotations
+
+from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
+from tests.protocol.store import Store, prepared
+from tests.protocol.world import Process, World
+from zerowait.engines.brokerless.protocol.frames import (
+    Batch,
+    Confirm,
+    Credit,
+    Drop,
+    Goodbye,
+    Held,
+    Outcome,
+    Owned,
+    Part,
+    State,
+)
+from zerowait.engines.brokerless.protocol.link import Link
+from zerowait.message import Outcome as Ended
+from zerowait.message import Sent, Service, Verdict
+
+X, Y = 201, 202
+HOME, HOME_OF_Y = 88, 89
+
+
+def owner() -> Stage:
+    return Stage(store=Store(BOX))
+
+
+def worker(*, keeps: bool = False, runners: int = 4, boxes: list[Owned] | None = None) -> tuple[Stage, Puppet]:
+    stage = Stage(store=Store(HOME))
+    stage.core.keep_in(HOME)
+    stage.core.serve([Service(CHANNEL, "push", runners, keeps=keeps)])
+    stage.step()
+    return stage, stage.peer(X, boxes=boxes or [Owned(BOX, 3, "owner")])
+
+
+def sent(index: int = 0, *payloads: bytes) -> Ended:
+    return Ended(Verdict.HANDLED, outputs=Sent(HOME, [prepared(index, payloads or [b"\x01"])]))
+
+
+def said(puppet: Puppet) -> list[Outcome]:
+    return puppet.all(Outcome)
+
+
+# -- the owner's side --------------------------------------------------------------------------------------------------
+
+
+def test_two_who_claim_a_message_that_lies_unread_on_disk_are_not_both_chosen() -> None:
+    store = Store(BOX)
+    store.open(5)
+    store.accept(CHANNEL, [10])
+    stage = Stage()
+    stage.store = store
+    epoch = store.open(stage.wall_us(stage.now) // 1_000)
+    stage.core.own(BOX, epoch, "tested", durable=True, noted=(X, Y), now=stage.now)  # nothing is read yet
+    x, y = stage.peer(X, channels=[CHANNEL]), stage.peer(Y, channels=[CHANNEL])
+    stage.holds_commits = True
+    part_x, part_y = Part(5, 1, 1, 5, 1), Part(5, 1, 1, 5, 2)
+    x.say(Outcome(BOX, Verdict.HANDLED, (part_x,), outputs=HOME))
+    y.say(Outcome(BOX, Verdict.HANDLED, (part_y,), outputs=HOME_OF_Y))
+    stage.commit()
+    stage.step()
+    assert x.last(Confirm) == Confirm(BOX, (part_x,), True)
+    assert y.last(Confirm) == Confirm(BOX, (part_y,), False)
+
+
+def test_a_part_of_what_a_run_claims_may_be_chosen() -> None:
+    stage = owner()
+    x, y = stage.peer(X, channels=[CHANNEL], credit=9), stage.peer(Y, channels=[CHANNEL])
+    stage.push(4)
+    batch = x.last(Batch)
+    epoch = batch.epoch
+    y.say(Outcome(BOX, Verdict.HANDLED, (Part(epoch, 2, 2, epoch, 99),), outputs=HOME_OF_Y))
+    assert x.last(Drop).ranges == ((epoch, 2, 2),)
+    x.say(Outcome(BOX, Verdict.HANDLED, (Part(epoch, 1, 4, batch.fence, batch.n),), outputs=HOME))
+    answers = {(part.first, part.count): each.chosen for each in x.all(Confirm) for part in each.parts}
+    assert answers == {(1, 1): True, (2, 2): False, (4, 1): True}
+
+
+def test_a_confirm_of_the_choice_does_not_leave_on_another_connection() -> None:
+    stage = owner()
+    x = stage.peer(X, channels=[CHANNEL], credit=1)
+    stage.push()
+    batch = x.last(Batch)
+    stage.holds_commits = True
+    x.say(Outcome(BOX, Verdict.HANDLED, (Part(batch.epoch, 1, 1, batch.fence, batch.n),), outputs=HOME))
+    x.lose()
+    again = Puppet(stage, X, channels=[CHANNEL], serial=2)
+    again.greet()
+    again.say(State((), (Owned(HOME, 1, "x"),)))
+    stage.commit()
+    stage.step()
+    assert not again.all(Confirm)
+    assert not x.all(Confirm)
+
+
+def test_an_owner_that_waits_for_released_has_not_finished_while_its_worker_is_there() -> None:
+    stage = owner()
+    x = stage.peer(X, channels=[CHANNEL], credit=1, boxes=[Owned(HOME, 1, "x")])
+    stage.push()
+    batch = x.last(Batch)
+    part = Part(batch.epoch, 1, 1, batch.fence, batch.n)
+    x.say(Outcome(BOX, Verdict.HANDLED, (part,), outputs=HOME))
+    choices = stage.core.owner.choices
+    assert choices.outstanding([HOME])
+    assert not choices.outstanding([HOME_OF_Y])
+    x.say(Outcome(BOX, Verdict.RELEASED, (part,), outputs=HOME))
+    assert not choices.outstanding([HOME])
+
+
+# -- the worker's side -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_on_disk_yet_is_held_as_running_and_said_when_it_is() -> None:
+    """Else its owner, back after a break, gives to another what was handled here."""
+    stage, x = worker()
+    part = x.send(1, n=1, epoch=3, fence=3)
+    stage.holds_commits = True
+    stage.end(stage.take(), sent())
+    x.lose()
+    again = Puppet(stage, X, boxes=[Owned(BOX, 3, "owner")], serial=2)
+    again.greet()
+    again.say(State((), (Owned(BOX, 3, "owner"),)))
+    assert again.last(Held).running == (part,)
+    assert not said(again)
+    stage.holds_commits = False
+    stage.commit()
+    stage.step()
+    assert [(each.verdict, each.outputs, each.parts) for each in said(again)] == [(Verdict.HANDLED, HOME, (part,))]
+
+
+def test_a_handler_that_sends_nothing_has_no_commit() -> None:
+    stage, x = worker()
+    x.send(1, 3, n=1, epoch=3, fence=3)
+    stage.holds_commits = True
+    stage.end(stage.take(most=3))
+    assert stage.tickets == []
+    assert said(x)
+
+
+def test_a_channel_that_keeps_commits_once_for_all_that_has_ended() -> None:
+    stage, x = worker(keeps=True)
+    part = x.send(1, 4, n=1, epoch=3, fence=3)
+    taken = stage.take(most=4)
+    assert taken is not None
+    stage.holds_commits = True
+    stage.core.finish([(taken, 0, 1, None), (taken, 2, 4, None), (taken, 1, 2, None)])
+    stage.step()
+    assert not said(x)
+    (ticket,) = stage.tickets
+    assert len(ticket.changes) == 1
+    stage.holds_commits = False
+    stage.commit()
+    stage.step()
+    assert [each.parts for each in said(x)] == [(part,)]
+    x.say(Confirm(BOX, (part,)))
+    assert stage.store is not None
+    assert stage.store.claims == {}
+
+
+def test_a_kept_failure_is_said_when_it_is_on_disk_and_a_newer_dispatch_runs_again() -> None:
+    stage, x = worker(keeps=True)
+    x.send(1, n=1, epoch=3, fence=3)
+    stage.end(stage.take(), Ended(Verdict.RETRY, 1.5, b"why"))
+    (outcome,) = said(x)
+    assert (outcome.verdict, outcome.notes) == (Verdict.RETRY, ((3, 1, 1_500, b"why"),))
+    x.send(1, n=2, epoch=3, fence=3)
+    assert stage.core.worker.desk.queued(CHANNEL) == 1
+    assert stage.store is not None
+    assert stage.store.claims == {}, "the older outcome is still on disk"
+
+
+def test_what_was_handed_back_unstarted_is_not_kept() -> None:
+    stage, x = worker(keeps=True)
+    x.send(1, n=1, epoch=3, fence=3)
+    stage.holds_commits = True
+    stage.end(stage.take(), Ended(Verdict.UNSTARTED))
+    assert stage.tickets == []
+    assert [each.verdict for each in said(x)] == [Verdict.UNSTARTED]
+
+
+def test_outputs_of_several_runs_of_a_batch_are_told_apart() -> None:
+    stage, x = worker()
+    x.send(5, 3, n=1, epoch=3, fence=3)
+    taken = stage.take(most=3)
+    assert taken is not None
+    both = Ended(Verdict.HANDLED, outputs=Sent(HOME, [prepared(0, [b"a"]), prepared(2, [b"c"], "more")]))
+    stage.core.finish([(taken, 0, 3, both)])
+    stage.step()
+    x.say(Confirm(BOX, (Part(3, 5, 1, 3, 1),), True), Confirm(BOX, (Part(3, 6, 2, 3, 1),), False))
+    assert stage.store is not None
+    assert stage.store.released == [b"a"]
+    assert {number for _, _, number in stage.store.claims} == {5}, "what is released waits for its confirmation"
+
+
+def test_a_worker_does_not_leave_before_what_it_sends_is_decided() -> None:
+    stage, x = worker()
+    part = x.send(1, n=1, epoch=3, fence=3)
+    stage.end(stage.take(), sent())
+    stage.core.drain()
+    stage.step()
+    link: Link = stage.core.links[x.conn]
+    for window in stage.core.worker.windows.values():
+        assert window.closed
+    x.want(0, sent=1, seen=99)
+    assert link
+    assert not stage.core.is_drained()
+    x.say(Confirm(BOX, (part,), True))
+    assert not stage.core.is_drained(), "its owner does not know that they left"
+    x.say(Confirm(BOX, (part,), False))
+    assert stage.core.is_drained()
+
+
+def test_outputs_of_a_run_whose_owner_has_said_its_last_word_go_nowhere() -> None:
+    stage, x = worker()
+    x.send(1, n=1, epoch=3, fence=3)
+    taken = stage.take()
+    x.say(Goodbye())
+    stage.end(taken, sent())
+    stage.step()
+    assert stage.store is not None
+    assert stage.store.claims == {}
+    assert stage.store.released == []
+
+
+def test_outcomes_for_an_outbox_that_is_not_open_yet_wait_for_it() -> None:
+    stage = Stage(services={CHANNEL: 1})
+    x = stage.peer(X, boxes=[Owned(BOX, 3, "owner")])
+    x.send(1, n=1, epoch=3, fence=3)
+    stage.end(stage.take(), sent())
+    assert not said(x)
+    stage.store = Store(HOME)
+    stage.open()
+    assert [each.outputs for each in said(x)] == [HOME]
+
+
+# -- back-pressure -----------------------------------------------------------------------------------------------------
+
+
+def credit(puppet: Puppet) -> int:
+    found = puppet.all(Credit)
+    return found[-1].limit if found else -1
+
+
+def test_little_room_for_outputs_lets_messages_in_one_by_one_and_none_keeps_them_out() -> None:
+    stage, x = worker(runners=8)
+    x.want(50, sent=0, seen=0)
+    assert credit(x) == 8
+    stage.core.bound(1)
+    stage.step()
+    assert credit(x) == 0, "what may still be sent is asked back"
+    x.want(50, sent=0, seen=x.last(Credit).serial)
+    assert credit(x) == 1
+    x.send(1, n=1, epoch=3, fence=3)
+    x.want(49, sent=1, seen=x.last(Credit).serial)
+    assert credit(x) == 1, "one at a time"
+    stage.end(stage.take())
+    assert credit(x) == 2
+    stage.core.bound(2)
+    stage.step()
+    x.want(49, sent=1, seen=x.last(Credit).serial)
+    assert credit(x) == 1, "nothing more"
+    stage.core.bound(0)
+    stage.step()
+    assert credit(x) > 2
+
+
+def test_a_handler_that_sends_nothing_is_not_held_back() -> None:
+    stage = Stage(store=Store(HOME))
+    stage.core.serve([Service(CHANNEL, "push", 8, sends=False)])
+    x = stage.peer(X, boxes=[Owned(BOX, 3, "owner")])
+    x.want(50, sent=0, seen=0)
+    stage.core.bound(2)
+    stage.step()
+    assert credit(x) == 8
+
+
+def test_what_a_full_process_has_pushed_to_itself_is_still_taken_one_by_one() -> None:
+    world, store = World(), Store(HOME)
+    crawler = Process(world, "crawler", services={CHANNEL: 4}, home=store)
+    other = Process(world, "other", boxes=[Store(BOX)])
+    crawler.handler = lambda channel, epoch, number: (0.1, None)
+    world.link(crawler)
+    world.dial(other, crawler)
+    world.run(1.0)
+    crawler.core.bound(2)
+    world.run(2.0)
+    crawler.push(CHANNEL, 5)
+    other.push(CHANNEL, 5)
+    world.run(2.35)
+    assert len(world.runs) <= 4
+    assert crawler.busy[CHANNEL] <= 1
+    world.run(4.0)
+    assert {run.name[0] for run in world.runs} == {HOME}
+    assert store.counts[Verdict.HANDLED] == 5
+    crawler.core.bound(0)
+    world.touch(crawler)
+    world.run(6.0)
+    assert len(world.runs) == 10
