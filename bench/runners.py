@@ -106,7 +106,7 @@ class NoOutputs:
     def prepare(self, to: object, value: object, options: Any) -> object:
         return value
 
-    def send(self, outputs: list[object]) -> None:
+    def send(self, delivery: Delivery, outputs: list[Any]) -> None:
         return None
 
 

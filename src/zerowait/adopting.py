@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerowait.engines.brokerless.shelf import OutboxFile, OutboxLock
 from zerowait.errors import Closed, StoreError
-from zerowait.outbox.file import is_bare, peek
+from zerowait.outbox.file import is_asked, is_bare, peek
 from zerowait.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ class Adopter:
             waiting = peek(path)
             # With nothing but dead letters in it there is nothing to do until one is given back: whoever only looks at
             # them changes the file, too. An empty one is opened to be removed.
-            if always or (self._is_served(waiting) if waiting else is_bare(path)):
+            # What was sent and waits for its choice asks the owner of its input, who must have that one's file open.
+            if always or (self._is_served(waiting) if waiting else is_bare(path)) or is_asked(path):
                 is_ours = True
             else:
                 self._leave_alone(path, waiting)
@@ -181,7 +182,7 @@ class Adopter:
     def _is_over(self, box: Outbox) -> bool:
         """Nothing waits, nothing is in flight. What else is kept in it, dead letters, stays with a process of its name;
         any other leaves them in the file, where that process and the command line find them."""
-        if box.intake.broken is not None or box.ledger.unsettled():
+        if box.intake.broken is not None or box.ledger.unsettled() or box.stubs() or box.prepared():
             return False
         return box.name != self._opened.name or self._is_empty(box)
 

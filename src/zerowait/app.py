@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from inspect import currentframe
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar, overload
 
 from zerowait.channels import PushChannel
 from zerowait.context import Context
@@ -47,11 +47,16 @@ class PullOptions(TypedDict, total=False):
     concurrency: how many of its messages run at once in a process; 32 for `async def`, `min(32, cores + 4)` for `def`.
     timeout: seconds that one run of an `async def` may take; then it is cancelled, which counts as a failure.
     retry: what becomes of a failure; `Retry()` unless said otherwise.
+    inbox: "disk" if each outcome shall be on this process's disk before its sender is told, so that after a crash of
+    the worker only what was running then is run again (and what ended within its last commit). It costs a share in a
+    commit, never one for each message. "memory", the default, costs nothing: then what had ended and was not yet
+    settled on its sender's disk, a few milliseconds' work, may run again, too.
     """
 
     concurrency: int | None
     timeout: float | None
     retry: Retry | None
+    inbox: Literal["memory", "disk"]
 
 
 class Pull(Protocol[P_in, P_r]):
@@ -169,7 +174,7 @@ class App(Generic[R]):
         nothing, unless `to` says where its results go: a value is one message, None none, a generator's items are one
         each, and a list is one message that is a list; several targets each get everything.
 
-        What it raises is a failure, retried by `retry` and then a dead letter. concurrency, timeout: see PullOptions.
+        What it raises is a failure, retried by `retry` and then a dead letter. The other options: see PullOptions.
         Raises UsageError, when the module is imported, for whatever can be known to be wrong by then.
         """
         if callable(channel) and not isinstance(channel, type):
@@ -320,7 +325,7 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
         meant = nearest(name, ["to", *_PULL_OPTIONS])
         raise UsageError(
             f"@app.pull takes no {name}=."
-            + (f" Did you mean {meant}=?" if meant else " It takes to, concurrency, timeout, retry.")
+            + (f" Did you mean {meant}=?" if meant else " It takes to, concurrency, timeout, retry, inbox.")
         )
 
 

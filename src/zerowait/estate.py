@@ -51,6 +51,7 @@ class Estate:
         self._disk_asked = False
         self._disk_refused = ""  # why our own file could not be opened at the last try
         self._is_opening = False  # once more
+        self._homes: list[tuple[bool, Callable[[int | BaseException], object]]] = []  # who waits for one to be open
         self._error: ZerowaitError | None = None
         self._closed = False
         self._adopter = Adopter(
@@ -106,6 +107,45 @@ class Estate:
             intake.on_room(partial(promise.set, None))
         return promise
 
+    # -- where handlers' outputs and outcomes lie, any thread ----------------------------------------------------------
+
+    def home(self, durable: bool) -> int:
+        """The id of our own outbox, if it is open; else 0."""
+        box = self._disk if durable else self._memory
+        return box.id if box is not None else 0
+
+    def when_home(self, durable: bool, callback: Callable[[int | BaseException], object]) -> None:
+        """Opens it where it is not, and calls back once: its id, or why it cannot be opened."""
+        self.intake(durable)
+        with self._lock:
+            home, error = self.home(durable), self._error
+            if error is None and self._closed:
+                error = Closed(name=self._opened.name)
+            if not home and error is None:
+                self._homes.append((durable, callback))
+                return
+        callback(home or error or Closed(name=self._opened.name))
+
+    def own_disk(self) -> Future[int]:
+        """The same of the one on disk, as a future."""
+        future: Future[int] = Future()
+
+        def told(home: int | BaseException) -> None:
+            if isinstance(home, int):
+                future.set_result(home)
+            else:
+                future.set_exception(home)
+
+        self.when_home(True, told)
+        return future
+
+    def _tell_homes(self, durable: bool, home: int | BaseException) -> None:
+        with self._lock:
+            told = [each for each in self._homes if each[0] is durable]
+            self._homes = [each for each in self._homes if each[0] is not durable]
+        for _, callback in told:
+            callback(home)
+
     def declare(self, channel: str, description: bytes) -> None:
         """What is pushed to this channel: kept beside it on disk. Before the first push of it."""
         with self._lock:
@@ -119,6 +159,13 @@ class Estate:
 
     def intakes(self) -> list[Intake]:
         return [intake for intake in (self._memory_intake, self._disk_intake) if intake is not None]
+
+    def pressure(self, before: int) -> int:
+        """How full the fullest of them is (`Intake.pressure`)."""
+        disk, memory = self._disk_intake, self._memory_intake
+        return max(
+            disk.pressure(before) if disk is not None else 0, memory.pressure(before) if memory is not None else 0
+        )
 
     def unopened(self) -> list[Intake]:
         """Those whose outbox is not open yet."""
@@ -169,6 +216,7 @@ class Estate:
             self._by_id[box.id] = box
             opened.node.own(box)
             opened.node.outboxes.pushed()
+            self._tell_homes(False, box.id)
 
     def _ask_for_disk(self) -> Future[Outbox]:
         keeper = self._store()
@@ -220,7 +268,7 @@ class Estate:
             if box.ledger.row(channel).waiting_and_in_flight
         }
         # Before its first turn can offer anything: what is offered of an outbox that is not announced is lost sight of.
-        self._opened.node.call(lambda: self._opened.node.own(box, types))
+        self._opened.node.call(lambda: self._opened.node.own(box, types, keeps=intake is self._disk_intake))
         return box
 
     def _own_is_open(self, over: Future[Outbox]) -> None:
@@ -233,10 +281,12 @@ class Estate:
             with self._lock:
                 if self._disk_intake is not None:  # what lies in memory is not concerned
                     self._refuse(self._disk_intake, _error_of(error) or ZerowaitError(str(error)))
+            self._tell_homes(True, error)
             return
         with self._lock:
             self._disk = box = over.result()
             self._disk_refused = ""
+        self._tell_homes(True, box.id)
         directory = self._opened.node.directory
         for said in directory.notices if directory is not None else ():
             log.warning("%s", said)
@@ -253,6 +303,8 @@ class Estate:
             self._error = error
             for intake in self.intakes():
                 self._refuse(intake, error)
+        for durable in (True, False):
+            self._tell_homes(durable, error)
 
     def _refuse(self, intake: Intake, error: ZerowaitError) -> None:
         broken = error if isinstance(error, StoreError) else StoreError(str(error))
@@ -341,8 +393,8 @@ class Estate:
         return done
 
     def is_settled(self) -> bool:
-        """Whether nothing is left to deliver."""
-        return not any(ledger.unsettled() for ledger in self.ledgers())
+        """Whether nothing is left to deliver, and nobody will ask whose outputs were chosen."""
+        return not any(box.ledger.unsettled() or box.stubs() for box in self.boxes())
 
     # -- taking back ---------------------------------------------------------------------------------------------------
 

@@ -82,12 +82,14 @@ class Opened:
             lonely=self._lonely,
             wall_us=self.wall_us,
             plainly=self.plain,
+            pressure=lambda before: self.estate.pressure(before),
         )
         limits = partial(
             Limits,
             message_bytes=settings.message_bytes,
             letters=settings.dead_letters,
             letter_days=settings.dead_letter_days,
+            choice_days=settings.outcomes_days,
             store_grace=settings.store_grace,
         )
         self.memory_limits = limits(messages=settings.memory_messages, nbytes=settings.memory_bytes)

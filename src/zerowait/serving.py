@@ -23,12 +23,12 @@ from zerowait.client import Client
 from zerowait.context import Context
 from zerowait.engines.brokerless.clock import clock
 from zerowait.errors import UsageError
-from zerowait.handlers.outputs import Output
+from zerowait.handlers.outputs import Opening, Output, Tagged
 from zerowait.handlers.stage import Stage
-from zerowait.message import Service
+from zerowait.message import Delivery, Prepared, Sent, Service
+from zerowait.outbox.bundle import bundle
 from zerowait.outbox.entrance import Ready
 from zerowait.outbox.plaincodec import plain_decoder
-from zerowait.outbox.sheaf import Sheaf
 from zerowait.ticking import Ticking
 
 if TYPE_CHECKING:
@@ -54,30 +54,23 @@ class Started(Struct, frozen=True):
     timed: Mapping[str, str]  # channels of handlers that run by the clock, and when
 
 
-class _Stored:
-    """Outputs on their way to safety: one message after another was taken, each in some sheaf."""
+class _Opening:
+    """Outputs whose outbox is not open yet."""
 
-    def __init__(self, taken: list[tuple[Sheaf, int]]) -> None:
-        self._taken = taken
+    def __init__(self, opened: Opened, durable: bool, parts: list[Prepared]) -> None:
+        self._opened = opened
+        self._durable = durable
+        self._parts = parts
 
-    def when_stored(self, callback: Callable[[BaseException | None], object]) -> None:
-        left = len(self._taken)
-        lock = threading.Lock()
+    def when_open(self, callback: Callable[[Sent | BaseException], object]) -> None:
+        def is_open(home: int | BaseException) -> None:
+            callback(Sent(home, self._parts) if isinstance(home, int) else home)
 
-        def one() -> None:
-            nonlocal left
-            with lock:
-                left -= 1
-                over = left == 0
-            if over:
-                callback(next((sheaf.error for sheaf, _ in self._taken if sheaf.error is not None), None))
-
-        for sheaf, index in self._taken:
-            sheaf.when_stored(index, one)
+        self._opened.estate.when_home(self._durable, is_open)
 
 
 class _Outputs:
-    """The way out of a handler: through the app's own outbox."""
+    """The way out of a handler: through the app's own outbox, where they lie until their run is chosen."""
 
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
@@ -85,13 +78,23 @@ class _Outputs:
     def prepare(self, to: object, value: object, options: Mapping[str, Any]) -> Output:
         return self._opened.prepare(to, value, options)
 
-    def send(self, outputs: list[Output]) -> _Stored | None:
-        last: dict[int, tuple[Sheaf, int]] = {}
-        for output in outputs:
+    def send(self, delivery: Delivery, outputs: list[Tagged]) -> Sent | Opening | None:
+        opened = self._opened
+        kept: list[tuple[int, Ready]] = []
+        durable = delivery.durable  # an output is at least as durable as its input
+        for index, output in outputs:
             assert isinstance(output, Ready)
-            sheaf, index = self._opened.entrance.release(output)
-            last[id(sheaf)] = sheaf, index  # the last of each is stored when all before it are
-        return _Stored(list(last.values()))
+            intake = output.lane.intake
+            if intake.is_plain:  # a bare socket acknowledges nothing: there is nothing to choose
+                opened.entrance.release(output)
+                continue
+            durable = durable or intake.durable
+            kept.append((index, output))
+        if not kept:
+            return None
+        parts = bundle(kept, opened.now_us())
+        home = opened.estate.home(durable)
+        return Sent(home, parts) if home else _Opening(opened, durable, parts)
 
 
 class Serving:
@@ -132,6 +135,8 @@ class Serving:
             traceback_bytes=settings.traceback_bytes,
             prefetch=settings.prefetch,
         )
+        if any(spec.inbox == "disk" for spec in specs):
+            await asyncio.wrap_future(opened.estate.own_disk())
         await stage.open(node.counter, _Outputs(opened), node.list_started(stage.runners))
         for spec in specs:
             plain = settings.channel(spec.channel).plain or getattr(spec.declared, "plain", None)

@@ -494,7 +494,7 @@ class NoOutputs:
     def prepare(self, to: object, value: object, options: Any) -> Any:
         return (to, value, dict(options))
 
-    def send(self, outputs: list[Any]) -> None:
+    def send(self, delivery: Delivery, outputs: list[Any]) -> None:
         raise AssertionError("nothing leaves before the handler has succeeded")
 
 

@@ -11,7 +11,7 @@ from zerowait.engines.brokerless.outboxes import DRAWN_BYTES, Outboxes
 from zerowait.engines.brokerless.protocol.config import Config, Identity
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.effects import Dispatched, Returned
-from zerowait.message import Change, Note, Segment
+from zerowait.message import Change, Kept, Note, Segment
 
 
 def segment(epoch: int, first: int, count: int, seq: int = 0) -> Segment:
@@ -24,6 +24,7 @@ class Box:
     def __init__(self, id: int, *, durable: bool) -> None:
         self.id, self.epoch, self.name, self.durable = id, 5, "tester", durable
         self.noted: Iterable[int] = ()
+        self.kept: Iterable[Kept] = ()
         self.next: list[Segment] = []
         self.turns: list[tuple[list[Change], dict[str, int]]] = []
         self.moves: list[tuple[int, int, int, str]] = []

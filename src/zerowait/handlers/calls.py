@@ -61,7 +61,7 @@ def async_call(crew: Crew, run: Run) -> Call:
         finally:
             visit.over = True
         if not run.cut:  # its timeout was over, though it did not heed that: it has failed, and sends nothing
-            run.outputs.extend(visit.outputs)
+            run.outputs.extend((visit.index, each) for each in visit.outputs)
         return given
 
     return call
@@ -97,7 +97,7 @@ def plain_call(crew: ThreadCrew, run: Run) -> Call:
                 given = None
         finally:
             visit.over = True
-        run.outputs.extend(visit.outputs)
+        run.outputs.extend((visit.index, each) for each in visit.outputs)
         return given
 
     return call

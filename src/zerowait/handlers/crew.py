@@ -16,13 +16,13 @@ from msgspec import Struct
 
 from zerowait.engines.engine import Desk, Job, Started
 from zerowait.handlers.failing import Failing
-from zerowait.handlers.outputs import Output, Outputs, Stored
+from zerowait.handlers.outputs import Opening, Outputs, Tagged
 from zerowait.handlers.reading import called
 from zerowait.handlers.runs import Run, Running
 from zerowait.handlers.values import decode
 from zerowait.handlers.verdicts import Judge, reason_of
 from zerowait.handlers.visits import Visit, message_id
-from zerowait.message import Outcome, Verdict
+from zerowait.message import Outcome, Sent, Verdict
 from zerowait.retry import Retry
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Crew(ABC):
         self._timeout = spec.timeout
         # Parts of jobs that were taken from a runner in trouble: older than all that the desk holds, so they go first.
         self._rests: deque[Job] = deque()
-        self._waiting: set[Stored] = set()
+        self._waiting: set[Opening] = set()
         self._sweeping = False  # set by whoever wants the sweep, from any thread; the timer is the loop's
         self._timer: asyncio.TimerHandle | None = None
         self._strays = 0
@@ -112,7 +112,7 @@ class Crew(ABC):
                 yield Running(self.channel, job.delivery, run.position, run.since if run.began is None else run.began)
 
     def is_idle(self) -> bool:
-        """Nothing runs, and nothing that has run waits for its outputs to be stored."""
+        """Nothing runs, and nothing that has run waits for an outbox to open."""
         return not self._waiting and all(run.job is None for run in self.runs)
 
     def leave(self) -> None:
@@ -181,31 +181,32 @@ class Crew(ABC):
         self.kit.desk.finish(job, index, index + 1, outcome)
         self._failing.tell(message_id(job.delivery, index), reason_of(error), outcome)
 
-    # What a run reports: handled at once, or when what it sends is safe
+    # What a run reports: handled, and what it sends
 
-    def _report(self, job: Job, start: int, stop: int, outputs: list[Output]) -> None:
-        stored = None
-        if outputs:
-            try:
-                stored = self.kit.outputs.send(outputs)
-            except Exception as error:
-                return self._not_stored(job, start, stop, error)
-        if stored is None:
+    def _report(self, job: Job, start: int, stop: int, outputs: list[Tagged]) -> None:
+        if not outputs:
             return self.kit.desk.finish(job, start, stop, None)
-        self._waiting.add(stored)
-        stored.when_stored(partial(self._stored, stored, job, start, stop))
+        try:
+            sent = self.kit.outputs.send(job.delivery, outputs)
+        except Exception as error:
+            return self._not_sent(job, start, stop, error)
+        if sent is None or isinstance(sent, Sent):
+            outcome = Outcome(Verdict.HANDLED, outputs=sent) if sent is not None else None
+            return self.kit.desk.finish(job, start, stop, outcome)
+        self._waiting.add(sent)
+        sent.when_open(partial(self._is_open, sent, job, start, stop))
         return None
 
-    def _stored(self, stored: Stored, job: Job, start: int, stop: int, error: BaseException | None) -> None:
-        if error is None:
-            self.kit.desk.finish(job, start, stop, None)
+    def _is_open(self, opening: Opening, job: Job, start: int, stop: int, sent: Sent | BaseException) -> None:
+        if isinstance(sent, Sent):
+            self.kit.desk.finish(job, start, stop, Outcome(Verdict.HANDLED, outputs=sent))
         else:
-            self._not_stored(job, start, stop, error)
-        self._waiting.discard(stored)
+            self._not_sent(job, start, stop, sent)
+        self._waiting.discard(opening)
         if self.leaving:
             self.kit.ended()
 
-    def _not_stored(self, job: Job, start: int, stop: int, error: BaseException) -> None:
+    def _not_sent(self, job: Job, start: int, stop: int, error: BaseException) -> None:
         for index in range(start, stop):
             self._finish_failed(job, index, error)
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from zerowait.message import Delivery, Sent
+
 # A message that is encoded and waits for its handler to succeed. What it is made of is the outbox's own business.
 Output = object
 
 
-class Stored(Protocol):
-    """Outputs on their way to safety."""
+# With the index in its delivery of the message that it is sent for.
+Tagged = tuple[int, Output]
 
-    def when_stored(self, callback: Callable[[BaseException | None], object]) -> None:
-        """Calls back once, on any thread, perhaps at once: None when all are safe, the error if they cannot be."""
+
+class Opening(Protocol):
+    """The outbox in which outputs are to lie is not open yet."""
+
+    def when_open(self, callback: Callable[[Sent | BaseException], object]) -> None:
+        """Calls back once, on any thread, perhaps at once: what is to be kept, or why it cannot be."""
         ...
 
 
@@ -27,6 +33,10 @@ class Outputs(Protocol):
         """
         ...
 
-    def send(self, outputs: list[Output]) -> Stored | None:
-        """Accepts them all, in this order, though the outbox is full. None: they are as safe as they get already."""
+    def send(self, delivery: Delivery, outputs: list[Tagged]) -> Sent | Opening | None:
+        """The runs have succeeded: what is to be kept with their outcome, in this order, until they are chosen, though
+        the outbox is full. None: they have left already, for nobody chooses there.
+
+        Raises what prevents it; then nothing was sent, and the runs have failed.
+        """
         ...

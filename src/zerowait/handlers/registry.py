@@ -32,7 +32,8 @@ class HandlerSpec(Struct, frozen=True, kw_only=True, dict=True):
     """One handler: what it serves and how it is run. concurrency, timeout, retry: None where nothing was said.
 
     declared: the channel, None if only its name was given. value_type: what the handler takes by its annotation.
-    to: channels, or their names, that get what it returns. rhythm: when it runs by the clock.
+    to: channels, or their names, that get what it returns. rhythm: when it runs by the clock. inbox: "disk" if each
+    outcome is on disk before it is told.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class HandlerSpec(Struct, frozen=True, kw_only=True, dict=True):
     timeout: float | None = None
     retry: Retry | None = None
     rhythm: Rhythm | None = None
+    inbox: str = "memory"
 
     @cached_property
     def codec(self) -> Codec[Any]:
@@ -155,6 +157,7 @@ def pull_spec(
     concurrency: int | None = None,
     timeout: float | None = None,
     retry: Retry | None = None,
+    inbox: str = "memory",
     names: Mapping[str, Any] | None = None,
 ) -> HandlerSpec:
     """The record of an `@app.pull`. names: of the place where it stands, for annotations.
@@ -166,7 +169,7 @@ def pull_spec(
     targets = _targets(to, name)
     _compare_value(fn, reading, declared)
     _compare_result(fn, reading, targets)
-    _check_options(concurrency, timeout, retry, called(fn))
+    _check_options(concurrency, timeout, retry, inbox, called(fn))
     if timeout is not None and not reading.is_async:
         raise UsageError(
             f"{called(fn)} is a plain function, and nothing can stop a thread: timeout={timeout:g} could not be kept. "
@@ -185,6 +188,7 @@ def pull_spec(
         concurrency=concurrency,
         timeout=timeout,
         retry=retry,
+        inbox=inbox,
     )
 
 
@@ -201,7 +205,9 @@ def pulled(channel: object) -> tuple[str, Channel | None]:
     raise UsageError(f"@app.pull takes a PushChannel or a name, not {channel!r}.")
 
 
-def _check_options(concurrency: object, timeout: object, retry: object, whose: str) -> None:
+def _check_options(concurrency: object, timeout: object, retry: object, inbox: object, whose: str) -> None:
+    if inbox not in ("memory", "disk"):
+        raise UsageError(f'inbox of {whose} is "memory" or "disk", not {inbox!r:.80}.')
     if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
         raise UsageError(f"concurrency of {whose} is how many run at once, at least 1, not {concurrency!r}.")
     if timeout is not None and (type(timeout) not in (int, float) or not 0 < cast("float", timeout) < inf):

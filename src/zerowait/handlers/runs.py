@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from zerowait.engines.engine import Job
-from zerowait.handlers.outputs import Output
+from zerowait.handlers.outputs import Tagged
 from zerowait.message import Delivery
 
 
@@ -23,7 +23,7 @@ class Running(Struct, frozen=True):
 
 
 class Report(Protocol):
-    def __call__(self, job: Job, start: int, stop: int, outputs: list[Output]) -> None: ...
+    def __call__(self, job: Job, start: int, stop: int, outputs: list[Tagged]) -> None: ...
 
 
 class Mixed(list[Any]):
@@ -69,7 +69,7 @@ class Run:
         self.mark = 0
         self.since = 0.0  # when the job began
         self.began: float | None = None  # when the message that runs began, once somebody wanted to know
-        self.outputs: list[Output] = []  # of the messages from mark to position
+        self.outputs: list[Tagged] = []  # of the messages from mark to position
         self.cut = False  # we have cancelled it, because it was overdue
         self.given_up = False  # nothing about it is reported any more
 

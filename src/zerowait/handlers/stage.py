@@ -77,6 +77,8 @@ class Stage:
                 concurrency=spec.concurrency or 1,
                 fingerprint=spec.codec.fingerprint(),
                 prefetch=prefetch,
+                sends=bool(spec.to or spec.wants_ctx or middleware),
+                keeps=spec.inbox == "disk",
                 description=packed(spec.codec.describe()),
             )
             for spec in self._specs

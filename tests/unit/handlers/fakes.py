@@ -16,10 +16,10 @@ from msgspec import Struct
 from tests.waiting import wait_until_in_loop
 from zerowait.contract import Description
 from zerowait.engines.engine import Job
-from zerowait.handlers.outputs import Output
+from zerowait.handlers.outputs import Output, Tagged
 from zerowait.handlers.stage import Stage
 from zerowait.handlers.visits import Visit
-from zerowait.message import BODY_HEADER, BODY_START, Delivery, Outcome, Verdict
+from zerowait.message import BODY_HEADER, BODY_START, Delivery, Outcome, Sent, Verdict
 from zerowait.retry import Retry
 
 
@@ -58,6 +58,7 @@ class Spec(Struct):
     to: tuple[Any, ...] = ()
     codec: Any = Json()
     kind: str = "push"
+    inbox: str = "memory"
 
 
 def delivery(values: Sequence[Any], channel: str = "work", **fields: Any) -> Delivery:
@@ -159,41 +160,47 @@ class FakeDesk:
         )
 
 
-class FakeStored:
-    def __init__(self, outputs: list[Output]) -> None:
-        self.outputs = outputs
-        self._callbacks: list[Callable[[BaseException | None], object]] = []
+SENT = Sent(0xBA5E, [])
 
-    def when_stored(self, callback: Callable[[BaseException | None], object]) -> None:
+
+class FakeOpening:
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[[Sent | BaseException], object]] = []
+
+    def when_open(self, callback: Callable[[Sent | BaseException], object]) -> None:
         self._callbacks.append(callback)
 
-    def store(self, error: BaseException | None = None) -> None:
+    def open(self, given: Sent | BaseException = SENT) -> None:
         """Calls back from another thread, as a store does."""
-        thread = threading.Thread(target=lambda: [callback(error) for callback in self._callbacks])
+        thread = threading.Thread(target=lambda: [callback(given) for callback in self._callbacks])
         thread.start()
         thread.join()
 
 
 class FakeOutputs:
+    """tagged: what was sent, with the number of the message for which it was."""
+
     def __init__(self, *, at_once: bool = True) -> None:
         self.at_once = at_once
         self.sent: list[Output] = []
-        self.pending: list[FakeStored] = []
+        self.tagged: list[tuple[int, Output]] = []
+        self.pending: list[FakeOpening] = []
         self.refuses: BaseException | None = None
 
     def prepare(self, to: object, value: object, options: Any) -> Output:
         msgspec.msgpack.encode(value)
         return (to, value)
 
-    def send(self, outputs: list[Output]) -> FakeStored | None:
+    def send(self, delivery: Delivery, outputs: list[Tagged]) -> Sent | FakeOpening:
         if self.refuses is not None:
             raise self.refuses
-        self.sent += outputs
+        self.sent += [output for _, output in outputs]
+        self.tagged += [(delivery.number(index), output) for index, output in outputs]
         if self.at_once:
-            return None
-        stored = FakeStored(outputs)
-        self.pending.append(stored)
-        return stored
+            return SENT
+        opening = FakeOpening()
+        self.pending.append(opening)
+        return opening
 
 
 class Hall:
@@ -223,4 +230,4 @@ async def hall(
         await stage.close()
 
 
-__all__ = ["FakeDesk", "FakeOutputs", "FakeStored", "Hall", "Json", "Spec", "Visit", "delivery", "hall"]
+__all__ = ["FakeDesk", "FakeOpening", "FakeOutputs", "Hall", "Json", "Spec", "Visit", "delivery", "hall"]

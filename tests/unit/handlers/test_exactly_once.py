@@ -190,4 +190,4 @@ async def store_all(outputs: FakeOutputs) -> None:
         await asyncio.sleep(0.001)
         pending, outputs.pending = outputs.pending, []
         for stored in pending:
-            threading.Thread(target=stored.store).start()
+            threading.Thread(target=stored.open).start()

@@ -80,6 +80,22 @@ async def test_values_go_on_to_every_target_and_none_does_not(
         assert here.outputs.sent == [(to, value) for value in expected for to in ("a", "b")]
 
 
+async def test_each_output_names_the_message_that_it_is_sent_for() -> None:
+    async def some(value: int) -> AsyncIterator[int]:
+        for n in range(value):
+            yield n
+
+    async with hall(Spec("work", some, is_generator=True, to=("a",), concurrency=1)) as here:
+        here.desk.admit(work := delivery([2, 0, 1], ranges=((5, 2), (9, 1))))
+        await here.desk.until_done()
+        assert here.outputs.tagged == [(5, ("a", 0)), (5, ("a", 1)), (9, ("a", 0))]
+        # What sends nothing has an outcome without outputs, and none of what follows from them.
+        said = {work.number(start): outcome for _, start, _, outcome in here.desk.finished}
+        assert said[5] is not None
+        assert said[5].outputs is not None
+        assert said[6] is None
+
+
 async def test_a_generator_that_fails_half_way_sends_nothing() -> None:
     async def half(value: int) -> AsyncIterator[int]:
         yield 1
@@ -93,7 +109,7 @@ async def test_a_generator_that_fails_half_way_sends_nothing() -> None:
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_a_message_is_handled_once_what_it_sent_is_stored_and_its_runner_goes_on_meanwhile(
+async def test_a_message_is_handled_once_its_outputs_have_a_place_and_its_runner_goes_on_meanwhile(
     is_async: bool,
 ) -> None:
     async def forward(value: int) -> int:
@@ -108,14 +124,14 @@ async def test_a_message_is_handled_once_what_it_sent_is_stored_and_its_runner_g
         here.desk.admit(work := delivery([0]), other := delivery([1]))
         await wait_until_in_loop(lambda: len(outputs.pending) == 2, within=5)
         assert here.desk.fates(work) == here.desk.fates(other) == [None]
-        outputs.pending[1].store()
+        outputs.pending[1].open()
         assert here.desk.fates(other) == [HANDLED]
         assert here.desk.fates(work) == [None]
-        outputs.pending[0].store()
+        outputs.pending[0].open()
         assert here.desk.fates(work) == [HANDLED]
 
 
-async def test_a_message_whose_outputs_cannot_be_stored_has_failed() -> None:
+async def test_a_message_whose_outputs_have_no_place_has_failed() -> None:
     async def forward(value: int) -> int:
         return value
 
@@ -123,7 +139,7 @@ async def test_a_message_whose_outputs_cannot_be_stored_has_failed() -> None:
     async with hall(Spec("work", forward, to=("a",)), outputs=outputs) as here:
         here.desk.admit(late := delivery([0]))
         await wait_until_in_loop(lambda: outputs.pending, within=5)
-        outputs.pending[0].store(OSError("disk"))
+        outputs.pending[0].open(OSError("disk"))
         assert here.desk.fates(late) == [RETRY]
         outputs.refuses = OSError("disk")
         here.desk.admit(at_once := delivery([0, 1]))
@@ -131,7 +147,7 @@ async def test_a_message_whose_outputs_cannot_be_stored_has_failed() -> None:
         assert here.desk.fates(at_once) == [RETRY, RETRY]
 
 
-async def test_draining_waits_until_outputs_are_stored() -> None:
+async def test_draining_waits_until_outputs_have_a_place() -> None:
     async def forward(value: int) -> int:
         return value
 
@@ -142,7 +158,7 @@ async def test_draining_waits_until_outputs_are_stored() -> None:
         draining = asyncio.create_task(here.stage.drain(10))
         await asyncio.sleep(0)
         assert not draining.done()
-        outputs.pending[0].store()
+        outputs.pending[0].open()
         async with asyncio.timeout(5):
             await draining
         assert here.desk.fates(work) == [HANDLED]

@@ -1,0 +1,135 @@
+"""What handlers send, in whole processes: where it lies, when it leaves, and what a full outbox means for them."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+from msgspec.structs import replace
+
+from tests.waiting import wait_until
+from zerowait import App, Client, Context, PushChannel, Retry, Settings
+
+LIGHT = PushChannel[int]("light", durable=False)
+
+
+def accepted(zw: Client, channel: str) -> dict[bool, int]:
+    """So many messages of that channel are accepted: durable → count."""
+    return {
+        box.durable: row.accepted for box in zw.status().boxes for row in box.channels if row.channel == channel
+    }  # fmt: skip
+
+
+def test_what_is_sent_for_a_durable_message_lies_on_disk_though_its_channel_does_not(settings: Settings) -> None:
+    app = App("stage", settings=settings)
+
+    @app.pull("numbers")
+    async def send(number: int, ctx: Context) -> None:
+        ctx.push(LIGHT, number)
+
+    with app as inside, Client("sender", settings=settings) as zw:
+        zw.push("numbers", 1).handled.result(10)
+        wait_until(lambda: accepted(inside, "light") == {True: 1}, within=5)
+        zw.push("numbers", 2, durable=False).handled.result(10)
+        wait_until(lambda: accepted(inside, "light") == {True: 1, False: 1}, within=5)
+
+
+def test_what_goes_on_through_three_stages_comes_once_and_no_file_is_left(settings: Settings) -> None:
+    first, second, third = (App(name, settings=settings) for name in ("first", "second", "third"))
+    seen: Counter[tuple[int, str]] = Counter()
+
+    @first.pull("one")
+    async def forward(number: int, ctx: Context) -> None:
+        ctx.push("two", number, headers={"from": str(number)})
+        ctx.push("two", number + 1_000, delay=0.05)
+
+    @second.pull("two", to="three", inbox="disk")
+    def double(number: int) -> int | None:
+        return number * 2 if number < 1_000 else number
+
+    @third.pull("three", inbox="disk")
+    async def see(number: int) -> None:
+        seen[number, "three"] += 1
+
+    with first, second, third, Client("sender", settings=settings) as zw:
+        for number in range(50):
+            zw.push("one", number)
+        wait_until(lambda: len(seen) == 100, within=20)
+    assert set(seen.values()) == {1}
+    assert settings.home is not None
+    boxes = list((settings.home_folder() / settings.namespace / "outbox").glob("*.db"))
+    assert boxes == [], "what is all settled leaves no file"
+
+
+def test_a_failing_run_sends_nothing_and_the_one_that_succeeds_sends_it_once(settings: Settings) -> None:
+    app, seen, tried = App("stage", settings=settings), list[int](), Counter[int]()
+
+    @app.pull("numbers", retry=Retry(delay=0.01))
+    async def send(number: int, ctx: Context) -> None:
+        tried[number] += 1
+        ctx.push("out", number)
+        if tried[number] < 3:
+            raise ValueError("not yet")
+
+    @app.pull("out")
+    async def see(number: int) -> None:
+        seen.append(number)
+
+    with app as zw:
+        zw.push("numbers", 7).handled.result(10)
+        wait_until(lambda: seen == [7], within=5)
+    assert (tried[7], seen) == (3, [7])
+
+
+def test_a_full_outbox_lets_nothing_more_in_and_loses_nothing(settings: Settings) -> None:
+    small = replace(settings, outbox_messages=20)
+    app, begun = App("stage", settings=small), list[int]()
+
+    @app.pull("numbers", concurrency=2)
+    async def send(number: int, ctx: Context) -> None:
+        begun.append(number)
+        ctx.push("nobody", number)
+
+    with Client("sender", settings=settings) as zw:
+        with app as inside:
+            for number in range(200):
+                zw.push("numbers", number)
+            wait_until(lambda: sum(accepted(inside, "nobody").values()) >= 20, within=15)
+            gate = threading.Event()
+            gate.wait(0.5)  # long enough for all of them, were they let in
+            # What was on its way when it became full, and what is kept for outputs.
+            assert len(begun) < 100, "it goes on taking work"
+            held = len(begun)
+        seen: set[int] = set()
+        rest = App("stage", settings=settings)
+
+        @rest.pull("numbers")
+        async def again(number: int, ctx: Context) -> None:
+            ctx.push("nobody", number)
+
+        @rest.pull("nobody")
+        async def see(number: int) -> None:
+            assert number not in seen, "it has come twice"
+            seen.add(number)
+
+        with rest:
+            wait_until(lambda: len(seen) == 200, within=20)
+        assert held < 200
+
+
+def test_a_crawler_whose_outbox_is_full_goes_on(settings: Settings) -> None:
+    """It pushes to its own channel: only its own work makes room."""
+    small = replace(settings, outbox_messages=30)
+    app, seen = App("crawler", settings=small), set[int]()
+
+    @app.pull("pages", concurrency=4)
+    async def crawl(page: int, ctx: Context) -> None:
+        assert page not in seen
+        seen.add(page)
+        for link in (page * 3 + 1, page * 3 + 2, page * 3 + 3):
+            if link < 400:
+                ctx.push("pages", link)
+
+    with app as zw:
+        zw.push("pages", 0)
+        wait_until(lambda: len(seen) == 400, within=30)
