@@ -37,6 +37,8 @@ class Causes:
                     life.broken_since.setdefault(home.box, now)
 
     def _hear_each_other(self, owner: Node, worker: Node, box: int) -> bool:
+        if owner is worker:
+            return not owner.paused
         if owner.paused or worker.paused or self._cluster.network.is_walled(owner, worker):
             return False
         peer = owner.core.peers.get(worker.instance)

@@ -4,6 +4,8 @@ A queue needs accounting, no search for an order in which it all could have been
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct, field
 
 from zerowait.outbox.letters import Letters
@@ -56,7 +58,9 @@ def check(history: History, books: list[Books]) -> list[str]:
     wrong += [f"dead without a reason: message {token}" for token, reason in letters.items() if not reason]
     wrong += [f"unexpected: a dead letter {token}" for token in letters if token not in history.messages]
     for message in history.messages.values():
-        wrong += _check_message(message, message.token in letters, message.token in crashed)
+        if message.fate != "prepared":
+            wrong += _check_message(message, message.token in letters, message.token in crashed)
+    wrong += _check_outputs(history, letters)
     for each in books:
         wrong += [line for token, told in each.failures.items() if token not in each.crashed
                   for line in _check_failures(history, token, told)]  # fmt: skip
@@ -88,6 +92,31 @@ def _check_message(message: Message, is_letter: bool, has_crashed: bool) -> list
         wrong.append(f"told as expired, and had no time to: message {token}")
     if "begun" in said and not message.runs:
         wrong.append(f"not taken back for it had begun, and never had: message {token}")
+    return wrong
+
+
+def _check_outputs(history: History, letters: Mapping[int, str]) -> list[str]:
+    """What a handler sends for a message has one name, whoever ran it; all of it leaves, or nothing."""
+    wrong: list[str] = []
+    outputs: dict[int, list[Message]] = {}
+    for message in history.messages.values():
+        if message.of is not None:
+            outputs.setdefault(message.of, []).append(message)
+            names = {run.name for run in message.runs}
+            if len(names) > 1:
+                wrong.append(f"sent twice: {message.token}, for message {message.of}, as {sorted(names)}")
+    for token, sent in outputs.items():
+        message = history.messages[token]
+        left = [bool(each.runs) for each in sent]
+        if any(left) and not all(left):
+            wrong.append(f"sent in part: what was sent for message {token}")
+        if token in letters:
+            if any(left):
+                wrong.append(f"sent for a dead letter: message {token}")
+            continue
+        is_handled = message.fate == "accepted" and not message.expires and "withdrawal asked" not in message.said
+        if is_handled and not all(left):
+            wrong.append(f"not sent: what was sent for message {token} is nowhere, and it was handled")
     return wrong
 
 

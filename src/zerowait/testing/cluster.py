@@ -11,6 +11,7 @@ from zerowait.engines.brokerless.protocol.effects import Withdrawn
 from zerowait.engines.brokerless.protocol.frames import Obituary
 from zerowait.errors import StoreError
 from zerowait.outbox.sheaf import Sheaf
+from zerowait.testing.crew import NEXT
 from zerowait.testing.history import LEFT, History, Life, Message, payload_of
 from zerowait.testing.network import Network
 from zerowait.testing.node import Node
@@ -19,6 +20,7 @@ from zerowait.testing.surroundings import Home, Surroundings
 from zerowait.testing.timeline import Timeline, WallClock
 
 CHANNEL: Final = "work"
+OUTPUTS: Final = 1_000_000  # tokens from there on are of what handlers send
 REDIAL_S: Final = 0.1
 REFORMS: Final = 20  # runs of a killer after which it does well: who leaves no trace would kill for ever
 # A quarter of what is usual, so that a bad day takes seconds.
@@ -39,6 +41,7 @@ class Cluster:
         around.commit_s, around.job, around.temper = plan.commit_s, plan.job, self._temper
         around.ending, around.ended, around.boot = self._ending, self._ended, self._boot
         around.died = self.killed_by_handler
+        around.keeps, around.sends = plan.keeps, self._sends
         self.around = around
         self.wall = WallClock(timeline)
         self.homes: list[Home] = []
@@ -67,18 +70,30 @@ class Cluster:
             return
         name = f"sender{index}"
         node = self.senders[index] = self._born(name, {})
+        if node.holdings.open(self._home_of(name), pushes=True) is None:
+            self.kill(node, power=False, why="its outbox cannot be opened")
+        self.dial_all()
+
+    def _home_of(self, name: str) -> Home:
         home = next((home for home in self.homes if home.name == name and home.owner is None), None)
         if home is None:
             home = Home(self._rng.getrandbits(63) | 1, name, Random(f"disk {self.plan.seed} {len(self.homes)}"))
             self.homes.append(home)
-        if node.holdings.open(home, pushes=True) is None:
-            self.kill(node, power=False, why="its outbox cannot be opened")
-        self.dial_all()
+        return home
 
     def start_worker(self, index: int) -> None:
-        if self.workers[index] is None:
-            self.workers[index] = self._born(f"worker{index}", {CHANNEL: self.plan.runners})
-            self.dial_all()
+        if self.workers[index] is not None:
+            return
+        name, runners = f"worker{index}", self.plan.runners
+        services = {CHANNEL: runners, NEXT: runners} if self.plan.sends else {CHANNEL: runners}
+        node = self.workers[index] = self._born(name, services)
+        if self.plan.has_homes:
+            home = self._home_of(name)
+            node.core.keep_in(home.box)
+            node.crew.home = home.box
+            if node.holdings.open(home, pushes=False) is None:
+                self.kill(node, power=False, why="its outbox cannot be opened")
+        self.dial_all()
 
     def kill(self, node: Node, *, power: bool, why: str) -> None:
         """power: its machine dies too. Others do not notice, and nobody can prove it."""
@@ -140,7 +155,8 @@ class Cluster:
             if node.paused or not (node.core.is_drained() or self.timeline.now >= until):
                 self.timeline.after(0.02, look)
                 return
-            node.core.farewell(self.timeline.now, final=node.core.is_drained())
+            settled = not any(box.ledger.unsettled() or box.stubs() for box in node.boxes.values())
+            node.core.farewell(self.timeline.now, final=settled)
             node.say_all()
             self.timeline.after(0.0, lambda: self.kill(node, power=False, why=LEFT))
 
@@ -183,6 +199,22 @@ class Cluster:
                 if not linked and now - self._dialled.get((owner.key, worker.key), -1.0) >= REDIAL_S:
                     self._dialled[owner.key, worker.key] = now
                     self.network.dial(owner, worker)
+
+        for node in self.nodes:
+            if node.alive and not node.paused:
+                self._dial_sought(node, now)
+
+    def _dial_sought(self, node: Node, now: float) -> None:
+        """Who has found outcomes of others in a file asks those, wherever they are."""
+        for box in node.core.worker.claims.sought():
+            owner = next((home.owner for home in self.homes if home.box == box), None)
+            if owner is None or owner is node or not owner.alive:
+                continue
+            peer = node.core.peers.get(owner.instance)
+            linked = peer is not None and peer.link is not None
+            if not linked and now - self._dialled.get((node.key, owner.key), -1.0) >= REDIAL_S:
+                self._dialled[node.key, owner.key] = now
+                self.network.dial(node, owner)
 
     def owners(self) -> list[Node]:
         return [node for node in self.nodes if node.alive and node.boxes]
@@ -243,6 +275,12 @@ class Cluster:
         message = self._asked.get((effect.box, effect.epoch, effect.number))
         if message is not None:
             message.said.append({True: "taken back", False: "begun", None: "its row says"}[effect.taken_back])
+
+    def _sends(self, channel: str, token: int) -> list[bytes]:
+        if channel != CHANNEL or not self.plan.sends:
+            return []
+        count = self.plan.sends[token % len(self.plan.sends)]
+        return [payload_of(OUTPUTS + 10 * token + n, 10 if token % 5 else 3_000) for n in range(count)]
 
     def _temper(self, token: int) -> tuple[float, str]:
         kind = self.plan.tempers.get(token, "")

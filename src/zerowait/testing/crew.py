@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -10,7 +11,7 @@ from msgspec import msgpack
 
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
-from zerowait.message import Outcome, Verdict
+from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, Outcome, Prepared, Sent, Verdict
 from zerowait.testing.history import History, Message, Run
 from zerowait.testing.timeline import Timeline
 
@@ -19,6 +20,7 @@ REASONS = {
     "retry": msgpack.encode({"reason": "it failed", "rule": "retry"}),
 }
 SLOW_S = 0.02  # a job that lasts so long is listed only with the message that runs
+NEXT = "next"
 _VERDICTS = {"dead": Verdict.DEAD, "retry": Verdict.RETRY, "unstarted": Verdict.UNSTARTED}
 
 
@@ -28,8 +30,15 @@ class Temper(Protocol):
     def __call__(self, token: int, /) -> tuple[float, str]: ...
 
 
+class Sends(Protocol):
+    """What the handler of that channel sends for a message: payloads, for the next stage."""
+
+    def __call__(self, channel: str, token: int, /) -> list[bytes]: ...
+
+
 class Crew:
-    """at_once: how many messages a runner takes. kills: called when a handler takes its process along.
+    """at_once: how many messages a runner takes. kills: called when a handler takes its process along. home: the outbox
+    where what handlers send is to lie.
 
     begun: what it has begun, by runner: the list that outlives it. A job is listed as a whole until it lasts."""
 
@@ -44,7 +53,10 @@ class Crew:
         awake: Callable[[Callable[[], None]], None],
         touch: Callable[[], None],
         kills: Callable[[Message | None], None],
+        sends: Sends,
     ) -> None:
+        self.home = 0
+        self._sends = sends
         self._timeline = timeline
         self._history = history
         self._core = core
@@ -95,8 +107,21 @@ class Crew:
         if run.ending != "handled":
             after = 0.1 if run.ending == "retry" else 0.0
             outcome = Outcome(_VERDICTS[run.ending], after, REASONS.get(run.ending, b""))
+        elif message is not None and (payloads := self._sends(channel, message.token)):
+            self._history.sent(message, payloads)
+            sent = _prepared(index, payloads)
+            outcome = Outcome(Verdict.HANDLED, outputs=Sent(self.home, [sent]))
         if message is not None:
             self._history.tell("end", message.token, run.worker, run.ending)
         self._core.finish([(taken, index, index + 1, outcome)])
         self._touch()
         self._next(channel, taken, index + 1, run.taken_at or run.started_at)
+
+
+def _prepared(index: int, payloads: list[bytes]) -> Prepared:
+    body, ends = bytearray(BODY_START), array("I")
+    for payload in payloads:
+        body += payload
+        ends.append(len(body))
+    BODY_HEADER.pack_into(body, 0, ARRAY32, len(ends))
+    return Prepared(NEXT, body, ends.tobytes(), [index] * len(ends), 0)

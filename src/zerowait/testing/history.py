@@ -48,6 +48,7 @@ class Message(Struct, eq=False):
     said: list[str] = field(default_factory=list[str])
     runs: list[Run] = field(default_factory=list[Run])
     wrong: str = ""  # what was delivered in its place
+    of: int | None = None  # a handler has sent it: for the message of that token
 
 
 class History:
@@ -83,6 +84,14 @@ class History:
         self.tell("push", token)
         return message
 
+    def sent(self, of: Message, payloads: list[bytes]) -> None:
+        """A run of that message has ended well, and sends these if it is chosen."""
+        for payload in payloads:
+            token = token_of(payload)
+            if token not in self.messages:
+                self.messages[token] = Message(token, payload, 0, False, "prepared", of=of.token)
+        self.tell("sends", of.token, len(payloads))
+
     def started(self, payload: bytes, run: Run) -> Message | None:
         try:
             message = self.messages.get(token_of(payload))
@@ -92,6 +101,8 @@ class History:
             self.strangers.append(f"{run.name} brought {payload[:40]!r}")
             return None
         message.runs.append(run)
+        if message.fate == "prepared":
+            message.fate, message.box = "accepted", run.name[0]
         if payload != message.payload:
             message.wrong = f"{run.name} brought {payload[:40]!r}"
         self.tell("start", message.token, run.worker, *run.name, run.ending)

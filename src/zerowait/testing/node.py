@@ -55,13 +55,18 @@ class Node:
         self.store, self.homes, self.boxes = self.holdings.store, self.holdings.homes, self.holdings.boxes
         self.crew = Crew(
             timeline, around.history, self.core, around.temper, services, around.job, self.when_awake, self.touch,
-            lambda message: around.died(self, message),
+            lambda message: around.died(self, message), around.sends,
         )  # fmt: skip
         self.withdrawn: Callable[[Withdrawn], None] = lambda effect: None
         self.core.inherit(around.ended(name))
         around.history.lives[instance] = Life(instance, name, bool(services), timeline.now)
         if services:
-            self.core.serve([Service(channel, "push", runners) for channel, runners in services.items()])
+            self.core.serve(
+                [
+                    Service(channel, "push", runners, keeps=channel in around.keeps)
+                    for channel, runners in services.items()
+                ]
+            )
         self.touch()
 
     # -- time --------------------------------------------------------------------------------------------------------

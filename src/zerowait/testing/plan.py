@@ -79,6 +79,13 @@ class Plan(Struct, frozen=True):
     events: tuple[Event, ...]
     tempers: dict[int, str]  # token → which kind of handler it meets; the others do well
     healed_s: float  # seconds from the beginning after which nothing goes wrong any more
+    sends: tuple[int, ...]  # how many messages a handler sends on, by token modulo its length; empty: one stage only
+    keeps: frozenset[str]  # channels whose outcomes lie on their worker's disk
+
+    @property
+    def has_homes(self) -> bool:
+        """Whether workers have outboxes of their own."""
+        return bool(self.sends or self.keeps)
 
 
 def plan(seed: int) -> Plan:
@@ -106,6 +113,10 @@ def plan(seed: int) -> Plan:
             if kind in OF_DISKS:
                 lasts += 0.3
             events.append(Event(rng.uniform(0.02, TROUBLE_S), kind, lasts, rng.randrange(12), rng.randrange(12)))
+    # Of their own, so that worlds of one stage are as they always were.
+    stages = Random(f"stages {seed}")
+    sends = stages.choice(((), (), (1,), (1,), (1, 0, 2)))
+    keeps = frozenset(name for name in ("work", "next") if stages.random() < 0.25)
     return Plan(
         seed=seed,
         senders=senders,
@@ -123,4 +134,6 @@ def plan(seed: int) -> Plan:
         events=tuple(sorted(events, key=lambda event: event.at)),
         tempers=tempers,
         healed_s=min(LONGEST_S, max([1.8, *(event.at + event.lasts for event in events)])),
+        sends=sends,
+        keeps=keeps,
     )

@@ -12,7 +12,7 @@ from zerowait.outbox.outbox import Outbox
 from zerowait.testing import deaths
 from zerowait.testing.causes import Causes
 from zerowait.testing.checker import Books, check
-from zerowait.testing.cluster import CHANNEL, Cluster
+from zerowait.testing.cluster import Cluster
 from zerowait.testing.history import History
 from zerowait.testing.invariants import Invariants, Wrong
 from zerowait.testing.node import Node
@@ -164,9 +164,12 @@ class Simulation:
                 moves.append(f"the outbox {home.box:x} of {home.name} has no owner")
                 continue
             box = home.owner.boxes[home.box]
-            row = box.ledger.rows().get(CHANNEL)
-            if row is not None and row.waiting_and_in_flight:
-                moves.append(f"{row.waiting_and_in_flight} messages wait in {home.box:x} of {home.name}")
+            if left := sum(box.ledger.unsettled().values()):
+                moves.append(f"{left} messages wait in {home.box:x} of {home.name}")
+            if stubs := box.stubs():
+                moves.append(f"{stubs} stubs in {home.box:x} of {home.name} wait for what was chosen to be released")
+            if prepared := box.prepared():
+                moves.append(f"the outputs of {prepared} in {home.box:x} of {home.name} wait for their choice")
         for node in self.cluster.nodes:
             if node.alive and node.crew.is_busy():
                 moves.append(f"{node.name} works")

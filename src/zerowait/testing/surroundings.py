@@ -11,7 +11,7 @@ from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.frames import Obituary
 from zerowait.outbox.intake import Limits
 from zerowait.outbox.outbox import Outbox
-from zerowait.testing.crew import Temper
+from zerowait.testing.crew import Sends, Temper
 from zerowait.testing.disk import SimulatedDisk
 from zerowait.testing.history import History, Message
 from zerowait.testing.network import Network
@@ -48,6 +48,8 @@ class Surroundings:
         self.limits = Limits(store_grace=2.0, letter_days=100_000.0)
         self.commit_s = 0.001
         self.job = 1
+        self.keeps: frozenset[str] = frozenset()  # channels whose outcomes lie on their worker's disk
+        self.sends: Sends = lambda channel, token: []
         self.temper: Temper = lambda token: (0.01, "handled")
         self.turned: Callable[[Node], None] = lambda node: None
         self.stored: Callable[[Node, Outbox], None] = lambda node, box: None

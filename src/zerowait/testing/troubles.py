@@ -210,7 +210,7 @@ class Troubles:
 
     def _leave(self, event: Event) -> Callable[[], None] | None:
         node = self._worker(event)
-        if node is None or node.boxes:
+        if node is None or node.boxes.keys() - {node.crew.home}:
             return None
         self._happens(event)
         self._cluster.leave(node)
