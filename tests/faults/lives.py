@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,6 +41,10 @@ class Item(msgspec.Struct):
 
 
 CHANNEL = PushChannel[Item]("faults")
+SECOND = PushChannel[Item]("faults.second")
+THIRD = PushChannel[Item]("faults.third")
+ARRIVED = "arrived"  # in the folder of histories: number, and id of the message, of all that the last stage has handled
+PARTS = 2  # of each message there
 
 
 def in_handler() -> None:
@@ -69,6 +74,8 @@ def live(plan: Plan) -> None:
     settings = Settings(**plan.settings)
     if plan.role == "sender":
         send(plan, settings, history)
+    elif plan.role == "stage":
+        serve_stage(plan, settings, history)
     else:
         serve(plan, settings, history)
     history.note(Kind.LEFT)
@@ -133,7 +140,7 @@ def push(zw: Client, history: History, item: Item) -> bool:
 def serve(plan: Plan, settings: Settings, history: History) -> None:
     app = App("faults-worker", settings=settings)
 
-    @app.pull(CHANNEL, concurrency=plan.concurrency)
+    @app.pull(CHANNEL, concurrency=plan.concurrency, inbox=plan.inbox)
     async def handle(item: Item, ctx: Context) -> None:
         hash = hash_of(item.blob)
         history.note(Kind.STARTED, item.sender, item.number, hash, ctx.attempt)
@@ -144,6 +151,35 @@ def serve(plan: Plan, settings: Settings, history: History) -> None:
             await asyncio.sleep(plan.seconds)
         history.note(Kind.HANDLED, item.sender, item.number, hash, ctx.attempt)
         after_handler()
+
+    serving.run(app, lambda started: history.note(Kind.READY))
+
+
+def serve_stage(plan: Plan, settings: Settings, history: History) -> None:
+    """The first sends each message on by its context, the second makes parts of it, the third writes them down."""
+    app = App(f"faults-stage{plan.stage}", settings=settings)
+
+    if plan.stage == 1:
+
+        @app.pull(CHANNEL, concurrency=plan.concurrency, inbox=plan.inbox)
+        async def forward(item: Item, ctx: Context) -> None:
+            ctx.push(SECOND, item)
+            if plan.seconds:
+                await asyncio.sleep(plan.seconds)
+
+    elif plan.stage == 2:
+
+        @app.pull(SECOND, to=THIRD, concurrency=plan.concurrency, inbox=plan.inbox)
+        def part(item: Item) -> Iterator[Item]:
+            for n in range(PARTS):
+                yield Item(item.sender, item.number * PARTS + n, b"")
+
+    else:
+        arrived = os.open(Path(plan.folder) / ARRIVED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+        @app.pull(THIRD, concurrency=plan.concurrency, inbox=plan.inbox)
+        async def arrive(item: Item, ctx: Context) -> None:
+            os.write(arrived, f"{item.sender} {item.number} {ctx.id}\n".encode())
 
     serving.run(app, lambda started: history.note(Kind.READY))
 

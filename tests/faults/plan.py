@@ -11,7 +11,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     """Seconds and bytes. point, nth: where in the product it is to kill itself (see `points`), at which passage.
     network: the process in whose network namespace it is to live; None: in this one."""
 
-    role: Literal["sender", "worker", "host"]
+    role: Literal["sender", "worker", "stage", "host"]
     folder: str = ""  # of histories
     log: str = "/dev/null"
     settings: dict[str, Any] = {}
@@ -24,6 +24,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     count: int | None = None  # None: until it is told to stop
     pace: float = 0.001
     most_bytes: int = 1_000
+
+    # A stage of a chain: the first has what a sender pushes
+    stage: int = 1
+    inbox: Literal["memory", "disk"] = "memory"
 
     # A worker
     concurrency: int = 4

@@ -16,13 +16,16 @@ from typing import Any
 from tests.faults import lives
 from zerowait.engines.brokerless.node import Node
 from zerowait.engines.brokerless.protocol import frames
+from zerowait.engines.brokerless.protocol.owner.choices import Choices
 from zerowait.engines.brokerless.protocol.owner.owner import Owner
+from zerowait.engines.brokerless.protocol.worker.claims import Claims
 from zerowait.engines.brokerless.protocol.worker.worker import Worker
 from zerowait.engines.brokerless.wire import Wire
 from zerowait.handlers.crew import Crew
 from zerowait.handlers.stage import Stage
 from zerowait.message import Verdict
 from zerowait.outbox import outbox
+from zerowait.outbox.claims import Claiming
 from zerowait.outbox.database import Database
 from zerowait.outbox.outbox import Outbox
 
@@ -42,7 +45,7 @@ def arm(point: str, nth: int) -> None:
             if next(passages, nth) >= nth:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    POINTS[point](die)
+    (POINTS | CHAIN_POINTS)[point](die)
 
 
 def _always(*args: Any, **options: Any) -> bool:
@@ -101,8 +104,37 @@ def _is_handled(worker: Worker, box: int, verdict: Verdict, *rest: object) -> bo
     return verdict is Verdict.HANDLED
 
 
-def _takes_over(node: Node, box: Any, types: Any = None) -> bool:
+def _takes_over(node: Node, box: Any, types: Any = None, **options: Any) -> bool:
     return bool(box.durable and box.noted)
+
+
+def _says(verdict: Verdict) -> Test:
+    """Of Wire.send: whether an OUTCOME with outputs, or of outputs that have left, is sent."""
+
+    def test(wire: Wire, conn: int, data: bytes) -> bool:
+        try:
+            frame = frames.decode(data)
+        except frames.ProtocolError:
+            return False
+        return isinstance(frame, frames.Outcome) and bool(frame.outputs) and frame.verdict == verdict
+
+    return test
+
+
+def _keeps(claiming: Claiming, *args: object) -> bool:
+    return bool(claiming._kept)
+
+
+def _has_kept(box: Outbox, attempt: Any) -> bool:
+    return box.durable and bool(attempt.claiming._kept)
+
+
+def _has_released(box: Outbox, attempt: Any) -> bool:
+    return box.durable and bool(attempt.claiming.released)
+
+
+def _has_chosen(box: Outbox, attempt: Any) -> bool:
+    return box.durable and bool(attempt.choosing._made)
 
 
 def _check_often() -> None:
@@ -174,4 +206,18 @@ POINTS: dict[str, Callable[[Die], None]] = {
     "worker after the outcome left": lambda die: _after(Wire, "send", die, _is(frames.Outcome), pause=LEFT_S),
     "worker draining, handed back": lambda die: _after(Worker, "leave", die),
     "worker drained": lambda die: _before(Stage, "close", die),
+}
+
+# Of a chain. "stage": in the process whose handler sends; "owner": in the one that has pushed what is handled there.
+CHAIN_POINTS: dict[str, Callable[[Die], None]] = {
+    "stage: prepared, not committed": lambda die: _after(Claiming, "write", die, _keeps),
+    "stage: prepared, on its disk": lambda die: _before(Outbox, "_apply", die, _has_kept),
+    "stage: after its claim left": lambda die: _after(Wire, "send", die, _says(Verdict.HANDLED), pause=LEFT_S),
+    "stage: on CONFIRM": lambda die: _before(Claims, "confirm", die),
+    "stage: accepted, on its disk": lambda die: _before(Outbox, "_apply", die, _has_released),
+    "stage: after `released` left": lambda die: _after(Wire, "send", die, _says(Verdict.RELEASED), pause=LEFT_S),
+    "owner: on a claim": lambda die: _before(Choices, "choose", die),
+    "owner: has chosen, on its disk": lambda die: _before(Outbox, "_apply", die, _has_chosen),
+    "owner: after CONFIRM left": lambda die: _after(Wire, "send", die, _is(frames.Confirm), pause=LEFT_S),
+    "owner: on `released`": lambda die: _before(Choices, "release", die),
 }

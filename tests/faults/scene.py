@@ -139,6 +139,9 @@ class Scene:
         self.lives.append(life)
         return life
 
+    def stage(self, stage: int, **plan: Any) -> Life:
+        return self.start(Plan(role="stage", stage=stage, **plan))
+
     def worker(self, **plan: Any) -> Life:
         return self.start(Plan(role="worker", **plan))
 
@@ -226,7 +229,7 @@ class Scene:
 
     def reaches(self) -> Iterable[Reach]:
         for life in self.lives:
-            if life.plan.role in ("sender", "worker"):
+            if life.plan.role != "host":
                 place = (life.plan.settings["home"], life.plan.settings["namespace"])
                 if place not in self._reaches and (Path(place[0]) / place[1]).is_dir():
                     self._reaches[place] = Reach(Settings(home=place[0], namespace=place[1]))
