@@ -28,6 +28,7 @@ from zerowait.outbox.tables import BODY, BODY_VALUES
 IN_MEMORY_BYTES: Final = 8 << 20  # bodies of what is prepared that are kept at hand; those beyond are read again
 
 _INPUT: Final = struct.Struct(">QQQ")  # outbox, epoch and number of the first message that it is sent for
+INPUT_BYTES: Final = _INPUT.size  # and four for each message
 _PAGE: Final = 256
 _PREPARED: Final = (
     "message (seq, epoch, first, count, channel, priority, due, expires, state, attempt, body, input, note, home, "

@@ -18,10 +18,11 @@ from msgspec import MsgspecError, Struct
 
 from zerowait.errors import StoreError
 from zerowait.message import BODY_START, Numbers
+from zerowait.outbox.claims import INPUT_BYTES
 from zerowait.outbox.database import Database, DatabaseError, create, explain, is_outside, sync_folder
 from zerowait.outbox.database import check as check_header
 from zerowait.outbox.row import checksum, is_whole, unpack_gone, unpack_headers
-from zerowait.outbox.settlement import LETTER, SET_ASIDE, WAITING
+from zerowait.outbox.settlement import LETTER, PREPARED, SET_ASIDE, STUB, WAITING
 from zerowait.outbox.sheaf import MESSAGE_COST
 
 PROBLEMS: Final = 20
@@ -201,13 +202,15 @@ class Salvage:
         nbytes: dict[str, int] = {}
         for at, row in enumerate(self._rows(report)):
             self._count(report, row)
-            if row.body is None or row.state not in (WAITING, LETTER):
+            if row.state == SET_ASIDE or (row.body is None and row.state != STUB):
                 continue
-            columns = dict(zip(self._columns, row.columns, strict=True))
-            body = (columns["body"], row.body.lengths, row.body.content, row.body.crc)
-            new.run("INSERT INTO body (id, refs, lengths, bytes, crc) VALUES (?, 1, ?, ?, ?)", body)
+            if row.body is not None:
+                columns = dict(zip(self._columns, row.columns, strict=True))
+                body = (columns["body"], row.body.lengths, row.body.content, row.body.crc)
+                new.run("INSERT INTO body (id, refs, lengths, bytes, crc) VALUES (?, 1, ?, ?, ?)", body)
             new.run(f"INSERT INTO message VALUES ({', '.join('?' * len(row.columns))})", row.columns)
-            nbytes[row.channel] = nbytes.get(row.channel, 0) + row.nbytes + MESSAGE_COST * row.living
+            if row.state in (WAITING, LETTER):  # the others stand outside of the ledger
+                nbytes[row.channel] = nbytes.get(row.channel, 0) + row.nbytes + MESSAGE_COST * row.living
             if at % _ROWS_AT_ONCE == 0:
                 new.commit()
                 new.begin()
@@ -233,7 +236,7 @@ class Salvage:
         except _UNREADABLE:
             return
         for row in rows:
-            if _are(row, kinds):
+            if _are(row, kinds) and (table != "outcome" or (len(row[0]), len(row[4])) == (8, 16)):
                 new.run(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
 
     def _balance(self, new: Database, name: str, report: Report, nbytes: int) -> None:
@@ -295,8 +298,9 @@ class Salvage:
         return said[:PROBLEMS]
 
     def _count(self, report: Report, row: _Row) -> None:
-        if row.state not in (WAITING, LETTER):
+        if row.state == SET_ASIDE:
             report.set_aside += row.living
+        if row.state in (SET_ASIDE, STUB) or (row.state == PREPARED and row.body is not None):
             return
         counted = report.damaged if row.body is None else report.dead if row.state == LETTER else report.waiting
         counted[row.channel] = counted.get(row.channel, 0) + row.living
@@ -380,6 +384,8 @@ def _is_sound(said: Mapping[str, Any]) -> bool:
         and said["count"] > 0
         and said["state"] <= SET_ASIDE
         and said["accepted_at"] <= _END_US
+        and (said["state"] != PREPARED or len(said["input"] or b"") == INPUT_BYTES + 4 * said["count"])
+        and (said["state"] != STUB or len(said["input"] or b"") == 8)
         and (said["state"] != LETTER or 0 <= (said["due"] or 0) <= _END_US)
     )
 

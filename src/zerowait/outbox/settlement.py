@@ -35,6 +35,8 @@ from zerowait.outbox.tables import BODY, BODY_VALUES, MESSAGE, MESSAGE_VALUES
 from zerowait.outbox.young import Young
 
 WAITING: Final = 0
+PREPARED: Final = 1
+STUB: Final = 2
 LETTER: Final = 3
 SET_ASIDE: Final = 4
 

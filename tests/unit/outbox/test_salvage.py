@@ -10,8 +10,9 @@ import apsw
 import pytest
 
 from tests.unit.outbox.boxes import Bench, Time, handled, values
+from tests.unit.outbox.test_claims import prepared
 from zerowait.errors import StoreError
-from zerowait.message import Bury
+from zerowait.message import Bury, Choose, Keep, Release, Verdict
 from zerowait.outbox.salvage import Report, Salvage
 
 Maker = Callable[..., Bench]
@@ -304,3 +305,22 @@ def test_a_new_file_that_cannot_be_written_leaves_the_old_one(left: Bench, time:
     with pytest.raises(StoreError):
         repaired(path, time)
     assert path.read_bytes() == before
+
+
+def test_outputs_that_wait_for_their_choice_and_what_was_chosen_are_saved(on_disk: Maker, time: Time) -> None:
+    bench = on_disk()
+    bench.push("chosen", "waits")
+    (segment,) = bench.turn()
+    bench.turn(
+        Keep(0xF00D, 3, 1, 2, 3, 1, Verdict.HANDLED, prepared=[prepared((1, "a"), (2, "b"))]),
+        Choose("mail", segment.epoch, segment.first, 1, 0xAAAA, segment.seq),
+    )
+    bench.box.close()
+    report, _ = repaired(path_of(bench), time)
+    assert report.is_whole
+    bench.reopen(first=True)
+    assert (bench.box.prepared(), bench.box.stubs()) == (2, 1)
+    assert bench.row().handled == 1
+    segments = bench.turn(Release(0xF00D, 3, 1, 2, 3, 1))
+    segments += bench.turns()
+    assert sorted(values(segments)) == ["a", "b", "waits"]
