@@ -11,9 +11,20 @@ from zerowait.engines.brokerless.protocol.frames import Confirm, Part
 from zerowait.engines.brokerless.protocol.owner import credit as sender_credit
 from zerowait.engines.brokerless.protocol.owner import custody, expiry, failures, owner, past
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.engines.brokerless.protocol.worker import desk, memory, owners, parcel, window, worker
-from zerowait.message import Verdict
-from zerowait.outbox import ahead, database, file, ledger, outbox, settlement
+from zerowait.engines.brokerless.protocol.worker import (
+    claims,
+    desk,
+    keeping,
+    kept,
+    memory,
+    owners,
+    parcel,
+    window,
+    worker,
+)
+from zerowait.message import Release, Verdict
+from zerowait.outbox import ahead, database, file, ledger, outbox, settlement, stubs, transaction
+from zerowait.outbox import claims as outbox_claims
 
 # -- durability --------------------------------------------------------------------------------------------------------
 
@@ -315,3 +326,103 @@ def _(put: Put) -> None:
         return left
 
     put(window.Window, "left", made)
+
+
+# -- what handlers send ------------------------------------------------------------------------------------------------
+
+
+@bug("whose run was chosen is not committed with the settlement")
+def _(put: Put) -> None:
+    put(stubs.Choosing, "write", nothing)
+
+
+@bug("a stub is forgotten before the outputs are released")
+def _(put: Put) -> None:
+    put(stubs.Choosing, "add", nothing)
+
+
+@bug("everybody who claims a message is chosen")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def choose(self: Any, change: Any) -> None:
+            right(self, change)
+            change.chosen = ((change.first, change.count),)
+
+        return choose
+
+    put(transaction.Transaction, "_choose", made)
+
+
+@bug("outputs are released without being chosen")
+def _(put: Put) -> None:
+    put(
+        claims.Claims, "confirm",
+        lambda right: lambda self, box, part, *, chosen: right(self, box, part, chosen=True),
+    )  # fmt: skip
+
+
+@bug("outputs leave with the run that sends them")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def keep(self: Any, change: Any) -> None:
+            right(self, change)
+            self.release(
+                Release(change.origin, change.epoch, change.first, change.count, change.fence, change.n, unasked=True)
+            )
+
+        return keep
+
+    put(outbox_claims.Claiming, "keep", made)
+
+
+@bug("what was not chosen is not dropped")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def confirm(self: Any, box: int, part: Any, *, chosen: bool) -> None:
+            if chosen:
+                right(self, box, part, chosen=True)
+
+        return confirm
+
+    put(claims.Claims, "confirm", made)
+
+
+@bug("an outcome with outputs is said before it is on disk")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def keep(self: Any, box: int, part: Any, *args: Any, **kwargs: Any) -> None:
+            right(self, box, part, *args, **kwargs)
+            for home in list(self._memory.kept._homes(box, part)):
+                self._tell(box, self._memory.kept.stored(box, part, home))
+
+        return keep
+
+    put(claims.Claims, "keep", made)
+
+
+@bug("what is not on disk yet is not held")
+def _(put: Put) -> None:
+    put(kept.KeptOutcomes, "unsaid_of", lambda right: lambda self, box: [])
+
+
+@bug("what an earlier life has kept is not asked about")
+def _(put: Put) -> None:
+    put(claims.Claims, "opened", lambda right: lambda self, home, kept, now: right(self, home, (), now))
+
+
+@bug("`released` is said before the outputs are accepted")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def confirm(self: Any, box: int, part: Any, *, chosen: bool) -> None:
+            for home, mine in list(self._memory.kept.waiting(box, part)) if chosen else ():
+                self._say_released(box, [mine], home)
+            right(self, box, part, chosen=chosen)
+
+        return confirm
+
+    put(claims.Claims, "confirm", made)
+
+
+@bug("a commit that an opening has not seen is not made by the next")
+def _(put: Put) -> None:
+    put(keeping.Keeping, "opened", lambda right: lambda self, home: self._open.add(home))

@@ -20,6 +20,8 @@ TESTS = (
     "tests/protocol/test_rules.py",
     "tests/protocol/test_tables.py",
     "tests/protocol/test_scenarios.py",
+    "tests/protocol/test_outputs.py",
+    "tests/unit/outbox/test_claims.py",
 )
 
 
