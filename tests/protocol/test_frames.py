@@ -94,7 +94,7 @@ def test_no_msgpack_does_more_than_end_a_link(value: object) -> None:
 
 
 @quick
-@given(instance=U64, name=st.text(max_size=64), serial=U64, device=U64, boot=st.text(max_size=36))
+@given(instance=st.integers(1, 2**64 - 1), name=st.text(max_size=64), serial=U64, device=U64, boot=st.text(max_size=36))
 def test_a_hello_of_any_process_comes_back(instance: int, name: str, serial: int, device: int, boot: str) -> None:
     hello = Hello(instance, name, 1, boot, device, device, serial, (), Limits())
     assert frames.decode_first(frames.encode(hello)) == hello
@@ -124,6 +124,13 @@ def test_who_refuses_our_hello_can_say_why_without_one_of_its_own() -> None:
     assert frames.decode_first(frames.encode(refusal)) == refusal
 
 
+@pytest.mark.parametrize("instance", [0, -1])
+def test_a_hello_of_nobody_is_malformed(instance: int) -> None:
+    with pytest.raises(ProtocolError) as nobody:
+        frames.decode_first(frames.encode(Hello(instance, "a")))
+    assert nobody.value.code == frames.MALFORMED
+
+
 def test_a_second_hello_on_a_connection_is_a_violation() -> None:
     hello = frames.encode(Hello(1, "a"))
     for data in (hello, hello[6:]):
@@ -148,6 +155,10 @@ def changed(batch: Batch, **values: Any) -> Batch:
         changed(TWO, body=memoryview(b"\x92\xa3one\xa3two")),
         changed(TWO, base=1),
         changed(TWO, body=memoryview(b"")),
+        changed(TWO, ranges=((2**62 - 1, 2),)),
+        changed(TWO, ranges=((2**64 - 1, 2),)),
+        changed(TWO, epoch=2**62),
+        changed(TWO, epoch=-1),
     ],
 )
 def test_a_batch_whose_parts_do_not_fit_is_malformed(wrong: Batch) -> None:
@@ -157,7 +168,13 @@ def test_a_batch_whose_parts_do_not_fit_is_malformed(wrong: Batch) -> None:
         frames.check_batch(wrong)
 
 
-@pytest.mark.parametrize("part", [Part(1, 1, 0, 1, 1), Part(1, 0, 1, 1, 1), Part(1, 1, 2**60, 1, 1)])
+@pytest.mark.parametrize(
+    "part",
+    [
+        Part(1, 1, 0, 1, 1), Part(1, 0, 1, 1, 1), Part(1, 1, 2**60, 1, 1), Part(1, 2**62, 1, 1, 1),
+        Part(2**62, 1, 1, 1, 1), Part(-1, 1, 1, 1, 1),
+    ],
+)  # fmt: skip
 def test_a_range_that_no_batch_had_is_malformed(part: Part) -> None:
     with pytest.raises(ProtocolError):
         frames.check_parts([part])

@@ -32,8 +32,8 @@ from zerowait.engines.brokerless.protocol.frames import (
 )
 from zerowait.engines.brokerless.protocol.link import Link
 from zerowait.engines.brokerless.protocol.owner.credit import units
+from zerowait.message import Again, Service, Verdict
 from zerowait.message import Outcome as Ended
-from zerowait.message import Service, Verdict
 
 X, Y = 201, 202
 DAY = 86_400_000
@@ -946,6 +946,40 @@ def test_a_range_without_end_is_refused_and_nothing_stops() -> None:
         x.say(frame)
         assert x.last(Goodbye).code == frames.MALFORMED
         assert x.closed
+
+
+@pytest.mark.parametrize(
+    "part", [Part(2**63, 2, 2, 1, 2), Part(1, 2**63, 1, 1, 2), Part(2**64 - 1, 2**64 - 1, 1, 1, 1)]
+)
+def test_an_outcome_of_what_no_file_can_hold_is_refused_and_nothing_of_it_is_committed(part: Part) -> None:
+    """Else one frame would leave the outbox with a change that it can never write."""
+    stage = owner()
+    x = stage.peer(X, channels=[CHANNEL])
+    stage.holds_commits = True
+    x.say(Outcome(BOX, Verdict.HANDLED, (part,)))
+    assert x.last(Goodbye).code == frames.MALFORMED
+    assert not stage.tickets
+
+
+@pytest.mark.parametrize("after_ms", [2**64 - 1, -(2**63)])
+def test_a_retry_is_due_at_a_time_that_a_file_can_hold(after_ms: int) -> None:
+    stage = owner()
+    x = stage.peer(X, channels=[CHANNEL], credit=9)
+    stage.push()
+    sent = x.last(Batch)
+    stage.holds_commits = True
+    part = Part(sent.epoch, 1, 1, sent.fence, sent.n)
+    x.say(Outcome(BOX, Verdict.RETRY, (part,), ((sent.epoch, 1, after_ms, b""),)))
+    [again] = [change for ticket in stage.tickets for change in ticket.changes if isinstance(change, Again)]
+    assert stage.wall_us(stage.now) - 1_000_000 < again.due < 2**63
+
+
+def test_a_handler_may_ask_for_any_time_and_it_is_said_as_one_that_there_is() -> None:
+    stage = worker()
+    x = stage.peer(X, boxes=[Owned(BOX, 1)])
+    x.send(1)
+    stage.end(stage.take(), Ended(Verdict.RETRY, 1e300))
+    assert x.last(Outcome).notes[0][2] == frames.LATER_MOST_MS
 
 
 def test_a_batch_of_an_outbox_that_was_not_announced_is_a_violation() -> None:

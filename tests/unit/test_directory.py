@@ -605,16 +605,17 @@ def test_garbage_among_the_entries_is_ignored_named_once_and_left(
     os.mkfifo(peers / f"{6:016x}")
     (peers / f"{7:016x}").symlink_to("/etc/passwd")
     (peers / f"{8:016x}").write_bytes(whole.replace(b'"push"', b"[1]"))
+    (peers / f"{10:016x}").write_bytes(b'{"later":' + b"[" * 5_000 + b"]" * 5_000 + b"}")
     (peers / "README.txt").write_text("mine")
     (peers / f"{9:016X}x").write_text("mine")
     (peers / ".DS_Store").write_text("silent")
     os.truncate(peers / f"{4:016x}", 100 * 1024 * 1024)
     assert settled_look(directory) == [good]
-    assert len([record for record in caplog.records if "is ignored" in record.message]) == 10
+    assert len([record for record in caplog.records if "is ignored" in record.message]) == 11
     other.announce(replace(good, boxes=(1,)))
     assert settled_look(directory) == [replace(good, boxes=(1,))]
-    assert len([record for record in caplog.records if "is ignored" in record.message]) == 10
-    assert len(list(peers.iterdir())) == 12
+    assert len([record for record in caplog.records if "is ignored" in record.message]) == 11
+    assert len(list(peers.iterdir())) == 13
 
 
 def test_an_entry_of_a_later_version_with_more_in_it_is_read(directory: Directory, home: Path) -> None:

@@ -179,3 +179,9 @@ def test_json_of_another_type_comes_in_as_it_is() -> None:
     assert msgspec.msgpack.decode(payload) == {"data": 7}
     with pytest.raises(msgspec.DecodeError):
         plain_decoder(plain, Codec(Stamped))(b"{")
+
+
+@pytest.mark.parametrize("frame", [b"[" * 5_000 + b"]" * 5_000, b"123456789012345678901234567890"])
+def test_json_that_no_payload_can_hold_is_refused_with_the_reason(frame: bytes) -> None:
+    with pytest.raises(ValueError, match="cannot be kept"):
+        plain_decoder(Plain("json", connect="tcp://127.0.0.1:5599"), Codec(object))(frame)

@@ -53,7 +53,10 @@ def plain_decoder(plain: Plain, codec: Codec[Any]) -> Callable[[bytes], bytes]:
                 return msgspec.msgpack.decode(data)
 
     def decode(data: bytes) -> bytes:
-        return msgspec.msgpack.encode(value_of(data))
+        try:
+            return msgspec.msgpack.encode(value_of(data))
+        except (OverflowError, RecursionError) as error:  # JSON has integers of any size, and lists of any depth
+            raise ValueError(f"it cannot be kept: {error}") from None
 
     return decode
 

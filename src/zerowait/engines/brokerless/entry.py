@@ -109,15 +109,21 @@ def read_entry(path: str, name: str, found: os.stat_result) -> tuple[os.stat_res
             content = os.read(descriptor, found.st_size)
         finally:
             os.close(descriptor)
-        entry = _decode(content)
     except FileNotFoundError:
         raise
     except OSError as error:
         if error.errno in SHORTAGES:
             raise
         raise NotAnEntry(error.strerror) from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise NotAnEntry(f"it cannot be read: {error}") from error
+    entry = decode_entry(content)
     if entry.instance != int(name, 16):
         raise NotAnEntry("it is about another instance than its name says")
     return found, entry
+
+
+def decode_entry(content: bytes) -> Entry:
+    """Raises NotAnEntry and nothing else, whatever the bytes are."""
+    try:
+        return _decode(content)
+    except (ValueError, RecursionError, OverflowError) as error:  # msgspec's errors are ValueErrors
+        raise NotAnEntry(f"it cannot be read: {error}") from error

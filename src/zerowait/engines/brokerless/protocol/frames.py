@@ -9,7 +9,8 @@ the open, so that a stranger is recognised and a later version may change everyt
     01            the highest
 
 Numbers: outbox and instance ids are 64 random bits; epochs, message numbers, fences and dispatch numbers are unsigned
-64. What limits a message travels as milliseconds that are left, times of day as int64 microseconds UTC."""
+64, and epochs and message numbers below 2^62. What limits a message travels as milliseconds that are left, times of
+day as int64 microseconds UTC."""
 
 from __future__ import annotations
 
@@ -23,6 +24,8 @@ from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, SEGMENT_MESSAGES
 MAGIC = b"ZWT\x00"
 VERSIONS = (1, 1)  # lowest and highest that we understand
 FRAME_BYTES = 256 * 1024
+NUMBER_MOST = 1 << 62  # of epochs and message numbers: a file takes what is below 2^63, also with a count added
+LATER_MOST_MS = 1 << 52  # of a retry: 140,000 years, which added to the time of day in microseconds still fits a file
 FRAGMENT_BYTES = 192 * 1024  # a fragment with its head stays well under a frame, and a PING waits for one at most
 
 # Why a link ends. The numbers are on the wire; the words that travel with them are for people.
@@ -314,6 +317,8 @@ def decode_first(data: bytes | memoryview) -> Hello | Goodbye:
         raise ProtocolError(MALFORMED, f"a HELLO cannot be read: {error}") from None
     if not isinstance(frame, Hello):
         raise ProtocolError(UNEXPECTED, f"the first frame is a {type(frame).__name__}, not a HELLO")
+    if frame.instance < 1:
+        raise ProtocolError(MALFORMED, f"a HELLO of the instance {frame.instance}")
     return frame
 
 
@@ -326,10 +331,12 @@ def _refusal(data: bytes | memoryview) -> Goodbye | None:
 
 
 def check_parts(parts: Iterable[Part]) -> None:
-    """Raises ProtocolError for ranges that no batch can have had: they would make a list of numbers endless."""
+    """Raises ProtocolError for ranges that no batch can have had: they would make a list of numbers endless, or be
+    written to a file that cannot take them."""
     for part in parts:
-        if not 0 < part.count <= SEGMENT_MESSAGES or part.first < 1:
-            raise ProtocolError(MALFORMED, f"a range of {part.count} messages from number {part.first}")
+        if not (0 < part.count <= SEGMENT_MESSAGES and 0 < part.first < NUMBER_MOST and 0 <= part.epoch < NUMBER_MOST):
+            words = f"a range of {part.count} messages from number {part.first} of epoch {part.epoch}"
+            raise ProtocolError(MALFORMED, words)
 
 
 def check_obituaries(obituaries: Iterable[Obituary]) -> None:
@@ -347,6 +354,8 @@ def check_batch(batch: Batch) -> int:
         if first <= last or many < 1:
             raise ProtocolError(MALFORMED, "a BATCH whose numbers are not ascending")
         count, last = count + many, first + many - 1
+    if last >= NUMBER_MOST or not 0 <= batch.epoch < NUMBER_MOST:
+        raise ProtocolError(MALFORMED, f"a BATCH up to number {last} of epoch {batch.epoch}")
     if not 0 < count <= SEGMENT_MESSAGES or len(batch.ends) != 4 * count:
         raise ProtocolError(MALFORMED, f"a BATCH of {count} messages with {len(batch.ends) // 4} lengths")
     announced = BODY_HEADER.unpack_from(batch.body) if len(batch.body) >= BODY_START else None

@@ -208,7 +208,10 @@ class Owner:
             self.choices.release(frame.box, frame, link.conn)
             return
         claims = verdict is Verdict.HANDLED and frame.outputs != 0
-        notes = {(epoch, number): (after_ms, note) for epoch, number, after_ms, note in frame.notes}
+        notes = {
+            (epoch, number): (min(max(after_ms, 0), frames.LATER_MOST_MS), note)
+            for epoch, number, after_ms, note in frame.notes
+        }
         now_us = self._wall_us(now)
         returned: list[Slice] = []
         lasting = False

@@ -338,7 +338,7 @@ class Worker:
                     dispatch = (parcel.box, part.epoch, part.fence, part.n)
                     handled.setdefault(dispatch, []).append((part.first, part.count))
                 continue
-            after_ms = round(ended.after * 1_000)
+            after_ms = min(round(ended.after * 1_000), frames.LATER_MOST_MS)  # RetryLater takes any finite number
             for part in parts:
                 self.memory.remember(parcel.box, part, ended.verdict, after_ms, ended.note)
             self._tell(parcel.box, ended.verdict, parts, after_ms, ended.note)
