@@ -2,6 +2,8 @@
 # make test      set up and run all tests (ARGS="-k name" for some of them)
 # make simulate  play seeds of the simulation: SEEDS=n FROM=k (one alone is shown step by step)
 # make campaign  kill senders and workers N times (1000), at named points and at any time, and account for every message
+# make fuzz      give what reads the bytes of others any bytes, RUNS times, led by what they reach
+# make soak      senders and workers under load, with a fault every few seconds, for MINUTES; draws what they used
 # make mutants   plant bugs, and see that the simulation or the tests of the protocol find each
 # make check     ruff, mypy --strict and pyright
 # make fix       format, and mend what ruff can mend
@@ -17,10 +19,12 @@ BIN := $(VENV)/bin
 ARGS ?=
 N ?= 1000
 SEEDS ?= 1000
+RUNS ?= 1000000
+MINUTES ?= 10
 FROM ?= 1
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test simulate mutants campaign check fix bench docs lock clean
+.PHONY: help demo test simulate mutants campaign fuzz soak check fix bench docs lock clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -34,6 +38,11 @@ $(VENV)/dev.ready: requirements/dev.lock requirements/install pyproject.toml
 	@requirements/install $(VENV) dev
 	@touch $(VENV)/demo.ready $@
 
+# What only fuzz and soak need is not in the environment of the tests until they are asked for.
+$(VENV)/fuzz.ready $(VENV)/soak.ready: $(VENV)/%.ready: requirements/%.lock $(VENV)/dev.ready
+	@requirements/install $(VENV) $*
+	@touch $@
+
 demo: $(VENV)/demo.ready
 	@$(BIN)/python -m examples.totalemail demo $(ARGS)
 
@@ -45,6 +54,12 @@ campaign: $(VENV)/dev.ready
 
 simulate: $(VENV)/dev.ready
 	@$(BIN)/python -m tests.simulation $(SEEDS) $(FROM)
+
+fuzz: $(VENV)/fuzz.ready
+	@$(BIN)/python -m tests.fuzz -n $(RUNS) $(ARGS)
+
+soak: $(VENV)/soak.ready
+	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
 
 mutants: $(VENV)/dev.ready
 	@$(BIN)/python -m tests.mutants $(ARGS)
@@ -68,4 +83,4 @@ lock: $(VENV)/dev.ready
 	@requirements/relock $(BIN)/python
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .soak

@@ -16,7 +16,7 @@ def test_the_version_is_said_once() -> None:
 
 
 def test_everything_the_project_needs_is_locked() -> None:
-    for lock in ("demo", "dev"):
+    for lock in ("demo", "dev", "fuzz", "soak"):
         lines = (ROOT / "requirements" / f"{lock}.lock").read_text(encoding="utf-8").splitlines()
         locked = {line.partition("==")[0].lower().replace("_", "-") for line in lines if not line.startswith("#")}
         needed = {requirement.partition(">")[0] for requirement in PROJECT["project"]["dependencies"]}
