@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from functools import cache
 
 import pytest
@@ -19,12 +20,16 @@ PROBES: dict[str, str] = {
     "shaping (tbf)": "unshare -n tc qdisc add dev lo root tbf rate 1mbit burst 16k latency 400ms",
     "killing connections (ss -K)": "unshare -n sh -c 'ip link set lo up && ss -K dst 127.0.0.1 dport = 9'",
     "small file systems": "unshare -m mount -t tmpfs -o size=1m none /mnt",
+    "disks in files (loop devices)": "truncate -s 4M $IMAGE && mkfs.ext4 -q -F $IMAGE && "
+    "unshare -m mount -o loop $IMAGE /mnt",
     "strace": "strace -f -qq -o /dev/null -e trace=write -e inject=write:error=EIO:when=9999 true",
 }
+TOOLS = ("unshare", "nft", "tc", "ss", "ip", "mount", "mkfs.ext4", "strace")
 INSTEAD = {
     "nftables": "apt-get install nftables",
     "shaping (tbf)": "apt-get install iproute2",
     "strace": "apt-get install strace",
+    "disks in files (loop devices)": "apt-get install e2fsprogs",
 }
 
 
@@ -32,14 +37,23 @@ INSTEAD = {
 def lacks(what: str) -> str | None:
     """Why that cannot be done here; None: it can."""
     command = PROBES[what]
-    tools = [word for word in ("unshare", "nft", "tc", "ss", "ip", "mount", "strace") if f"{word} " in command]
+    tools = [
+        word for word in ("unshare", "nft", "tc", "ss", "ip", "mount", "mkfs.ext4", "strace") if f"{word} " in command
+    ]
     missing = [tool for tool in tools if shutil.which(tool) is None]
     remedy = f" ({INSTEAD[what]})" if what in INSTEAD and missing else ""
     if missing:
         return f"{what}: there is no {' and no '.join(missing)} here{remedy}"
-    tried = subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, check=False, timeout=20, stdin=subprocess.DEVNULL
-    )
+    with tempfile.NamedTemporaryFile() as image:
+        tried = subprocess.run(
+            ["sh", "-c", command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"IMAGE": image.name},
+        )
     if tried.returncode:
         said = (tried.stderr or tried.stdout).strip().splitlines()
         who = "" if os.geteuid() == 0 else ", not being root"

@@ -154,7 +154,7 @@ class Scene:
         for process in self._processes:
             process.wait(10)
 
-    def _whole(self) -> bool:
+    def whole(self) -> bool:
         """Fails at once if a life ended by an error of its own."""
         broke = self.folder / BROKE
         assert not broke.exists(), broke.read_text()
@@ -183,19 +183,21 @@ class Scene:
     ) -> float:
         """Waits for so many such records, after that time; gives when the last of these was written."""
         what = f"{count} × {kind.name} by {by.plan.role if by else 'anybody'}"
-        wait_until(lambda: self._whole() and len(self.of(kind, by=by, after=after)) >= count, within=within, that=what)
+        wait_until(lambda: self.whole() and len(self.of(kind, by=by, after=after)) >= count, within=within, that=what)
         return sorted(record.at for record in self.of(kind, by=by, after=after))[count - 1]
 
     # -- what is done to them ------------------------------------------------------------------------------------------
 
-    def killed(self, life: Life) -> None:
-        """It is dead: what that may excuse, and what it does not."""
+    def killed(self, life: Life, last: float | None = None) -> None:
+        """It is dead: what that may excuse, and what it does not. last: when it wrote its last record, where that is
+        known."""
         at = life.until_over()
         self._look()
         if life.plan.role == "sender":
             self.away(at - SETTLING_S)
         else:
-            last = max((record.at for record in self.of_pid(life.pid)), default=at)
+            if last is None:
+                last = max((record.at for record in self.of_pid(life.pid)), default=at)
             self.cuts.append(Cut(life.pid, at, min(last, at), max(last, at), life.plan.concurrency))
 
     def of_pid(self, pid: int) -> list[Record]:
@@ -219,6 +221,11 @@ class Scene:
         for away in self._away:
             away.until = min(away.until, time.monotonic() + RESUMED_S)
 
+    def forget(self, before: float) -> None:
+        """What was done before that time explains nothing any more."""
+        self.cuts = [cut for cut in self.cuts if cut.until >= before]
+        self._away = [away for away in self._away if away.until >= before]
+
     def next_sender(self, **plan: Any) -> Life:
         """Another life of the sender; all that the one before left is its own now."""
         life = self.sender(**plan)
@@ -234,6 +241,11 @@ class Scene:
                 if place not in self._reaches and (Path(place[0]) / place[1]).is_dir():
                     self._reaches[place] = Reach(Settings(home=place[0], namespace=place[1]))
         return self._reaches.values()
+
+    def look_anew(self) -> None:
+        """The disk below the homes is another one: nothing that was seen there counts."""
+        self._reaches.clear()
+        self._files.clear()
 
     def ledgers(self) -> list[ChannelStatus] | None:
         """Of all outboxes; None while nobody answers for one of them."""
@@ -253,7 +265,7 @@ class Scene:
         """Waits until nothing waits or is in flight anywhere."""
 
         def quiet() -> list[ChannelStatus] | None:
-            self._whole()
+            self.whole()
             rows = self.ledgers()
             if rows is None or any(row.unsettled for row in rows):
                 return None
@@ -271,7 +283,7 @@ class Scene:
         self._told()
         # Who took an outbox over for another closes it when it is empty, and then its ledger is gone with it.
         whole = all(file.exists() for file in self._files)
-        return check(read_all(self.folder), rows, self._judged(), whole=whole)
+        return check(read_all(self.folder), rows, self.judged(), whole=whole)
 
     def _look(self) -> None:
         for reach in self.reaches():
@@ -295,7 +307,7 @@ class Scene:
         assert not report.violations, f"{report}\nhistories in {self.folder}"
         return report
 
-    def _judged(self) -> list[Cut]:
+    def judged(self) -> list[Cut]:
         """What had ended at a cut process and was not settled: of the last moments, and of all the time that its owner
         was away just before."""
         judged: list[Cut] = []
