@@ -135,7 +135,16 @@ def _check_repetitions(report: Report, by: Mapping[Kind, Mapping[Name, list[Reco
 def _check_ledgers(
     report: Report, by: Mapping[Kind, Mapping[Name, list[Record]]], ledgers: Sequence[ChannelStatus], *, whole: bool
 ) -> None:
-    say = report.violations.append
+    delivered = len(by[Kind.ACCEPTED].keys() | by[Kind.STARTED].keys())
+    most = len(by[Kind.ATTEMPT].keys() - by[Kind.REFUSED].keys())
+    report.violations += check_balance(ledgers, delivered=delivered, most=most, whole=whole)
+
+
+def check_balance(ledgers: Sequence[ChannelStatus], *, delivered: int, most: int, whole: bool) -> list[str]:
+    """Whether the ledgers add up, are at rest, and count at most so many messages; and if whole, at least those that
+    were accepted or delivered."""
+    wrong: list[str] = []
+    say = wrong.append
     for row in ledgers:
         settled = row.handled + row.dead + row.expired + row.dropped
         if row.accepted != settled + row.waiting + row.in_flight:
@@ -147,9 +156,8 @@ def _check_ledgers(
         if row.dead or row.expired or row.dropped:
             say(f"the ledger has messages that nobody gave up: {row}")
     accepted = sum(row.accepted for row in ledgers)
-    delivered = by[Kind.ACCEPTED].keys() | by[Kind.STARTED].keys()
-    most = len(by[Kind.ATTEMPT].keys() - by[Kind.REFUSED].keys())
     if accepted > most:
         say(f"the ledger counts {accepted} messages, and only {most} can have been accepted")
-    if whole and accepted < len(delivered):
-        say(f"the ledger counts {accepted} messages, and {len(delivered)} were accepted")
+    if whole and accepted < delivered:
+        say(f"the ledger counts {accepted} messages, and {delivered} were accepted")
+    return wrong
