@@ -96,6 +96,7 @@ class Scene:
         self.lives: list[Life] = []
         self.cuts: list[Cut] = []
         self._away: list[_Away] = []
+        self._dark: dict[int, float] = {}
         self._seen: dict[Path, int] = defaultdict(int)
         self._records: list[Record] = []
         self._reaches: dict[tuple[Any, Any], Reach] = {}
@@ -163,13 +164,16 @@ class Scene:
     # -- what they wrote -----------------------------------------------------------------------------------------------
 
     def records(self) -> list[Record]:
-        """All so far."""
+        """All so far, but for what was written in the dark."""
         for file in self.folder.glob("*.history"):
             if file.stat().st_size >= (self._seen[file] + 1) * SIZE:
                 new = read(file, self._seen[file])
                 self._seen[file] += len(new)
                 self._records.extend(new)
-        return self._records
+        return self._lit(self._records) if self._dark else self._records
+
+    def _lit(self, records: list[Record]) -> list[Record]:
+        return [r for r in records if r.kind is Kind.ATTEMPT or r.at < self._dark.get(r.pid, float("inf"))]
 
     def of(self, kind: Kind, *, by: Life | None = None, after: float = 0.0) -> list[Record]:
         return [
@@ -212,6 +216,11 @@ class Scene:
         """It could not be reached from then on, longer than every grace; what it began until that time others may run
         again."""
         self.cuts.append(Cut(life.pid, since, since, until, life.plan.concurrency))
+
+    def dark(self, life: Life, since: float) -> None:
+        """Its machine was without power from then on, although it lived a moment longer: what it heard and said in that
+        moment never happened."""
+        self._dark[life.pid] = since
 
     def away(self, since: float) -> None:
         """From then on nobody is there who settles; see `back`."""
@@ -283,7 +292,7 @@ class Scene:
         self._told()
         # Who took an outbox over for another closes it when it is empty, and then its ledger is gone with it.
         whole = all(file.exists() for file in self._files)
-        return check(read_all(self.folder), rows, self.judged(), whole=whole)
+        return check(self._lit(read_all(self.folder)), rows, self.judged(), whole=whole)
 
     def _look(self) -> None:
         for reach in self.reaches():
