@@ -1,6 +1,7 @@
 """A disk in a file whose power can be cut: a file system on a loop device, told to stop as it is.
 
-`cut` is atomic: from that moment nothing more is written, and what lay in the page cache and had not been synced is
+`cut` is one moment: after it nothing more is written (although who waits in a sync just then may be told that it is
+done), and what lay in the page cache and had not been synced is
 gone, as is the part of the journal that had not been written (ext4's own ioctl for this purpose, EXT4_IOC_SHUTDOWN
 without a flush of the log). Where the drive has a cache of its own, the file of the disk lies on another such disk, and
 it is that one's power that is cut: then what the file system had written and not flushed is gone as well, page by page,
