@@ -949,14 +949,24 @@ def test_a_range_without_end_is_refused_and_nothing_stops() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", [Part(2**63, 2, 2, 1, 2), Part(1, 2**63, 1, 1, 2), Part(2**64 - 1, 2**64 - 1, 1, 1, 1)]
+    ("part", "outputs"),
+    [
+        (Part(2**63, 2, 2, 1, 2), 0),
+        (Part(1, 2**63, 1, 1, 2), 0),
+        (Part(2**64 - 1, 2**64 - 1, 1, 1, 1), 0),
+        (Part(1, 1, 1, -1, 1), 0),
+        (Part(1, 1, 1, 1, -1), 0),
+        (Part(1, 1, 1, 1, 1), -1),
+    ],
 )
-def test_an_outcome_of_what_no_file_can_hold_is_refused_and_nothing_of_it_is_committed(part: Part) -> None:
+def test_an_outcome_of_what_no_file_can_hold_is_refused_and_nothing_of_it_is_committed(
+    part: Part, outputs: int
+) -> None:
     """Else one frame would leave the outbox with a change that it can never write."""
     stage = owner()
     x = stage.peer(X, channels=[CHANNEL])
     stage.holds_commits = True
-    x.say(Outcome(BOX, Verdict.HANDLED, (part,)))
+    x.say(Outcome(BOX, Verdict.HANDLED, (part,), (), outputs))
     assert x.last(Goodbye).code == frames.MALFORMED
     assert not stage.tickets
 
@@ -980,6 +990,16 @@ def test_a_handler_may_ask_for_any_time_and_it_is_said_as_one_that_there_is() ->
     x.send(1)
     stage.end(stage.take(), Ended(Verdict.RETRY, 1e300))
     assert x.last(Outcome).notes[0][2] == frames.LATER_MOST_MS
+
+
+@pytest.mark.parametrize("said", [{"fence": -1}, {"n": -1}, {"box": -1}])
+def test_a_batch_of_what_no_file_can_hold_is_refused(said: dict[str, int]) -> None:
+    """A worker that keeps outcomes on disk writes all of these."""
+    stage = worker()
+    box = said.get("box", BOX)
+    x = stage.peer(X, boxes=[Owned(box, 1)])
+    x.send(1, **said)
+    assert x.last(Goodbye).code == frames.MALFORMED
 
 
 def test_a_batch_of_an_outbox_that_was_not_announced_is_a_violation() -> None:

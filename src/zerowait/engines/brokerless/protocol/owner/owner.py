@@ -196,6 +196,8 @@ class Owner:
 
     def _outcome(self, link: Link, frame: frames.Outcome, now: float) -> None:
         frames.check_parts(frame.parts)
+        if frame.outputs < 0:
+            raise ProtocolError(frames.MALFORMED, f"an OUTCOME with outputs in outbox {frame.outputs}")
         custody = self.custody.get(frame.box)
         if custody is None:
             return  # closed here: who opens that file will be told again
