@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,15 @@ def running_loop() -> AbstractEventLoop | None:
         return None
     loop: AbstractEventLoop | None = asyncio._get_running_loop()
     return loop
+
+
+def begin(thread: threading.Thread) -> None:
+    """Starts it. On an event loop without waiting until it runs, which `start` does: that gives the interpreter up, and
+    beside busy threads it comes back after 5 ms for each of them."""
+    if running_loop() is None:
+        thread.start()
+    else:
+        start_new_thread(thread.start, ())
 
 
 class Call:
@@ -82,7 +92,7 @@ class Callbacks:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"zerowait callbacks {self._name}", daemon=True)
                 self._thread.is_zerowait_callbacks = True  # type: ignore[attr-defined]
-                self._thread.start()
+                begin(self._thread)
         self._queue.append(fn)
         self._there.release()
 
@@ -92,7 +102,7 @@ class Callbacks:
         if thread is not None:
             self._queue.append(None)
             self._there.release()
-            if thread is not threading.current_thread():
+            if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(1.0)
 
     def _run(self) -> None:

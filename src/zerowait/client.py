@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from zerowait.snapshot import Status
 
 In = TypeVar("In")
+_ROOMS = ("zerowait.opening", "zerowait.observing", "zerowait.loading")
 
 
 class Client:
@@ -54,6 +56,8 @@ class Client:
         self._watches_forks = False
         self._closed = False
         self._lock = threading.RLock()
+        for room in _ROOMS:  # here and not at the first verb, for which an event loop may have to stand still
+            import_module(room)
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
@@ -164,7 +168,9 @@ class Client:
         """The ledger of each channel, exact at this instant, and the peers. Reads only.
 
         Waits half a second at most: what a busy thread of this client does not say by then is left away (no peers, no
-        `oldest_at`) and named in `unknown`; so is what an earlier life has left in an outbox that is being opened.
+        `oldest_at`) and named in `unknown`; so is what an earlier life has left in an outbox that is being opened. On
+        an event loop it does not wait at all: `oldest_at` is there what the call before found out, and is left away,
+        and named, at the first.
         """
         return self._open().status()
 

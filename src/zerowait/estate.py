@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ log = logging.getLogger("zerowait.outbox")
 class Estate:
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
+        self._starting = threading.RLock()  # of the store thread; taken before the next, if both are
         self._lock = threading.RLock()
         self._keeper: Keeper | None = None
         self._memory_intake: Intake | None = None
@@ -47,6 +49,8 @@ class Estate:
         self._rooms: dict[int, Promise[None]] = {}
         self._types: dict[str, bytes] = {}  # channel → what this process pushes to it, as `contract.together` packs it
         self._by_id: dict[int, Outbox] = {}
+        self._oldest: dict[int, Future[dict[str, int]]] = {}  # what `oldest_known` has asked, and was told
+        self._oldest_known: dict[int, dict[str, int]] = {}
         self._ready = False  # the network thread listens
         self._disk_asked = False
         self._disk_refused = ""  # why our own file could not be opened at the last try
@@ -83,7 +87,8 @@ class Estate:
             elif self._closed:
                 intake.close(self._opened.name)
             elif self._ready:
-                self._open_what_is_asked()
+                # Not here: whoever pushes may be an event loop, and threads are started and files opened by this.
+                self._opened.node.call(self._open_what_is_new)
             return intake
 
     def new_intake(self, *, durable: bool, limits: Limits, wake: Callable[[], object]) -> Intake:
@@ -183,6 +188,7 @@ class Estate:
         directory = self._opened.node.directory
         assert directory is not None
         try:
+            self._prepare()
             with self._lock:
                 self._ready = True
                 future = self._open_what_is_asked()
@@ -201,6 +207,17 @@ class Estate:
             done(None)
         else:
             future.add_done_callback(lambda over: done(_error_of(over.exception())))
+
+    def _open_what_is_new(self) -> None:
+        with suppress(Closed):
+            self._prepare()
+            with self._lock:
+                self._open_what_is_asked()
+
+    def _prepare(self) -> None:
+        """Starts the store thread if it will be wanted: not under the lock, for which pushes wait."""
+        if self._disk_intake is not None:
+            self._store()
 
     def _open_what_is_asked(self) -> Future[Outbox] | None:
         if self._memory_intake is not None and self._memory is None:
@@ -229,7 +246,7 @@ class Estate:
 
     def _store(self) -> Keeper:
         """The store thread, made for whoever wants it first. Raises Closed: nothing is opened any more."""
-        with self._lock:
+        with self._starting:
             if self._closed:
                 raise Closed(name=self._opened.name)
             if self._keeper is None:
@@ -380,6 +397,17 @@ class Estate:
             return self._keeper.ask(fn)
         return self._opened.node.call(fn)
 
+    def oldest_known(self, box: Outbox) -> dict[str, int] | None:
+        """What `Outbox.oldest` gave when it was asked here last, and asks once more; None: nothing yet. Any thread,
+        and none waits."""
+        asked = self._oldest.get(box.id)
+        if asked is not None and not asked.done():
+            return self._oldest_known.get(box.id)
+        if asked is not None and asked.exception() is None:
+            self._oldest_known[box.id] = asked.result()
+        self._oldest[box.id] = self.ask(box, box.oldest)
+        return self._oldest_known.get(box.id)
+
     def is_stored(self) -> bool:
         """Whether everything that was accepted has reached its outbox."""
         return not any(intake.counts() for intake in self.intakes())
@@ -453,6 +481,8 @@ class Estate:
         if over.exception() is None:
             with self._lock:
                 self._by_id.pop(box.id, None)
+                self._oldest.pop(box.id, None)
+                self._oldest_known.pop(box.id, None)
                 self._rooms.pop(id(box.intake), None)
 
     # -- closing -------------------------------------------------------------------------------------------------------
@@ -460,7 +490,7 @@ class Estate:
     def close(self) -> dict[tuple[str, str, bool], int]:
         """Writes what is left to write and closes all files; gives what stays: (name of the outbox, channel, durable) →
         messages."""
-        with self._lock:
+        with self._starting, self._lock:
             self._closed = True
         self._adopter.stop()
         left: dict[tuple[str, str, bool], int] = {}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from zerowait.callbacks import running_loop
 from zerowait.errors import StoreError, ZerowaitError
 from zerowait.outbox.answering import box_status, letters_answer, waiting_status
 from zerowait.outbox.waiting import Ranges, Sweep
@@ -39,29 +40,24 @@ T = TypeVar("T")
 
 ANSWER_S = 30.0  # for a question that is a command: who asks waits for less
 DROP_S = 1.0  # for one question: who asks waits three seconds, and asks again
+LOOKS = 3  # at what another thread may be changing
 PATIENCE_S = 0.5  # a turn takes milliseconds, an fsync of a slow disk some hundred
 
 
 def status_of(opened: Opened) -> Status:
     """Any thread but the network's and the store's. What those two do not say within PATIENCE_S is left away, and said
-    to be unknown."""
+    to be unknown. An event loop waits for neither: see `_at_once`."""
     from zerowait import __version__
 
     node, estate = opened.node, opened.estate
     is_open = node.counter is not None
     core = node.core if is_open else None
-    serves = core.worker.services.values() if core is not None else ()
+    serves = list(core.worker.services.values()) if core is not None else []
     refused = opened.plain.refused()
     unopened = _being_opened(opened)  # before it is looked which are open: else one that opens meanwhile is left out
-    # All are asked before any is waited for: a thread that is in the middle of something costs its time once.
     boxes = estate.boxes()
-    asked = [estate.ask(box, box.oldest) for box in boxes]
-    views: Future[list[PeerView]] | None = node.call(node.peers) if is_open else None
-    waiting = _Waiting()
-    peers = waiting.for_(views, "its peers", "the network thread") if views is not None else None
-    oldest = [
-        waiting.for_(each, f"oldest of outbox {box.name}", _owner(box)) for box, each in zip(boxes, asked, strict=True)
-    ]
+    look = _asked if running_loop() is None else _at_once
+    peers, oldest, unknown = look(opened, boxes, is_open)
     return Status(
         name=opened.name,
         instance=f"{node.instance:016x}",
@@ -98,8 +94,48 @@ def status_of(opened: Opened) -> Status:
             )
             for service in serves
         ],
-        unknown=[*unopened, *waiting.unknown],
+        unknown=[*unopened, *unknown],
     )
+
+
+Seen = tuple["list[PeerView] | None", "list[dict[str, int] | None]", list[str]]  # peers, of each outbox, unknown
+
+
+def _asked(opened: Opened, boxes: list[Outbox], is_open: bool) -> Seen:
+    """As the threads say that own it."""
+    node, estate = opened.node, opened.estate
+    # All are asked before any is waited for: a thread that is in the middle of something costs its time once.
+    asked = [estate.ask(box, box.oldest) for box in boxes]
+    views: Future[list[PeerView]] | None = node.call(node.peers) if is_open else None
+    waiting = _Waiting()
+    peers = waiting.for_(views, "its peers", "the network thread") if views is not None else None
+    oldest = [
+        waiting.for_(each, f"oldest of outbox {box.name}", _owner(box)) for box, each in zip(boxes, asked, strict=True)
+    ]
+    return peers, oldest, waiting.unknown
+
+
+def _at_once(opened: Opened, boxes: list[Outbox], is_open: bool) -> Seen:
+    """For an event loop, which must not wait: peers as they stand in memory, and of the oldest messages what was found
+    out since the last look, which is asked for again."""
+    unknown: list[str] = []
+    peers: list[PeerView] | None = None
+    for _ in range(LOOKS) if is_open else ():
+        try:
+            peers = opened.node.peers()
+            break
+        except RuntimeError:  # the network thread put in or took out something while we went through it
+            continue
+    else:
+        if is_open:
+            unknown.append("its peers: they come and go at this moment; ask again")
+    oldest = [opened.estate.oldest_known(box) for box in boxes]
+    unknown += [
+        f"oldest of outbox {box.name}: {_owner(box)} is asked, and an event loop does not wait for it; ask again"
+        for box, each in zip(boxes, oldest, strict=True)
+        if each is None
+    ]
+    return peers, oldest, unknown
 
 
 class _Waiting:

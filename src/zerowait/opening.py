@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from zerowait.callbacks import Callbacks, running_loop
+from zerowait.callbacks import Callbacks, begin, running_loop
 from zerowait.contract import packed
 from zerowait.engines.brokerless.clock import clock
 from zerowait.engines.brokerless.node import Node
@@ -255,7 +255,7 @@ class Opened:
                 closing = self._begin_closing()
                 seconds = self.settings.drain if drain is None else drain
                 name = f"zerowait closing {self.name}"
-                threading.Thread(target=self._close, args=(closing, seconds), name=name, daemon=True).start()
+                begin(threading.Thread(target=self._close, args=(closing, seconds), name=name, daemon=True))
             assert self._closing is not None
             return self._closing
 

@@ -116,6 +116,8 @@ class Pending(Struct, Generic[T_co], gc=False, eq=False):
         def over() -> None:
             if loop is None:
                 callbacks.call(call)
+            elif loop is running_loop():
+                loop.call_soon(call)  # it is done already: the loop need not be woken to hear of itself
             else:
                 try:
                     loop.call_soon_threadsafe(call)

@@ -19,14 +19,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from threading import Lock
 from time import monotonic, sleep
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
+from zerowait.callbacks import running_loop
 from zerowait.errors import Closed, QueueFull, Room, StoreError
 from zerowait.message import BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
 from zerowait.outbox.lane import Lane
 from zerowait.outbox.sheaf import MESSAGE_COST, Piece, Sheaf, Terms
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 __all__ = ["Intake", "Lane", "Limits"]
 
@@ -40,6 +44,7 @@ PRESSED_BYTES: Final = 16 << 20  # so much is pushed and not stored: pushes begi
 NAP: Final = 0.0001  # seconds for each MiB, once a segment
 LONGEST_NAP: Final = 0.004
 FOR_OUTPUTS: Final = 1.1  # of the limit: so far what handlers send may fill it while work is still taken
+SEGMENTS_A_TURN: Final = 8  # begun in one turn of an event loop, after which it gives way as a thread does
 ROOMY: Final = 0.9  # QueueFull.room is done when this part is used: not at each message that leaves
 
 
@@ -104,6 +109,7 @@ class Intake:
         self._messages = 0  # stored, taken, and set aside for open sheaves
         self._bytes = 0
         self._room_watchers: list[Callable[[], object]] = []
+        self._in_turn: tuple[Any, int] = None, 0  # the loop that pushed last, and segments begun in this turn of it
 
     def lane(
         self,
@@ -141,6 +147,9 @@ class Intake:
         A thread that pushes without a pause keeps the interpreter from the one that stores, whose every step would wait
         5 ms for it; what gathers meanwhile lies in memory.
         """
+        loop = running_loop()
+        if loop is not None and not self._may_wait(loop):
+            return
         begun = self._begun
         unstored = self._taken_bytes
         if len(begun) > 1:
@@ -149,6 +158,19 @@ class Intake:
             sleep(min(LONGEST_NAP, NAP * unstored / (1 << 20)))
         else:
             self.give_way()
+
+    def _may_wait(self, loop: AbstractEventLoop) -> bool:
+        """Not an event loop, which has others to turn for, unless one of its turns pushes segment after segment: then
+        it stands still by its own will, and what it pushes lies in memory for as long."""
+        known, begun = self._in_turn
+        if known is not loop:
+            begun = 0
+            loop.call_soon(self._turned)
+        self._in_turn = loop, begun + 1
+        return begun >= SEGMENTS_A_TURN
+
+    def _turned(self) -> None:
+        self._in_turn = None, 0
 
     def _made(
         self,

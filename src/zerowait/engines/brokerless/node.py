@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
+from zerowait.callbacks import begin
 from zerowait.engines.brokerless.addresses import AddressBook
 from zerowait.engines.brokerless.calls import Calls
 from zerowait.engines.brokerless.clock import clock
@@ -118,7 +119,7 @@ class Node:
         self._thread = threading.Thread(
             target=self._run, args=(started,), name=f"zerowait network {self.name}", daemon=True
         )
-        self._thread.start()
+        begin(self._thread)
 
     def wake(self) -> None:
         if self._wire is not None:
@@ -185,9 +186,9 @@ class Node:
             self._leaving = True
 
         thread = self._thread
-        if thread is not None and thread.is_alive():
+        if thread is not None and (thread.is_alive() or thread.ident is None):  # None: it is being started
             self.call(leave)
-            if thread is not threading.current_thread():
+            if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(2.0)
 
     # -- on the network thread, through `call` -------------------------------------------------------------------------

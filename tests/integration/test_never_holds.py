@@ -1,0 +1,198 @@
+"""What an event loop may call: nothing of it waits for another thread, whatever that one waits for, and nothing of it
+touches a file or a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.waiting import wait_until_in_loop
+from zerowait import Client, PushChannel, QueueFull, Settings
+from zerowait.outbox.database import Database
+
+ROOT = Path(__file__).parents[2]
+DURABLE = PushChannel[bytes]("never.holds", durable=True)
+MEMORY = PushChannel[bytes]("never.holds.memory", durable=False)
+BLOBS = [bytes(size) for size in (1, 1_000, 65_536)]
+
+
+def calls(zw: Client, blob: bytes) -> dict[str, Callable[[], Any]]:
+    """Every public call, on a client that is open."""
+    receipt = zw.push(DURABLE, blob)
+    return {
+        "push": lambda: zw.push(DURABLE, blob),
+        "push in memory": lambda: zw.push(MEMORY, blob),
+        "push by name": lambda: zw.push("never.holds.named", blob),
+        "push with options": lambda: zw.push(DURABLE, blob, delay=3_600.0, headers={"a": "b"}),
+        "push_all": lambda: zw.push_all(DURABLE, [blob] * 3).done(),
+        "receipt": lambda: (receipt.done(), receipt.state, receipt.id, receipt.handled.done(), repr(receipt)),
+        "add_done_callback": lambda: receipt.add_done_callback(lambda over: None),
+        "withdraw": receipt.withdraw,
+        "status": zw.status,
+        "workers": lambda: (len(zw.workers(DURABLE)), zw.workers(DURABLE).at_least(1).done()),
+        "listen": lambda: zw.listen(object, print)(),
+        "repr": lambda: repr(zw),
+    }
+
+
+@pytest.fixture
+def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A disk whose commits stand still from then on, until this is set."""
+    moves = threading.Event()
+    moves.set()
+    commit = Database.commit
+
+    def commit_when_it_moves(database: Database) -> None:
+        moves.wait(60)
+        commit(database)
+
+    monkeypatch.setattr(Database, "commit", commit_when_it_moves)
+    yield moves
+    moves.set()
+
+
+@pytest.mark.skipif(not hasattr(resource, "RUSAGE_THREAD"), reason="only Linux counts the waits of a thread")
+@pytest.mark.asyncio
+async def test_no_call_waits_although_the_disk_and_the_network_thread_stand_still(
+    settings: Settings, stalled: threading.Event
+) -> None:
+    # Given a client whose store thread stands in a commit, and whose network thread is held as well: so nobody else of
+    # this process wants the interpreter, and whatever waits is seen to.
+    zw, held = Client("never-holds", settings=settings), threading.Event()
+    await zw.push(DURABLE, b"")
+    zw.push(MEMORY, b"")
+    await wait_until_in_loop(lambda: not zw.status().unknown, within=10)
+    stalled.clear()
+    zw.push(DURABLE, b"")
+    zw._open().node.call(lambda: held.wait(60))
+    await asyncio.sleep(0.1)  # both are there by now; were they not, less would be tried, and nothing would fail
+    # When everything is called that there is
+    waited: dict[str, int] = {}
+    rounds, began = 100, time.monotonic()
+    for number in range(rounds):
+        for name, call in calls(zw, BLOBS[number % len(BLOBS)]).items():
+            before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+            with suppress(QueueFull):
+                call()
+            waited[name] = waited.get(name, 0) + resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+        await asyncio.sleep(0)  # each call may have a turn of the loop for itself
+    took = time.monotonic() - began
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    closing = zw.close(0)
+    waited["close"] = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+    # Then none of it went to sleep: a page of memory or the machine may take one of a hundred, waiting takes all.
+    held.set()
+    stalled.set()
+    await closing
+    assert {name: times for name, times in waited.items() if times > rounds / 10} == {}
+    assert took < 30, "a status alone waits half a second, were it on a thread"
+
+
+@pytest.mark.asyncio
+async def test_on_an_event_loop_a_status_does_not_wait_and_knows_at_the_next_look(settings: Settings) -> None:
+    async with Client("looking", settings=settings) as zw:
+        await zw.push(DURABLE, b"")
+        first = zw.status()
+        assert [(each.waiting, each.oldest_at) for each in first.boxes[0].channels] == [(1, None)]
+        assert [words.split(":")[0] for words in first.unknown] == ["oldest of outbox looking"]
+        await wait_until_in_loop(lambda: not zw.status().unknown, within=10)
+        assert zw.status().boxes[0].channels[0].oldest_at is not None
+        await zw.close(0)
+
+
+@pytest.mark.asyncio
+async def test_what_an_event_loop_pushes_in_memory_wakes_the_network_thread(settings: Settings) -> None:
+    async with Client("waking", settings=settings) as zw:
+        for _ in range(20):
+            receipt = zw.push(MEMORY, b"")
+            await wait_until_in_loop(lambda receipt=receipt: receipt.id != "", within=5)  # type: ignore[misc]
+        await zw.close(0)
+
+
+def test_no_call_touches_a_file_or_a_socket_on_the_thread_that_makes_it(settings: Settings) -> None:
+    # An audit hook stays for ever: so in a process of its own.
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, str(settings.home), settings.namespace],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+WATCHED = """
+import asyncio, os, sys, threading
+import tests.integration.test_never_holds as here
+from zerowait import Client, Settings
+from zerowait.outbox.database import Database
+
+caller, watching, seen = threading.get_ident(), False, []
+
+def note(what):
+    if watching and threading.get_ident() == caller:
+        seen.append(what)
+
+IO = ("open", "os.", "import", "socket.", "sqlite3.", "shutil.", "tempfile.", "fcntl.", "subprocess.", "pathlib.")
+sys.addaudithook(lambda event, args: note((event, args)) if event.startswith(IO) else None)
+
+def watched(owner, name):
+    real = getattr(owner, name)
+    def call(*args, **kwargs):
+        note((name, args[:1]))
+        return real(*args, **kwargs)
+    setattr(owner, name, call)
+
+# What is not audited: what touches an open file, and what looks at names.
+for name in ("write", "read", "fsync", "fdatasync", "stat", "lstat", "pread", "pwrite", "close", "unlink", "access"):
+    watched(os, name)
+for name in ("one", "rows", "commit", "insert", "checkpoint", "begin"):
+    watched(Database, name)
+
+async def main():
+    global watching
+    loop = asyncio.get_running_loop()
+    async def turn():
+        global watching
+        watching = False
+        await asyncio.sleep(0.01)
+        watching = True
+    settings = Settings(home=sys.argv[1], namespace=sys.argv[2])
+    for name in ("first", "second"):
+        zw = Client(name, settings=settings)
+        watching = True
+        first = zw.push(here.DURABLE, b"")       # the first verb: everything is opened behind it
+        zw.push(here.MEMORY, b"")
+        watching = False
+        await first
+        for blob in here.BLOBS * 5:
+            watching = True
+            for what, call in here.calls(zw, blob).items():
+                call()
+            await turn()
+        watching = True
+        loading = asyncio.ensure_future(_all(zw))
+        watching = False
+        await loading
+        watching = True
+        closing = zw.close(0)
+        watching = False
+        await closing
+
+async def _all(zw):
+    return await zw.push_all(here.DURABLE, [b""] * 100)
+
+asyncio.run(main())
+assert not seen, seen[:10]
+"""
