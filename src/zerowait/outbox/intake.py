@@ -38,11 +38,13 @@ PATIENCE: Final = 2.0  # seconds, and PATIENCE_TURNS turns: a thread that gets n
 PATIENCE_TURNS: Final = 50
 FEW: Final = 16
 CALL_IN: Final = 0.1  # seconds, at most, that a push at the limit waits for another thread in the middle of its own
-# On two cores, a million durable pushes of 76 bytes in one go, settled meanwhile: without naps 0.6 million a second and
-# 160 MB at most, with these 1.0 million and 55 MB, and the longest turn of the store thread falls from 400 to 40 ms.
-PRESSED_BYTES: Final = 16 << 20  # so much is pushed and not stored: pushes begin to give way
-NAP: Final = 0.0001  # seconds for each MiB, once a segment
-LONGEST_NAP: Final = 0.004
+# So much is pushed and not stored: pushes begin to give way, once a segment, the longer the more there is above it.
+# It is what a program's memory grows by while it pushes faster than its disk writes: with one that takes 16 MB a second
+# about 12 MiB are pushed and not stored.
+PRESSED_BYTES: Final = 4 << 20
+NAP: Final = 0.002  # seconds for each MiB
+LONGEST_NAP: Final = 0.05
+LONGEST_NAP_ON_LOOP: Final = 0.002
 FOR_OUTPUTS: Final = 1.1  # of the limit: so far what handlers send may fill it while work is still taken
 SEGMENTS_A_TURN: Final = 8  # begun in one turn of an event loop, after which it gives way as a thread does
 ROOMY: Final = 0.9  # QueueFull.room is done when this part is used: not at each message that leaves
@@ -155,7 +157,8 @@ class Intake:
         if len(begun) > 1:
             unstored += len(begun) * len(begun[len(begun) // 2].buffer)  # to add them up would cost more than it tells
         if unstored > PRESSED_BYTES:
-            sleep(min(LONGEST_NAP, NAP * unstored / (1 << 20)))
+            longest = LONGEST_NAP if loop is None else LONGEST_NAP_ON_LOOP
+            sleep(min(longest, NAP * (unstored - PRESSED_BYTES) / (1 << 20)))
         else:
             self.give_way()
 
