@@ -14,7 +14,11 @@ from zerowait.engines.brokerless.addresses import AddressBook
 from zerowait.engines.brokerless.entry import Entry
 
 FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 2.0
+LONGEST_PAUSE = 0.6  # and half of it more by chance: who restarts elsewhere has its first message within a second
+# A system asks again 1 s and 3 s after its first, unanswered request for a connection, so that a way that opens in
+# between is found by the next dial and not by that one: none waits much beyond the first repetition, but every eighth,
+# for whoever is so far away.
+CONNECT_S, CONNECT_LONG_S = 1.6, 3.2
 
 
 class Contact(Struct):
@@ -26,8 +30,13 @@ class Contact(Struct):
     met: int = 0  # who answered there last: not dialled again while there is any link with that process
     conn: int = 0
     pause: float = FIRST_PAUSE
+    vain: int = 0  # dials in a row by which nobody was met
     dial_at: float = 0.0
     trouble: str = ""
+
+    def connect_s(self) -> float:
+        """How long the next dial may wait for a connection."""
+        return CONNECT_LONG_S if self.vain % 8 == 7 else CONNECT_S
 
 
 class Contacts:
@@ -106,7 +115,7 @@ class Contacts:
         """A process has said HELLO on a connection that we dialled."""
         contact = self._by_conn.get(conn)
         if contact is not None:
-            contact.met, contact.pause, contact.trouble = instance, FIRST_PAUSE, ""
+            contact.met, contact.pause, contact.vain, contact.trouble = instance, FIRST_PAUSE, 0, ""
 
     def lost(self, conn: int, words: str, now: float) -> Contact | None:
         """A dialled connection is over: it is tried again after a while."""
@@ -118,6 +127,7 @@ class Contacts:
 
     def _again(self, contact: Contact, words: str, now: float) -> None:
         contact.trouble = words
+        contact.vain += 1
         contact.dial_at = now + contact.pause * (0.5 + self._jitter())
         contact.pause = min(LONGEST_PAUSE, contact.pause * 2)
 

@@ -39,6 +39,7 @@ class Dialled:
         shears: Shears,
         handshake_s: float,
         ended: Callable[[Dialled], None],
+        connect_s: float | None = None,
     ) -> None:
         self.conn = conn
         self.endpoint = endpoint
@@ -48,6 +49,8 @@ class Dialled:
         self.over = False
         self.deadline = time.monotonic() + handshake_s
         self._handshake_s = handshake_s
+        self._connect_s = handshake_s if connect_s is None else min(connect_s, handshake_s)
+        self._connect_until = time.monotonic() + self._connect_s
         self._shears = shears
         self._ended = ended
         self._connected = False
@@ -103,9 +106,13 @@ class Dialled:
         return False
 
     def tick(self, now: float, events: list[Event]) -> None:
-        if not self.opened and not self.over and now >= self.deadline:
-            what = "it took the connection but did not shake hands" if self._connected else "it did not answer"
-            self.end(f"{what} within {self._handshake_s:g} s", events)
+        if self.opened or self.over:
+            return
+        if self._connected:
+            if now >= self.deadline:
+                self.end(f"it took the connection but did not shake hands within {self._handshake_s:g} s", events)
+        elif now >= self._connect_until:
+            self.end(f"it did not answer within {self._connect_s:g} s", events)
 
     def is_waiting(self) -> bool:
         return not self.opened

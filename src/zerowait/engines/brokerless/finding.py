@@ -65,7 +65,7 @@ class Finder:
         served, sought = self._core.worker.services, self._core.worker.claims.sought()
         for contact in self._contacts.due(self._wanted.channels, served, self._is_linked, now, sought):
             try:
-                self._contacts.dialled(contact, self._wire.dial(contact.endpoint))
+                self._contacts.dialled(contact, self._wire.dial(contact.endpoint, contact.connect_s()))
             except ZerowaitError as error:
                 self._contacts.refused(contact, str(error), now)
 

@@ -129,8 +129,9 @@ class Wire:
         self._lookout.watch_connections(listener)
         return real
 
-    def dial(self, endpoint: str) -> Conn:
-        """Connects, once. Opened or Lost follows for the number it gives, Lost at the latest after `handshake_s`.
+    def dial(self, endpoint: str, connect_s: float | None = None) -> Conn:
+        """Connects, once. Opened or Lost follows for the number it gives, Lost at the latest after `handshake_s`, or
+        after `connect_s` if there is no connection by then.
 
         A name is looked up as IPv4, by ZeroMQ's own thread, which stands still meanwhile: look it up first.
         Raises SettingsError for what is no address.
@@ -142,7 +143,7 @@ class Wire:
         except Unusable as error:
             self._told.append(Lost(conn, f"{endpoint}: no socket for it ({bare.unusable_words(error)})"))
             return conn
-        dialled = Dialled(conn, endpoint, socket, monitor, self._shears, self._handshake_s, self._ended)
+        dialled = Dialled(conn, endpoint, socket, monitor, self._shears, self._handshake_s, self._ended, connect_s)
         self._dialled[conn] = self._opening[conn] = dialled
         self._lookout.watch(dialled)
         self._lookout.watch_connections(dialled)
