@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -371,3 +372,27 @@ def test_a_push_costs_little() -> None:
         best = min(best, (monotonic() - began) / 1_000)
         intake.take()
     print(f"\none push without its receipt: {best * 1e9:.0f} ns")
+
+
+def test_an_event_loop_gives_way_only_in_a_turn_that_begins_segment_after_segment() -> None:
+    intake, given = make(), list[int]()
+    intake.give_way = lambda: given.append(1)
+    lane = intake.lane("c", bytes, cast(Any, encoder.encode_into))
+
+    def begin_segments(count: int) -> None:
+        for _ in range(count):
+            lane.first(b"")
+            intake.take()
+
+    async def turns() -> None:
+        for _ in range(5):
+            begin_segments(intake_module.SEGMENTS_A_TURN)
+            await asyncio.sleep(0)
+        assert given == [], "others turn in between"
+        begin_segments(intake_module.SEGMENTS_A_TURN + 3)
+        assert len(given) == 3
+
+    asyncio.run(turns())
+    given.clear()
+    begin_segments(3)
+    assert len(given) == 3, "a thread that pushes gives way each time"
