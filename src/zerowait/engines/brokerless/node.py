@@ -319,7 +319,13 @@ class Node:
         counter = Counter(core.worker.desk, clock, self.wake)
         self._hands = Hands(core, counter)
         self.counter = counter
-        raise_descriptor_limit()
+        if (files := raise_descriptor_limit()) < settings.connections:
+            log.info(
+                "this process may open %d files, and has `connections = %d`: at that limit newcomers are turned away. "
+                "Raise the hard limit (ulimit -Hn, LimitNOFILE=) to have more",
+                files,
+                settings.connections,
+            )
         self._wire = wire = Wire(
             frame_bytes=FRAME_BYTES,
             connections=settings.connections,
