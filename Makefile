@@ -8,6 +8,7 @@
 # make check     ruff, mypy --strict and pyright
 # make fix       format, and mend what ruff can mend
 # make bench     compare with raw pyzmq (ARGS=--json for JSON lines)
+# make figures   measure what the library is held to (ARGS="--only gone", --quick, --json)
 # make docs      check that the links of the documents lead somewhere and that their programs compile
 # make lock      choose the newest versions of everything again, and write them into requirements/
 #
@@ -24,7 +25,7 @@ MINUTES ?= 10
 FROM ?= 1
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test simulate mutants campaign fuzz soak check fix bench docs lock clean
+.PHONY: help demo test simulate mutants campaign fuzz soak check fix bench figures docs lock clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -75,6 +76,9 @@ fix: $(VENV)/dev.ready
 
 bench: $(VENV)/demo.ready
 	@$(BIN)/python -m bench $(ARGS)
+
+figures: $(VENV)/dev.ready
+	@$(BIN)/python -m bench.figures $(ARGS)
 
 docs: $(VENV)/dev.ready
 	@$(BIN)/python -m pytest -q tests/unit/test_documents.py $(ARGS)

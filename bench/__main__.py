@@ -28,8 +28,8 @@ class Run:
         self.env = os.environ | {"ZEROWAIT_HOME": folder}
 
     @contextmanager
-    def worker(self, kind: str) -> Generator[tuple[subprocess.Popen[str], str]]:
-        command = [sys.executable, "-m", "bench.worker", kind]
+    def worker(self, kind: str, *listen: str) -> Generator[tuple[subprocess.Popen[str], str]]:
+        command = [sys.executable, "-m", "bench.worker", kind, *listen]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env
         ) as process:

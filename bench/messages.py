@@ -26,8 +26,17 @@ def order(number: int = 123456) -> Order:
 
 def most_memory_kib() -> int:
     """Of this process so far, resident (Linux)."""
+    return _status_kib("VmHWM")
+
+
+def memory_kib() -> int:
+    """Of this process now, resident (Linux)."""
+    return _status_kib("VmRSS")
+
+
+def _status_kib(field: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 MEMORY = PushChannel[Order]("bench.memory", durable=False)

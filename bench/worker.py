@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 
-from bench.messages import DURABLE, LONE_DURABLE, LONE_MEMORY, MEMORY, Order, Timed, most_memory_kib
+from bench.messages import DURABLE, LONE_DURABLE, LONE_MEMORY, MEMORY, Order, Timed, memory_kib, most_memory_kib
 from zerowait import App, Settings
 
 took_ns: list[int] = []
@@ -42,8 +42,8 @@ def app_of(kind: str, settings: Settings) -> App:
     return app
 
 
-async def main(kind: str) -> None:
-    settings = Settings.load(flags={"namespace": "bench-worker", "listen": "tcp://127.0.0.1:0"})
+async def main(kind: str, listen: str = "tcp://127.0.0.1:0") -> None:
+    settings = Settings.load(flags={"namespace": "bench-worker", "listen": listen})
     app = app_of(kind, settings)
     async with app:
         from zerowait.serving import client_of
@@ -57,7 +57,9 @@ async def main(kind: str) -> None:
                 took_ns.clear()
             elif line == "memory":
                 print(most_memory_kib(), flush=True)
+            elif line == "now":
+                print(memory_kib(), flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))
