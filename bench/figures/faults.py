@@ -65,10 +65,9 @@ def gone(kills: int = 20, stops: int = 3) -> Iterator[Row]:
             here.until(Kind.HANDLED, 5, by=worker, within=30)
             at = time.monotonic()
             worker.signal(signal.SIGSTOP)
-            silent.append(_until_said(sender, "is lost", 2 * number + 1) - at)
-            worker.signal(signal.SIGCONT)
+            silent.append(_until_said(sender, "is lost", number + 1) - at)
             here.kill(worker)
-            _until_said(sender, "is lost", 2 * number + 2)
+            _until_said(sender, "has died", number + 1)
     yield Row("a stopped worker is noticed, s", spread(silent), at_most("max", 3.0 + LOOK_S))
 
 
