@@ -79,6 +79,9 @@ def waits_of_thread() -> int:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
+def _nothing(over: object) -> None: ...
+
+
 WATCH = Watch()  # of the main thread, on which the loops run
 
 
@@ -104,7 +107,7 @@ class Calls:
             return call
 
         def callback() -> None:
-            receipt.add_done_callback(lambda over: None)
+            receipt.add_done_callback(_nothing)
 
         self.all: dict[str, Callable[[], object]] = {
             "push, durable": push(DURABLE),
