@@ -106,6 +106,15 @@ class NoOutputs:
     def prepare(self, to: object, value: object, options: Any) -> object:
         return value
 
+    def size(self, output: Any) -> int:
+        return 100
+
+    def spool(self, delivery: Delivery, index: int, outputs: list[Any]) -> None:
+        return None
+
+    def unspool(self, spooled: Any) -> None:
+        raise AssertionError("nothing was spooled")
+
     def send(self, delivery: Delivery, outputs: list[Any]) -> None:
         return None
 

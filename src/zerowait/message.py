@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -253,6 +253,7 @@ class Prepared(Struct):
     priority: int = 0
     headers: Mapping[int, Mapping[str, str]] | None = None  # by the index of the message in the body
     id: str | None = None  # by which its sender knows it; it is alone then
+    row: Any = None  # the outbox's own: it lies there already, before the run has ended
 
 
 class Sent(Struct):
@@ -399,6 +400,26 @@ class Keep(Struct):
     is_kept: bool = False  # set by the outbox: said again, it changes nothing
 
 
+class Spool(Struct):
+    """What a run that goes on has sent so far: to the outbox, where it is dropped if that run is never kept.
+
+    shift: what makes the message's number of the index that `prepared` name. told: called on the thread that owns the
+    outbox, once it is durable."""
+
+    origin: int
+    epoch: int
+    number: int
+    shift: int
+    prepared: Sequence[Prepared]
+    told: Callable[[], object]
+
+
+class Unspool(Struct):
+    """That run has failed."""
+
+    prepared: Sequence[Prepared]
+
+
 class Release(Struct, gc=False):
     """What these runs sent is accepted: they were chosen.
 
@@ -425,7 +446,9 @@ class Discard(Struct, gc=False):
     n: int
 
 
-Change = Settle | Again | Bury | Mark | Alone | Note | Forget | Choose | Unstub | Keep | Release | Discard
+Change = (
+    Settle | Again | Bury | Mark | Alone | Note | Forget | Choose | Unstub | Keep | Spool | Unspool | Release | Discard
+)
 
 
 class Kept(Struct, frozen=True):

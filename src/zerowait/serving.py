@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -23,12 +24,13 @@ from zerowait.client import Client
 from zerowait.context import Context
 from zerowait.engines.brokerless.clock import clock
 from zerowait.errors import UsageError
-from zerowait.handlers.outputs import Opening, Output, Tagged
+from zerowait.handlers.outputs import Opening, Output, Spooled, Tagged
 from zerowait.handlers.stage import Stage
-from zerowait.message import Delivery, Prepared, Sent, Service
+from zerowait.message import Delivery, Prepared, Sent, Service, Spool, Unspool
 from zerowait.outbox.bundle import bundle
 from zerowait.outbox.entrance import Ready
 from zerowait.outbox.plaincodec import plain_decoder
+from zerowait.outbox.sheaf import MESSAGE_COST
 from zerowait.ticking import Ticking
 
 if TYPE_CHECKING:
@@ -69,6 +71,14 @@ class _Opening:
         self._opened.estate.when_home(self._durable, is_open)
 
 
+class _Spooled:
+    """Outputs of a run that goes on."""
+
+    def __init__(self, parts: list[Prepared]) -> None:
+        self.parts = parts
+        self.stored: Future[None] = Future()
+
+
 class _Outputs:
     """The way out of a handler: through the app's own outbox, where they lie until their run is chosen."""
 
@@ -78,11 +88,38 @@ class _Outputs:
     def prepare(self, to: object, value: object, options: Mapping[str, Any]) -> Output:
         return self._opened.prepare(to, value, options)
 
+    def size(self, output: Output) -> int:
+        assert isinstance(output, Ready)
+        return len(output.payload) + MESSAGE_COST
+
+    def spool(self, delivery: Delivery, index: int, outputs: list[Output]) -> _Spooled | None:
+        ready = [(index, output) for output in outputs if isinstance(output, Ready)]
+        intakes = [output.lane.intake for _, output in ready]
+        durable = delivery.durable or any(intake.durable for intake in intakes)
+        home = self._opened.estate.home(True)
+        if not home or not durable or any(intake.is_plain for intake in intakes):
+            return None
+        spooled = _Spooled(bundle(ready, self._opened.now_us()))
+        number = delivery.number(index)
+        told = partial(spooled.stored.set_result, None)
+        change = Spool(delivery.box, delivery.epoch, number, number - index, spooled.parts, told)
+        self._opened.estate.submit(home, [change], {})
+        return spooled
+
+    def unspool(self, spooled: Spooled) -> None:
+        assert isinstance(spooled, _Spooled)
+        self._opened.estate.submit(self._opened.estate.home(True), [Unspool(spooled.parts)], {})
+
     def send(self, delivery: Delivery, outputs: list[Tagged]) -> Sent | Opening | None:
         opened = self._opened
         kept: list[tuple[int, Ready]] = []
+        spooled: list[Prepared] = []
         durable = delivery.durable  # an output is at least as durable as its input
         for index, output in outputs:
+            if isinstance(output, _Spooled):
+                spooled += output.parts
+                durable = True
+                continue
             assert isinstance(output, Ready)
             intake = output.lane.intake
             if intake.is_plain:  # a bare socket acknowledges nothing: there is nothing to choose
@@ -90,9 +127,9 @@ class _Outputs:
                 continue
             durable = durable or intake.durable
             kept.append((index, output))
-        if not kept:
+        if not kept and not spooled:
             return None
-        parts = bundle(kept, opened.now_us())
+        parts = [*spooled, *bundle(kept, opened.now_us())]
         home = opened.estate.home(durable)
         return Sent(home, parts) if home else _Opening(opened, durable, parts)
 

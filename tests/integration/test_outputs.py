@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
 
+import pytest
 from msgspec.structs import replace
 
 from tests.waiting import wait_until
 from zerowait import App, Client, Context, PushChannel, Retry, Settings
+from zerowait.message import Change, Spool
+from zerowait.outbox.outbox import Outbox
 
 LIGHT = PushChannel[int]("light", durable=False)
 
@@ -88,6 +93,7 @@ def test_a_full_outbox_lets_nothing_more_in_and_loses_nothing(settings: Settings
     @app.pull("numbers", concurrency=2)
     async def send(number: int, ctx: Context) -> None:
         begun.append(number)
+        await asyncio.sleep(0.005)
         ctx.push("nobody", number)
 
     with Client("sender", settings=settings) as zw:
@@ -133,3 +139,45 @@ def test_a_crawler_whose_outbox_is_full_goes_on(settings: Settings) -> None:
     with app as zw:
         zw.push("pages", 0)
         wait_until(lambda: len(seen) == 400, within=30)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_generator_that_gives_more_than_memory_should_hold_is_written_down_as_it_goes(
+    settings: Settings, is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zerowait.handlers.visits.SPOOL_BYTES", 20_000)
+    spooled: list[int] = []
+    real = Outbox.turn
+
+    def turn(self: Outbox, changes: Sequence[Change] = (), *args: object) -> object:
+        changes = list(changes)
+        spooled.extend(change.number for change in changes if isinstance(change, Spool))
+        return real(self, changes, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Outbox, "turn", turn)
+    app, seen, tried = App("stage", settings=settings), Counter[int](), Counter[int]()
+
+    def some(number: int) -> Iterator[int]:
+        tried[number] += 1
+        for n in range(2_000):
+            if n == 1_500 and tried[number] == 1:
+                raise ValueError("the first time it fails, with much of it on disk")
+            yield n
+
+    async def some_in_loop(number: int) -> AsyncIterator[int]:
+        for n in some(number):
+            yield n
+
+    app.pull("numbers", to="out", retry=Retry(delay=0.01))(some_in_loop if is_async else some)
+
+    @app.pull("out")
+    async def see(number: int) -> None:
+        seen[number] += 1
+
+    with app as zw:
+        zw.push("numbers", 1).handled.result(20)
+        wait_until(lambda: len(seen) == 2_000, within=20)
+        wait_until(lambda: accepted(zw, "out") == {True: 2_000}, within=5)
+    assert set(seen.values()) == {1}
+    assert len(spooled) >= 10
+    assert list((settings.home_folder() / settings.namespace / "outbox").glob("*.db")) == []

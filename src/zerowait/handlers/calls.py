@@ -48,6 +48,8 @@ def async_call(crew: Crew, run: Run) -> Call:
                 if inspect.isasyncgen(given):
                     async for item in given:
                         _pass_on(visit, to, item)
+                        if (spooled := visit.spool()) is not None:
+                            await asyncio.wrap_future(spooled.stored)
                     return None
                 return await given
 
@@ -58,10 +60,15 @@ def async_call(crew: Crew, run: Run) -> Call:
             if to:
                 _pass_on(visit, to, given)
                 given = None
+        except BaseException:
+            visit.failed()
+            raise
         finally:
             visit.over = True
-        if not run.cut:  # its timeout was over, though it did not heed that: it has failed, and sends nothing
-            run.outputs.extend((visit.index, each) for each in visit.outputs)
+        if run.cut:
+            visit.failed()
+        else:  # its timeout was over, though it did not heed that: it has failed, and sends nothing
+            run.outputs.extend((visit.index, each) for each in visit.succeeded())
         return given
 
     return call
@@ -88,6 +95,8 @@ def plain_call(crew: ThreadCrew, run: Run) -> Call:
                     item: Any
                     for item in given:
                         _pass_on(visit, to, item)
+                        if (spooled := visit.spool()) is not None:
+                            spooled.stored.result()
                     return None
                 return given
 
@@ -95,9 +104,12 @@ def plain_call(crew: ThreadCrew, run: Run) -> Call:
             if to:
                 _pass_on(visit, to, given)
                 given = None
+        except BaseException:
+            visit.failed()
+            raise
         finally:
             visit.over = True
-        run.outputs.extend((visit.index, each) for each in visit.outputs)
+        run.outputs.extend((visit.index, each) for each in visit.succeeded())
         return given
 
     return call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from zerowait.message import Delivery, Sent
@@ -23,6 +24,12 @@ class Opening(Protocol):
         ...
 
 
+class Spooled(Protocol):
+    """Outputs of a run that goes on, on their way to the disk. It stands among the outputs of its run."""
+
+    stored: Future[None]
+
+
 class Outputs(Protocol):
     """The way out of a handler. Any thread; nothing here waits."""
 
@@ -31,6 +38,19 @@ class Outputs(Protocol):
 
         Raises the caller's mistakes: EncodeError, TooLarge, UsageError.
         """
+        ...
+
+    def size(self, output: Output) -> int:
+        """Bytes that it takes in memory, about."""
+        ...
+
+    def spool(self, delivery: Delivery, index: int, outputs: list[Output]) -> Spooled | None:
+        """What the run of that message has sent so far goes to the disk, though it may yet fail. None: it stays in
+        memory."""
+        ...
+
+    def unspool(self, spooled: Spooled) -> None:
+        """That run has failed."""
         ...
 
     def send(self, delivery: Delivery, outputs: list[Tagged]) -> Sent | Opening | None:

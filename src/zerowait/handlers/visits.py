@@ -7,9 +7,10 @@ from math import inf
 from typing import Any
 
 from zerowait.errors import UsageError
-from zerowait.handlers.outputs import Output, Outputs
+from zerowait.handlers.outputs import Output, Outputs, Spooled
 from zerowait.message import Delivery
 
+SPOOL_BYTES = 1 << 20
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -20,7 +21,18 @@ class Visit:
     leaving: whether the process drains, so that a long plain function may end by itself.
     """
 
-    __slots__ = ("_outputs", "deadline", "delivery", "index", "leaving", "outputs", "over", "resources")
+    __slots__ = (
+        "_bytes",
+        "_outputs",
+        "_spooled",
+        "deadline",
+        "delivery",
+        "index",
+        "leaving",
+        "outputs",
+        "over",
+        "resources",
+    )
 
     def __init__(
         self,
@@ -39,6 +51,8 @@ class Visit:
         self.outputs: list[Output] = []  # leave if the handler succeeds
         self.over = False
         self._outputs = outputs
+        self._bytes = 0  # of the outputs in memory
+        self._spooled: list[Spooled] = []
 
     @property
     def number(self) -> int:
@@ -70,7 +84,30 @@ class Visit:
                 f"This context belongs to a run of {self.delivery.channel!r} that has ended: what it sends could no "
                 "longer be part of its outcome. Send with a client, or keep the handler running until all is pushed."
             )
-        self.outputs.append(self._outputs.prepare(to, value, options))
+        output = self._outputs.prepare(to, value, options)
+        self.outputs.append(output)
+        self._bytes += self._outputs.size(output)
+
+    def spool(self) -> Spooled | None:
+        """For a generator, which may give more than memory holds: when there is much, it goes to the disk, and whoever
+        draws from the generator waits for that. None: go on."""
+        if self._bytes < SPOOL_BYTES:
+            return None
+        self._bytes = 0
+        spooled = self._outputs.spool(self.delivery, self.index, self.outputs)
+        if spooled is not None:
+            self._spooled.append(spooled)
+            self.outputs = []
+        return spooled
+
+    def succeeded(self) -> list[Output]:
+        """All that is part of the outcome."""
+        return [*self._spooled, *self.outputs] if self._spooled else self.outputs
+
+    def failed(self) -> None:
+        for spooled in self._spooled:
+            self._outputs.unspool(spooled)
+        self._spooled.clear()
 
 
 def message_id(delivery: Delivery, index: int) -> str:

@@ -17,7 +17,19 @@ from typing import Final
 from msgspec import Struct, json, msgpack
 from msgspec.structs import replace
 
-from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, Discard, Keep, Kept, Prepared, Release, Verdict
+from zerowait.message import (
+    ARRAY32,
+    BODY_HEADER,
+    BODY_START,
+    Discard,
+    Keep,
+    Kept,
+    Prepared,
+    Release,
+    Spool,
+    Unspool,
+    Verdict,
+)
 from zerowait.outbox.database import Database, integers
 from zerowait.outbox.ledger import Tally
 from zerowait.outbox.reading import find
@@ -181,6 +193,8 @@ class Claiming:
         self._checked = checked
         self._drafts: Drafts[Origin, Claim] = Drafts(claims.kept)
         self._seen: set[int] = set()
+        self._spools: list[Spool] = []
+        self._spooled: dict[int, Output] = {}  # by the identity of what was prepared
         self._kept: list[Keep] = []
         self._written: dict[tuple[int, int, int], Claim] = {}
         self._forgotten: set[tuple[int, int, int]] = set()
@@ -208,11 +222,36 @@ class Claiming:
             bool(change.prepared), [],
         )  # fmt: skip
         for prepared in change.prepared:
+            there = self._there(prepared)
+            if there is not None:  # it was spooled, by one run for one message
+                if change.first <= there.inputs[0] < change.first + change.count:
+                    claim.rows.append(there)
+                continue
             output = self._output(prepared, change)
             if output is not None:
                 claim.rows.append(output)
                 self._make(origin, output)
         self._put(origin, claim)
+
+    def spool(self, change: Spool) -> None:
+        self._spools.append(change)
+        origin = change.origin, change.epoch
+        as_one = Keep(change.origin, change.epoch, change.number, 1, 0, 0, Verdict.HANDLED, shift=change.shift)
+        for prepared in change.prepared:
+            output = self._output(prepared, as_one)
+            assert output is not None, "spooled for another message than its own"
+            self._make(origin, output)
+            self._spooled[id(prepared)] = output
+
+    def unspool(self, change: Unspool) -> None:
+        for prepared in change.prepared:
+            output = self._there(prepared)
+            if output is not None:
+                self._drop(output)
+
+    def _there(self, prepared: Prepared) -> Output | None:
+        there: Output | None = prepared.row or self._spooled.get(id(prepared))
+        return there
 
     def release(self, change: Release) -> None:
         origin = change.origin, change.epoch
@@ -380,14 +419,21 @@ class Claiming:
         database.insert(BODY, BODY_VALUES, bodies)
         database.insert(_PREPARED, _PREPARED_VALUES, messages)
 
+    def spools(self) -> list[Spool]:
+        return self._spools
+
     def applied(self) -> None:
         """It is durable."""
         self._drafts.enter()
         for keep in self._kept:
             keep.is_kept = True
         claims = self._claims
+        for spool in self._spools:
+            for prepared in spool.prepared:
+                prepared.row = self._spooled[id(prepared)]
+                prepared.body, prepared.row.body = b"", None  # it is read again when it is accepted
         for _, output in self._new.values():
-            if claims.body_bytes + output.row.size > IN_MEMORY_BYTES:
+            if output.body is None or claims.body_bytes + output.row.size > IN_MEMORY_BYTES:
                 output.body = None
             else:
                 claims.body_bytes += output.row.size

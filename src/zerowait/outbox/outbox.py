@@ -199,7 +199,7 @@ class Outbox:
 
     def _apply(self, attempt: Attempt) -> None:
         """The transaction is durable: remember it, and tell whoever asked."""
-        settlement = attempt.settlement
+        settlement, claiming = attempt.settlement, attempt.claiming
         self._attempt = None
         stored = [(each.sheaf, each.piece.count) for each in attempt.fresh if not each.given_up]
         self._books.committed(attempt, lambda: self.intake.stored(stored))
@@ -214,6 +214,8 @@ class Outbox:
         self._came_again(attempt.twins)
         self._books.settled(settlement)
         self._followed.tell(settlement.events)
+        for spool in claiming.spools():
+            spool.told()
         del self._changes[: attempt.changes]
         del self._spoilt[: attempt.spoilt]
         dropped = attempt.dropped
@@ -221,7 +223,6 @@ class Outbox:
             kept = f"at most {self.intake.limits.letters:,} are kept, for {self.intake.limits.letter_days:g} days"
             said = f"{dropped.messages:,} dead letters of {self.name} were dropped: {kept}."
             self.notices.append(Notice("letters dropped", said, count=dropped.messages))
-        claiming = attempt.claiming
         self.intake.settled(
             settlement.messages + dropped.messages - claiming.messages,
             settlement.nbytes + dropped.nbytes - claiming.nbytes,

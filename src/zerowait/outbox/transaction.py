@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from zerowait.message import Change, Choose, Discard, Keep, Numbers, Release, Unstub
+from zerowait.message import Change, Choose, Discard, Keep, Numbers, Release, Spool, Unspool, Unstub
 from zerowait.outbox.attempt import Attempt
 from zerowait.outbox.books import Books
 from zerowait.outbox.claims import Claiming, Output
@@ -63,6 +63,10 @@ class Transaction:
                 self._choosing.remove((change.epoch, change.outputs), change.first, change.count)
             case Keep():
                 self._claiming.keep(change)
+            case Spool():
+                self._claiming.spool(change)
+            case Unspool():
+                self._claiming.unspool(change)
             case Release():
                 self._claiming.release(change)
             case Discard():

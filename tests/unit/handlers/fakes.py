@@ -191,6 +191,15 @@ class FakeOutputs:
         msgspec.msgpack.encode(value)
         return (to, value)
 
+    def size(self, output: Any) -> int:
+        return 100
+
+    def spool(self, delivery: Delivery, index: int, outputs: list[Any]) -> None:
+        return None
+
+    def unspool(self, spooled: Any) -> None:
+        raise AssertionError("nothing was spooled")
+
     def send(self, delivery: Delivery, outputs: list[Tagged]) -> Sent | FakeOpening:
         if self.refuses is not None:
             raise self.refuses

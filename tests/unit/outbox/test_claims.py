@@ -23,6 +23,8 @@ from zerowait.message import (
     Prepared,
     Release,
     Segment,
+    Spool,
+    Unspool,
     Unstub,
     Verdict,
 )
@@ -414,3 +416,52 @@ def test_an_output_with_an_id_that_was_accepted_before_is_not_accepted_again(mak
     bench.push("again", channel="next", id="x")
     assert bench.turn() == []
     assert bench.room()[0] == 2
+
+
+# -- what a run sends while it goes on ---------------------------------------------------------------------------------
+
+
+def spool(number: int, *parts: Prepared) -> tuple[Spool, list[str]]:
+    told: list[str] = []
+    return Spool(ORIGIN, 3, number, 0, parts, lambda: told.append("stored")), told
+
+
+def test_what_was_spooled_is_kept_with_its_run_and_read_again_when_it_is_chosen(make: Maker) -> None:
+    bench = make()
+    parts = [prepared((1, "a"), (1, "b")), prepared((1, "c"), channel="more")]
+    change, told = spool(1, *parts)
+    bench.turn(change)
+    assert told == ["stored"]
+    assert bench.room()[0] == 3
+    assert not parts[0].body, "it need not lie in memory any more"
+    bench.turn(keep(1, 1, *parts, prepared((1, "last"))))
+    assert bench.room()[0] == 4
+    segments = bench.turn(release(1))
+    segments += bench.turns()
+    assert sorted(values(segments)) == ["a", "b", "c", "last"]
+
+
+def test_spooled_and_kept_in_one_turn_it_is_there_once(make: Maker) -> None:
+    bench = make()
+    part = prepared((1, "a"))
+    bench.turn(spool(1, part)[0], keep(1, 1, part), release(1))
+    assert values(bench.turns()) in ([], ["a"])
+    assert bench.row("next").accepted == 1
+    assert bench.room()[0] == 1
+
+
+def test_what_a_failed_run_had_spooled_goes_with_its_room(make: Maker) -> None:
+    bench = make()
+    part, other = prepared((1, "a")), prepared((2, "b"))
+    bench.turn(spool(1, part)[0])
+    bench.turn(Unspool([part]), spool(2, other)[0], Unspool([other]))
+    assert bench.room() == (0, 0)
+    assert bench.box.is_empty()
+
+
+def test_what_was_spooled_by_a_run_that_its_process_did_not_outlive_goes_at_the_opening(on_disk: Maker) -> None:
+    bench = on_disk()
+    bench.turn(spool(1, prepared((1, "a")))[0])
+    bench.reopen()
+    assert rows(bench) == {}
+    assert bench.room() == (0, 0)

@@ -104,6 +104,8 @@ class Worker:
             if service.sends:
                 self.windows[channel].bound(1 if pressure else None, own if pressure == 2 else None)
                 self._dirty.add(channel)
+                if pressure and not self.draining:
+                    self._hand_back(channel)  # others have room, or its sender keeps it
 
     def own(self, home: int, kept: Iterable[Kept], now: float) -> None:
         """An outbox of this process is open, with what an earlier life has kept in it."""
