@@ -119,6 +119,10 @@ def _faults(ending: Ending, in_flight: frozenset[int] | None, redelivered: int) 
         faults.append(f"{VICTIM} had only {len(in_flight)} mails in flight when it was killed.")
     elif not redelivered:
         faults.append("Nothing was delivered again after the kill.")
+    if ending.counts.repeats:
+        faults.append(
+            f"{ending.counts.repeats:,} parts arrived twice: what a handler sends leaves once, however often it ran."
+        )
     return faults
 
 
@@ -132,6 +136,11 @@ def _table(ending: Ending, in_flight: frozenset[int] | None, redelivered: int, f
             "redelivered",
             f"{redelivered:,}",
             "begun again by its successor; may be more: also what it had ended and not yet reported",
+        ),
+        (
+            "repeated",
+            f"{ending.counts.repeats:,}",
+            "parts that arrived in the store twice, though their mail was done twice",
         ),
         ("lost", f"{ending.lost:,}", "mails in, less reports out and dead letters"),
         ("time", f"{ending.seconds:.1f} s", f"{rate:,.0f} mails a second"),

@@ -2,7 +2,7 @@
 
 What is known of a mail is kept under its content, `(sha256, part)`; which mails of a run have which parts, under its
 number in the run. A part that arrives again overwrites itself with the same and is counted: that is all the harm that a
-redelivery can do. A report exists when the mail's three parts do.
+second run of this handler can do. A report exists when the mail's three parts do.
 """
 
 from __future__ import annotations
