@@ -6,6 +6,7 @@ from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
 from tests.protocol.store import Store, prepared
 from tests.protocol.world import Process, World
 from zerowait.engines.brokerless.protocol.frames import (
+    MALFORMED,
     Batch,
     Confirm,
     Credit,
@@ -111,6 +112,20 @@ def test_an_owner_that_waits_for_released_has_not_finished_while_its_worker_is_t
     assert not choices.outstanding([HOME])
 
 
+def test_outputs_in_an_outbox_that_nobody_can_have_end_the_link_and_change_nothing() -> None:
+    for outputs in (-1, -(1 << 62)):
+        stage = owner()
+        x = stage.peer(X, channels=[CHANNEL], credit=1)
+        stage.push()
+        batch = x.last(Batch)
+        part = Part(batch.epoch, 1, 1, batch.fence, batch.n)
+        for verdict in (Verdict.HANDLED, Verdict.RELEASED):
+            x.say(Outcome(BOX, verdict, (part,), outputs=outputs))
+        assert x.last(Goodbye).code == MALFORMED
+        assert stage.store is not None
+        assert len(stage.store.rows) == 1
+
+
 # -- the worker's side -------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +195,17 @@ def test_what_was_handed_back_unstarted_is_not_kept() -> None:
     stage.end(stage.take(), Ended(Verdict.UNSTARTED))
     assert stage.tickets == []
     assert [each.verdict for each in said(x)] == [Verdict.UNSTARTED]
+
+
+def test_an_owner_whose_numbers_no_file_can_hold_ends_its_link() -> None:
+    stage = Stage(store=Store(HOME), services={CHANNEL: 1})
+    for owned in (Owned(-5, 3, "owner"), Owned(BOX, 1 << 62, "owner")):
+        assert stage.peer(X, boxes=[owned]).last(Goodbye).code == MALFORMED
+    for fence, n in ((1 << 62, 1), (3, -1)):
+        stage = Stage(store=Store(HOME), services={CHANNEL: 1})
+        x = stage.peer(Y, boxes=[Owned(BOX, 3, "owner")])
+        x.send(1, n=n, epoch=3, fence=fence)
+        assert x.last(Goodbye).code == MALFORMED
 
 
 def test_outputs_of_several_runs_of_a_batch_are_told_apart() -> None:

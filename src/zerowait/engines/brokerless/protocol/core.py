@@ -222,6 +222,7 @@ class Core:
 
     def _state_of(self, link: Link, state: State, now: float) -> None:
         frames.check_obituaries(state.obituaries)
+        frames.check_boxes(state.boxes)
         if link.phase is LinkPhase.GREETED and not self.sessions.begin(link, state, now):
             return
         served, boxes = list(link.served), list(link.boxes.values())

@@ -25,6 +25,7 @@ MAGIC = b"ZWT\x00"
 VERSIONS = (1, 1)  # lowest and highest that we understand
 FRAME_BYTES = 256 * 1024
 NUMBER_MOST = 1 << 62  # of epochs and message numbers: a file takes what is below 2^63, also with a count added
+ID_MOST = (1 << 64) - 1
 LATER_MOST_MS = 1 << 52  # of a retry: 140,000 years, which added to the time of day in microseconds still fits a file
 FRAGMENT_BYTES = 192 * 1024  # a fragment with its head stays well under a frame, and a PING waits for one at most
 
@@ -341,6 +342,13 @@ def check_parts(parts: Iterable[Part]) -> None:
             raise ProtocolError(MALFORMED, f"the dispatch ({part.fence}, {part.n})")
 
 
+def check_boxes(boxes: Iterable[Owned]) -> None:
+    """Raises ProtocolError for outboxes that nobody can have: what is kept of their messages is written to a file."""
+    for owned in boxes:
+        if not (0 <= owned.box <= ID_MOST and 0 <= owned.epoch < NUMBER_MOST):
+            raise ProtocolError(MALFORMED, f"an outbox {owned.box} of epoch {owned.epoch}")
+
+
 def check_obituaries(obituaries: Iterable[Obituary]) -> None:
     """Raises ProtocolError for what no process can have run."""
     for obituary in obituaries:
@@ -360,6 +368,8 @@ def check_batch(batch: Batch) -> int:
         raise ProtocolError(MALFORMED, f"a BATCH of outbox {batch.box}, dispatch ({batch.fence}, {batch.n})")
     if last >= NUMBER_MOST or not 0 <= batch.epoch < NUMBER_MOST:
         raise ProtocolError(MALFORMED, f"a BATCH up to number {last} of epoch {batch.epoch}")
+    if not (0 <= batch.fence < NUMBER_MOST and 0 <= batch.n < NUMBER_MOST):
+        raise ProtocolError(MALFORMED, f"a BATCH of dispatch {batch.n} under the fence {batch.fence}")
     if not 0 < count <= SEGMENT_MESSAGES or len(batch.ends) != 4 * count:
         raise ProtocolError(MALFORMED, f"a BATCH of {count} messages with {len(batch.ends) // 4} lengths")
     announced = BODY_HEADER.unpack_from(batch.body) if len(batch.body) >= BODY_START else None

@@ -206,6 +206,8 @@ class Owner:
         except ValueError:
             words = f"an OUTCOME with the unknown verdict {frame.verdict}"
             raise ProtocolError(frames.UNEXPECTED, words) from None
+        if not 0 <= frame.outputs <= frames.ID_MOST:
+            raise ProtocolError(frames.MALFORMED, f"an OUTCOME whose outputs lie in the outbox {frame.outputs}")
         if verdict is Verdict.RELEASED:
             self.choices.release(frame.box, frame, link.conn)
             return

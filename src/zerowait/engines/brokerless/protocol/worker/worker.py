@@ -38,9 +38,8 @@ from zerowait.message import BODY_START, Kept, Numbers, Service, Verdict
 from zerowait.message import Outcome as Ended
 
 Finished = tuple[Taken, int, int, Ended | None]
-NOBODY = 0  # no connection has that number
 Dispatch = tuple[int, int, int, int]  # (outbox, epoch, fence, n)
-NOBODY = 0  # no connection: suspects count in the window as what is held from elsewhere
+NOBODY = 0  # no connection has that number: suspects count in the window as what is held from elsewhere
 
 
 class Worker:
@@ -361,7 +360,8 @@ class Worker:
             self.memory.remember(box, part, ended.verdict)
             self._tell(box, ended.verdict, [part])
         else:
-            self.claims.keep(box, part, ended.verdict, round(ended.after * 1_000), ended.note)
+            after_ms = min(round(ended.after * 1_000), frames.LATER_MOST_MS)
+            self.claims.keep(box, part, ended.verdict, after_ms, ended.note)
 
     def _tell_handled(self, handled: dict[Dispatch, list[tuple[int, int]]]) -> None:
         said: dict[int, list[Part]] = {}
