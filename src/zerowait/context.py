@@ -104,6 +104,8 @@ class Context(Generic[R_co]):
     def push(self, to: Any, value: Any, **options: Any) -> None:
         """Sends as part of this run's outcome: once, when the handler has succeeded, and not at all if it fails.
 
+        Once also if the handler runs twice, because its worker died, say: what a run sends is kept beside its outcome,
+        and leaves when the sender of the message has chosen that run. It is at least as durable as the message.
         Checked and encoded now; the options are those of `Client.push`. Gives nothing to wait for, since waiting here
         for what leaves at the end could never end. A full outbox does not refuse it: what was begun may be finished.
         Raises EncodeError and TooLarge, and UsageError once the handler has ended (use a client there).

@@ -148,7 +148,7 @@ class Settings(Struct, frozen=True, kw_only=True, dict=True):
         float, Meta(gt=0, description="days that an outcome is kept for a sender that does not come back")
     ] = 7.0
     undecided_after: Annotated[
-        float, Meta(gt=0, description="seconds after which outputs whose sender is away are reported as undecided")
+        float, Meta(gt=0, description="seconds after which outputs leave unchosen whose input's sender is away")
     ] = 600.0
 
     # Telling

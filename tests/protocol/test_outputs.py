@@ -197,6 +197,32 @@ def test_what_was_handed_back_unstarted_is_not_kept() -> None:
     assert [each.verdict for each in said(x)] == [Verdict.UNSTARTED]
 
 
+def test_what_was_kept_for_an_owner_that_never_comes_back_goes_after_its_days() -> None:
+    before, x = worker(keeps=True)
+    x.send(1, 2, n=1, epoch=3, fence=3)
+    taken = before.take(most=2)
+    assert taken is not None
+    before.core.finish([(taken, 0, 1, sent()), (taken, 1, 2, None)])
+    before.step()
+    home = before.store
+    assert home is not None
+    stage = Stage(services={CHANNEL: 1})  # another life, which that owner never meets
+    stage.store = home
+    epoch = home.open(stage.wall_us(stage.now) // 1_000)
+    stage.core.own(HOME, epoch, "tested", durable=True, noted=(), now=stage.now, kept=home.kept())
+    assert stage.core.worker.claims.sought() == [BOX]
+    for after in (stage.config.undecided_after, stage.config.outcome_keep):
+        due = stage.core.worker.wake()
+        assert due == stage.now + after if after == stage.config.undecided_after else due is not None
+        assert due is not None
+        stage.now = due
+        stage.step()
+    assert home.released == [b"\x01"]
+    assert home.claims == {}
+    assert not stage.core.worker.memory.unconfirmed(BOX)
+    assert not stage.core.worker.claims.is_home(HOME)
+
+
 def test_an_owner_whose_numbers_no_file_can_hold_ends_its_link() -> None:
     stage = Stage(store=Store(HOME), services={CHANNEL: 1})
     for owned in (Owned(-5, 3, "owner"), Owned(BOX, 1 << 62, "owner")):

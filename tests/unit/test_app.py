@@ -325,6 +325,7 @@ def test_a_stage_that_gives_what_its_target_does_not_carry_is_refused(fn: Any, s
         ({"concurrency": 0}, "at least 1"),
         ({"concurrency": True}, "at least 1"),
         ({"retry": 5}, r"retry=Retry\(attempts=5\)"),
+        ({"inbox": "file"}, r"\"memory\" or \"disk\", not .file."),
         ({"to": []}, "sends nowhere"),
         ({"to": 3}, "takes push channels or names"),
         ({"to": [3]}, "takes push channels or names"),

@@ -38,7 +38,7 @@ SEVEN = PushChannel[RawMail]("seven")
 COPY = PushChannel[str]("copy")
 
 
-@app.pull(PARSE, timeout=30, retry=Retry(attempts=5))
+@app.pull(PARSE, timeout=30, retry=Retry(attempts=5), inbox="disk")
 async def parse(mail: RawMail, ctx: Context[Database]) -> None:
     if not mail.data:
         raise Reject("empty mail")

@@ -108,6 +108,10 @@ def stage_takes_another(line: str) -> str:
 def durable(mail: RawMail) -> None: ...
 
 
+@app.pull(PARSE, inbox="file")  # wrong
+def parse_kept(mail: RawMail) -> None: ...
+
+
 @app.pull(PARSE, retry=5)  # wrong
 def retries(mail: RawMail) -> None: ...
 

@@ -38,8 +38,8 @@ async def test_it_announces_what_it_serves() -> None:
         seam: Handlers = here.stage
         name, description = b"\0" * 16, packed("any")
         assert list(seam.services) == [
-            Service("a", "push", 32, name, description=description),
-            Service("b", "push", 3, name, description=description),
+            Service("a", "push", 32, name, sends=False, description=description),
+            Service("b", "push", 3, name, sends=False, description=description),
         ]
 
 

@@ -141,8 +141,12 @@ class Claims:
         stands still."""
         if not self._alone or not self._memory.kept:
             return
-        for box, since in self._alone.items():
+        for box, since in list(self._alone.items()):
             if now < since + self._config.undecided_after:
+                continue
+            if now >= since + self._config.outcome_keep:
+                self.dropped(box, claims=True)  # it never came back: nobody will ask
+                self._memory.drop(box)
                 continue
             undecided = self._memory.kept.undecided(box)
             for home, part in undecided:
@@ -160,9 +164,12 @@ class Claims:
     def wake(self) -> float | None:
         if not self._alone or not self._memory.kept:
             return None
-        waiting = [box for box in self._memory.kept.boxes() if box in self._alone]
-        times = [self._alone[box] for box in waiting if self._memory.kept.undecided(box)]
-        return min(times) + self._config.undecided_after if times else None
+        times = [
+            since + (self._config.undecided_after if self._memory.kept.undecided(box) else self._config.outcome_keep)
+            for box in self._memory.kept.boxes()
+            if (since := self._alone.get(box)) is not None
+        ]
+        return min(times, default=None)
 
     # -- it is durable -----------------------------------------------------------------------------------------------
 
