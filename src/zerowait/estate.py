@@ -412,6 +412,10 @@ class Estate:
         """Whether everything that was accepted has reached its outbox."""
         return not any(intake.counts() for intake in self.intakes())
 
+    def is_choosing(self) -> bool:
+        """Whether what handlers have sent waits until it is known whose runs were chosen, here or elsewhere."""
+        return any(box.prepared() or box.stubs() for box in self.boxes())
+
     def turned(self) -> Future[None]:
         """Done once what is stored on disk by now has been offered to the network thread."""
         if self._keeper is not None:

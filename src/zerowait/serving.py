@@ -212,7 +212,8 @@ class Serving:
         until = time.monotonic() + self.drain
         opened = self._opened
         while opened is not None and time.monotonic() < until:
-            if opened.estate.is_stored():
+            # What handlers have sent may wait for its choice, and is to be handled here too.
+            if opened.estate.is_stored() and not opened.estate.is_choosing():
                 await asyncio.wrap_future(opened.estate.turned())  # what is stored has been offered, too
                 if await asyncio.wrap_future(opened.node.call(opened.node.has_finished_own)):
                     return

@@ -77,16 +77,18 @@ class Environ(type(os.environ)):
 os.environ.__class__ = Environ
 sys.dont_write_bytecode = True
 from zerowait import *
-App("a"); Client("c"); PushChannel[int]("numbers")
+App("a"); PushChannel[int]("numbers")
 app = App("b")
 @app.pull("numbers")
 def show(number: int) -> None: ...
 heavy = {"asyncio", "apsw", "zmq", "click", "rich", "sqlite3", "pydantic", "socket"} & set(sys.modules)
+Client("c")
 print(sorted(heavy), opened, threading.active_count())
 """
 
 
 def test_importing_and_declaring_starts_nothing_and_imports_nothing_heavy() -> None:
+    """But for a client: what its verbs need is imported when it is made, so that none of them holds a loop for it."""
     ran = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
 
     assert ran.stdout.strip() == "[] [] 1"

@@ -338,8 +338,8 @@ def check_parts(parts: Iterable[Part]) -> None:
         if not (0 < part.count <= SEGMENT_MESSAGES and 0 < part.first < NUMBER_MOST and 0 <= part.epoch < NUMBER_MOST):
             words = f"a range of {part.count} messages from number {part.first} of epoch {part.epoch}"
             raise ProtocolError(MALFORMED, words)
-        if part.fence < 0 or part.n < 0:
-            raise ProtocolError(MALFORMED, f"the dispatch ({part.fence}, {part.n})")
+        if not (0 <= part.fence < NUMBER_MOST and 0 <= part.n < NUMBER_MOST):
+            raise ProtocolError(MALFORMED, f"the dispatch {part.n} under the fence {part.fence}")
 
 
 def check_boxes(boxes: Iterable[Owned]) -> None:
@@ -364,8 +364,6 @@ def check_batch(batch: Batch) -> int:
         if first <= last or many < 1:
             raise ProtocolError(MALFORMED, "a BATCH whose numbers are not ascending")
         count, last = count + many, first + many - 1
-    if batch.box < 0 or batch.fence < 0 or batch.n < 0:
-        raise ProtocolError(MALFORMED, f"a BATCH of outbox {batch.box}, dispatch ({batch.fence}, {batch.n})")
     if last >= NUMBER_MOST or not 0 <= batch.epoch < NUMBER_MOST:
         raise ProtocolError(MALFORMED, f"a BATCH up to number {last} of epoch {batch.epoch}")
     if not (0 <= batch.fence < NUMBER_MOST and 0 <= batch.n < NUMBER_MOST):

@@ -196,7 +196,7 @@ class Owner:
 
     def _outcome(self, link: Link, frame: frames.Outcome, now: float) -> None:
         frames.check_parts(frame.parts)
-        if frame.outputs < 0:
+        if not 0 <= frame.outputs <= frames.ID_MOST:
             raise ProtocolError(frames.MALFORMED, f"an OUTCOME with outputs in outbox {frame.outputs}")
         custody = self.custody.get(frame.box)
         if custody is None:
