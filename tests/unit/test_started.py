@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import subprocess
@@ -93,3 +94,15 @@ def test_a_list_stays_as_long_as_the_proof_that_it_belongs_to(tmp_path: Path) ->
     path = presence.list_path(folder, instance)
     assert not presence.tidy(folder, instance)
     assert path.exists(), "somebody may still ask"
+
+
+def test_who_leaves_keeps_no_descriptor_and_a_late_end_goes_nowhere(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    started = Started(tmp_path / "runs", 2)
+    started.begin(1, 7, 1, 3, 1)
+    started.leave(remove=False)
+    started.end(1)
+    started.begin(0, 7, 1, 3, 1)
+    assert read(tmp_path / "runs") == ()
+    if sys.platform == "linux":
+        assert len(os.listdir("/proc/self/fd")) == before

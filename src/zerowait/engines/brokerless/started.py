@@ -44,7 +44,7 @@ class Started:
             content = _HEAD.pack(_MAGIC, slots) + bytes(slots * _SLOT.size)
             if os.write(descriptor, content) != len(content):
                 raise OSError(28, "no room left for the list of what runs", str(path))
-            self._map = mmap.mmap(descriptor, len(content))
+            self._map: mmap.mmap | bytearray = mmap.mmap(descriptor, len(content))
         except BaseException:
             with suppress(OSError):
                 os.unlink(path)
@@ -60,12 +60,20 @@ class Started:
 
     def end(self, slot: int) -> None:
         """That runner is at nothing."""
-        _COUNT.pack_into(self._map, _HEAD.size + slot * _SLOT.size + _COUNT_AT, 0)
+        try:
+            _COUNT.pack_into(self._map, _HEAD.size + slot * _SLOT.size + _COUNT_AT, 0)
+        except ValueError:
+            pass  # closed between two steps of this line: see `leave`
 
     def leave(self, *, remove: bool) -> None:
         """An end that is no death: whatever still runs has not killed anybody. remove: nor will anybody ask."""
         for slot in range(self._slots):
             self.end(slot)
+        # A thread that was left to itself may still say that it has ended, now to nobody. The map has a descriptor.
+        mapped, self._map = self._map, bytearray(len(self._map))
+        if isinstance(mapped, mmap.mmap):
+            with suppress(BufferError):  # one writes at this moment: then it goes with its last reference
+                mapped.close()
         if remove:
             discard(self._path)
 
