@@ -1,7 +1,7 @@
 """`python -m bench`: zerowait beside raw pyzmq, in one run. Figures of two processes on this machine over tcp loopback.
 
---json: a JSON line for each row. --only NAME …: throughput push lone memory import. --count N: messages (1,000,000).
---pairs N (5).
+--json: a JSON line for each row. --only NAME …: throughput push lone memory import requests. --count N: messages
+(1,000,000). --pairs N (5).
 """
 
 from __future__ import annotations
@@ -68,6 +68,24 @@ class Run:
             assert process.stdout is not None
             raw.send_alone(int(process.stdout.readline()), count)
             return [int(each) / 1_000 for each in process.stdout.readline().split()[100:]]
+
+    def asking(self, whose: str, *args: str) -> dict[str, float]:
+        """What who asks has found of who answers; whose: "" for ours, "raw-"."""
+        command = [sys.executable, "-m", "bench.asking"]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": self.env}
+        with subprocess.Popen([*command, f"{whose}answer"], **pipes) as process:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            endpoint = process.stdout.readline().strip()
+            asked = [*command, f"{whose}ask", endpoint, *args]
+            out = subprocess.run(asked, capture_output=True, text=True, env=self.env, timeout=300)
+            process.stdin.close()
+            if out.returncode:
+                process.kill()
+                raise SystemExit(f"asking failed:\n{out.stderr}")
+            process.wait(10)
+        found: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
+        return found
 
     def ours(self, kind: str, durable: bool, count: int) -> float:
         with self.worker(kind) as (_, endpoint):
@@ -180,7 +198,36 @@ def importing(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
     yield {"name": "import zerowait, ms", "ours": {"median": ours - bare}, "at_most": 100}
 
 
-PARTS = {"throughput": throughput, "push": push, "lone": lone, "memory": memory, "import": importing}
+def requests(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
+    theirs: list[dict[str, float]] = []
+    ours: list[dict[str, float]] = []
+    for _ in range(pairs):
+        theirs.append(run.asking("raw-", "2000"))
+        ours.append(run.asking(""))
+    alone = [each["alone_p50"] for each in ours]
+    raw_alone = [each["alone_p50"] for each in theirs]
+    ratios = [b / a for a, b in zip(raw_alone, alone, strict=True)]
+    yield {
+        "name": "one request at a time, p50, µs",
+        "ours": spread(alone),
+        "raw": spread(raw_alone),
+        "ratio": spread(ratios),
+        "at_most": 2.2,
+    }
+    for most, goal in ((10, None), (100, None), (1_000, 250_000)):
+        found = [each[f"outstanding_{most}"] for each in ours]
+        yield {"name": f"{most:,} requests outstanding, answers/s", "ours": spread(found), "at_least": goal}
+    yield {"name": "a stream of 1 KiB, MB/s", "ours": spread([each["stream_mb"] for each in ours]), "at_least": 300}
+
+
+PARTS = {
+    "throughput": throughput,
+    "push": push,
+    "lone": lone,
+    "memory": memory,
+    "import": importing,
+    "requests": requests,
+}
 
 
 def shown(row: dict[str, Any]) -> str:

@@ -93,6 +93,11 @@ class Desk:
             self.jobs += 1
             return Job(given, start, stop)
 
+    def flow(self, job: Job, index: int) -> Any:
+        raise AssertionError("no stream is served here")
+
+    def flowing(self, flow: Any) -> None: ...
+
     def finish(self, job: Job, start: int, stop: int, outcome: Outcome | None) -> None:
         with self._lock:
             self._left -= stop - start
@@ -117,6 +122,9 @@ class NoOutputs:
 
     def send(self, delivery: Delivery, outputs: list[Any]) -> None:
         return None
+
+    def release(self, outputs: list[Any]) -> Any:
+        raise AssertionError("no request is answered here")
 
 
 def deliveries(messages: int) -> list[Delivery]:
@@ -228,6 +236,11 @@ class LoneDesk:
             return None
 
     def finish(self, job: Job, start: int, stop: int, outcome: Outcome | None) -> None: ...
+
+    def flow(self, job: Job, index: int) -> Any:
+        raise AssertionError("no stream is served here")
+
+    def flowing(self, flow: Any) -> None: ...
 
 
 async def lone(is_async: bool, messages: int = 1_000) -> dict[str, object]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zerowait.app import App
-    from zerowait.channels import PushChannel
+    from zerowait.channels import PushChannel, RequestChannel, StreamChannel
     from zerowait.client import Client
     from zerowait.context import Context
     from zerowait.errors import (
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zerowait.pending import Pending
     from zerowait.plain import Plain
     from zerowait.receipts import Receipt
+    from zerowait.replies import Reply
     from zerowait.retry import Retry
     from zerowait.settings import Settings
 
@@ -43,9 +44,12 @@ __all__ = [
     "Receipt",
     "Reject",
     "RemoteError",
+    "Reply",
+    "RequestChannel",
     "Retry",
     "RetryLater",
     "Settings",
+    "StreamChannel",
     "ZerowaitError",
     "__version__",
 ]
@@ -55,6 +59,8 @@ __all__ = [
 _HOMES = {
     "App": "app",
     "PushChannel": "channels",
+    "RequestChannel": "channels",
+    "StreamChannel": "channels",
     "Client": "client",
     "Context": "context",
     "Dead": "errors",
@@ -68,6 +74,7 @@ _HOMES = {
     "ZerowaitError": "errors",
     "Pending": "pending",
     "Receipt": "receipts",
+    "Reply": "replies",
     "Plain": "plain",
     "Retry": "retry",
     "Settings": "settings",

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from inspect import currentframe
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar, overload
 
-from zerowait.channels import PushChannel
+from zerowait.channels import PushChannel, RequestChannel, StreamChannel
 from zerowait.context import Context
 from zerowait.errors import UsageError
 from zerowait.handlers.every import timed_spec
-from zerowait.handlers.registry import Registry, pull_spec
+from zerowait.handlers.registry import Registry, pull_spec, reply_spec
 from zerowait.handlers.rhythm import rhythm_of
 from zerowait.names import check_process
 
@@ -117,6 +117,46 @@ class ForwardByName(Protocol[P_in, P_r]):
     def __call__(self, fn: Callable[[P_in, Context[P_r]], P_out], /) -> Callable[[P_in, Context[P_r]], P_out]: ...
 
 
+class ReplyOptions(TypedDict, total=False):
+    """What may be said of a handler that replies. concurrency, timeout: as of a pull handler; a run is cancelled anyway
+    when nobody waits for its answer any more."""
+
+    concurrency: int | None
+    timeout: float | None
+
+
+class Answering(Protocol[P_in, P_out, P_r]):
+    """Decorates a handler that answers once."""
+
+    @overload
+    def __call__(self, fn: Callable[[P_in], Awaitable[P_out]], /) -> Callable[[P_in], Awaitable[P_out]]: ...
+    @overload
+    def __call__(self, fn: Callable[[P_in], P_out], /) -> Callable[[P_in], P_out]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[[P_in, Context[P_r]], Awaitable[P_out]], /
+    ) -> Callable[[P_in, Context[P_r]], Awaitable[P_out]]: ...
+    @overload
+    def __call__(self, fn: Callable[[P_in, Context[P_r]], P_out], /) -> Callable[[P_in, Context[P_r]], P_out]: ...
+
+
+class Yielding(Protocol[P_in, P_out, P_r]):
+    """Decorates a handler that yields its answers."""
+
+    @overload
+    def __call__(self, fn: Callable[[P_in], Iterator[P_out]], /) -> Callable[[P_in], Iterator[P_out]]: ...
+    @overload
+    def __call__(self, fn: Callable[[P_in], AsyncIterator[P_out]], /) -> Callable[[P_in], AsyncIterator[P_out]]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[[P_in, Context[P_r]], Iterator[P_out]], /
+    ) -> Callable[[P_in, Context[P_r]], Iterator[P_out]]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[[P_in, Context[P_r]], AsyncIterator[P_out]], /
+    ) -> Callable[[P_in, Context[P_r]], AsyncIterator[P_out]]: ...
+
+
 class App(Generic[R]):
     """A service: `@app.pull` registers its handlers; `run`, `serve`, `with` and `async with` serve them.
 
@@ -180,7 +220,7 @@ class App(Generic[R]):
         if callable(channel) and not isinstance(channel, type):
             name = getattr(channel, "__qualname__", repr(channel))
             raise UsageError(f'@app.pull wants its channel, and this is {name}: write @app.pull("name").')
-        _refuse_unknown(options)
+        _refuse_unknown(options, "pull", _PULL_OPTIONS)
         # Classes defined beside the handler, inside a function, are found only there.
         here = currentframe()
         names = here.f_back.f_locals if here is not None and here.f_back is not None else {}
@@ -189,6 +229,40 @@ class App(Generic[R]):
 
         def register(fn: F) -> F:
             spec = pull_spec(fn, where, to=to, names=names, **options)
+            self._registry.add(spec)
+            _remember_channel(fn, spec.channel)
+            return fn
+
+        return register
+
+    @overload
+    def reply(self, channel: RequestChannel[In, Out], **options: Unpack[ReplyOptions]) -> Answering[In, Out, R]: ...
+    @overload
+    def reply(self, channel: StreamChannel[In, Out], **options: Unpack[ReplyOptions]) -> Yielding[In, Out, R]: ...
+    @overload
+    def reply(self, channel: str, *, idempotent: bool = ..., **options: Unpack[ReplyOptions]) -> Callable[[F], F]: ...
+    def reply(self, channel: Any, **options: Any) -> Any:
+        """Registers the handler of a request or stream channel: of all workers that reply to it, one answers each.
+
+        As with `pull` it is `def` or `async def`, of one value and, if it wants it, of `ctx: Context`. What it returns
+        is the answer; for a StreamChannel it yields them, and is held where its reader is slow. It is not retried: what
+        it raises is the answer, as itself if the channel's `errors` name it, else as a RemoteError. An `async def` is
+        cancelled when nobody waits any more. idempotent: with a name only; of a channel its contract says it.
+
+        concurrency, timeout: see ReplyOptions. Raises UsageError, when the module is imported, for whatever can be
+        known to be wrong by then.
+        """
+        if callable(channel) and not isinstance(channel, type):
+            name = getattr(channel, "__qualname__", repr(channel))
+            raise UsageError(f'@app.reply wants its channel, and this is {name}: write @app.reply("name").')
+        _refuse_unknown(options, "reply", _REPLY_OPTIONS)
+        here = currentframe()
+        names = here.f_back.f_locals if here is not None and here.f_back is not None else {}
+
+        where: Any = channel
+
+        def register(fn: F) -> F:
+            spec = reply_spec(fn, where, names=names, **options)
             self._registry.add(spec)
             _remember_channel(fn, spec.channel)
             return fn
@@ -305,7 +379,8 @@ class App(Generic[R]):
         return f"<App {self.name}: {count} handler{plural}, {state}>"
 
 
-_PULL_OPTIONS = frozenset(PullOptions.__annotations__)
+_PULL_OPTIONS = frozenset({"to", *PullOptions.__annotations__})
+_REPLY_OPTIONS = frozenset({"idempotent", *ReplyOptions.__annotations__})
 
 _ELSEWHERE = {
     "durable": "whether a message is stored is its sender's business: say it on the channel, or at the push",
@@ -313,19 +388,26 @@ _ELSEWHERE = {
     "attempts": "say retry=Retry(attempts=…)",
     "timezone": "only @app.every has it",
     "group": "only a subscription has a group; all who pull a channel share its messages",
+    "errors": "the exceptions of a contract are said on the channel, which both ends share",
+}
+_NO_REPLY = {
+    "retry": "a request is not retried: what the handler raises is its answer",
+    "to": "what it returns goes back to who asked; to send something on use ctx.push",
+    "inbox": "a request lives in the memory of who asks, and ends with it",
 }
 
 
-def _refuse_unknown(options: dict[str, Any]) -> None:
-    for name in options.keys() - _PULL_OPTIONS:
-        if name in _ELSEWHERE:
-            raise UsageError(f"@app.pull takes no {name}=: {_ELSEWHERE[name]}.")
+def _refuse_unknown(options: dict[str, Any], verb: str, known: frozenset[str]) -> None:
+    elsewhere = _ELSEWHERE | _NO_REPLY if verb == "reply" else _ELSEWHERE
+    for name in options.keys() - known:
+        if name in elsewhere:
+            raise UsageError(f"@app.{verb} takes no {name}=: {elsewhere[name]}.")
         from zerowait.names import nearest
 
-        meant = nearest(name, ["to", *_PULL_OPTIONS])
+        meant = nearest(name, sorted(known))
+        takes = "to, concurrency, timeout, retry, inbox" if verb == "pull" else "concurrency, timeout"
         raise UsageError(
-            f"@app.pull takes no {name}=."
-            + (f" Did you mean {meant}=?" if meant else " It takes to, concurrency, timeout, retry, inbox.")
+            f"@app.{verb} takes no {name}=." + (f" Did you mean {meant}=?" if meant else f" It takes {takes}.")
         )
 
 

@@ -9,7 +9,7 @@ its own, made once, so that kind and types are compared with the class. msgspec 
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypedDict, TypeVar, cast
 
 from msgspec import Struct, StructMeta
 
@@ -19,12 +19,13 @@ from zerowait.names import check_channel
 from zerowait.plain import Plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from zerowait.codec import Codec
 
 In = TypeVar("In")
+Out = TypeVar("Out", covariant=True)
 
 LONGEST_S = 100 * 365.25 * 86_400  # the longest time that may be said of a message, delay or ttl
 
@@ -49,12 +50,37 @@ class PushOptions(TypedDict, total=False):
     headers: Mapping[str, str] | None
 
 
+class RequestOptions(TypedDict, total=False):
+    """What may be said of one request, at the call. It wins over the settings, the channel and the defaults.
+
+    timeout: seconds until it expires, 30 unless something else says so; `math.inf` for never. In a handler it gets at
+    most what is left of the deadline of what that works on. hedge: another worker is asked, too, if the first is slower
+    than nineteen of twenty were; only where a request may run twice (`idempotent=True`). key: not there yet.
+    headers: for the handler, text, 8 KiB in all unless a setting says otherwise.
+    """
+
+    timeout: float | None
+    hedge: bool
+    key: str | None
+    headers: Mapping[str, str] | None
+
+
+class StreamOptions(TypedDict, total=False):
+    """What may be said of one stream, at the call. timeout: seconds that all of it may take; never over unless said."""
+
+    timeout: float | None
+    headers: Mapping[str, str] | None
+
+
 class Terms(Struct, frozen=True, eq=False):
     """What a contract says beside name, kind and types. Any two are equal, so that a channel is found without them."""
 
     durable: bool | None = None
     ttl: float | None = None
     plain: Plain | None = None
+    timeout: float | None = None
+    idempotent: bool = False
+    errors: tuple[type[Exception], ...] = ()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Terms)
@@ -99,12 +125,21 @@ class Channel(Struct, frozen=True, cache_hash=True, metaclass=_ChannelMeta):
     @classmethod
     def codec(cls) -> Codec[Any]:
         """Of the values that are sent to it. Made at first use; raises UsageError if no message can be of that type."""
-        found: Codec[Any] | None = cls.__dict__.get("_codec")
+        return cls._made_once("_codec", 0)
+
+    @classmethod
+    def answer_codec(cls) -> Codec[Any]:
+        """Of what comes back: of a request its answer, of a stream its items."""
+        return cls._made_once("_answer_codec", 1)
+
+    @classmethod
+    def _made_once(cls, name: str, at: int) -> Codec[Any]:
+        found: Codec[Any] | None = cls.__dict__.get(name)
         if found is None:
             from zerowait.codec import Codec
 
-            found = Codec(cls.types[0])
-            type.__setattr__(cls, "_codec", found)
+            found = Codec(cls.types[at])
+            type.__setattr__(cls, name, found)
         return found
 
     def __repr__(self) -> str:
@@ -159,6 +194,107 @@ class PushChannel(Channel, Generic[In], frozen=True):
     def plain(self) -> Plain | None:
         """The bare ZeroMQ socket it is bound to, if it is."""
         return self.terms.plain
+
+
+class RequestChannel(Channel, Generic[In, Out], frozen=True):
+    """A channel for questions: of those who `reply` to it, one answers each. `RequestChannel[str, int]("mail.count")`.
+
+    timeout: seconds that a request may take (None: not said here; 30, unless a setting says otherwise; `math.inf`: for
+    ever). idempotent: a request may run twice, so that another worker is asked when one dies, and `hedge=` is allowed.
+    errors: exceptions of the contract, dataclasses: raised by the handler they arrive as themselves, with their fields.
+
+    Raises UsageError for a name that is none, for missing types, and for values that make no sense.
+    """
+
+    kind: ClassVar[str] = "request"
+    arity: ClassVar[int] = 2
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            name: str,
+            *,
+            timeout: float | None = None,
+            idempotent: bool = False,
+            errors: Iterable[type[Exception]] = (),
+            plain: Plain | None = None,
+        ) -> None: ...
+
+    @classmethod
+    def make_terms(cls, *, timeout: Any = None, idempotent: Any = False, errors: Any = (), plain: Any = None) -> Terms:
+        if not isinstance(idempotent, bool):
+            raise UsageError(f"idempotent is True or False, not {idempotent!r}.")
+        if plain is not None:
+            raise UsageError("plain= of a RequestChannel is not there yet in this version: leave it away.")
+        return Terms(timeout=check_timeout(timeout), idempotent=idempotent, errors=_errors(errors))
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that a request may take; None: not said here."""
+        return self.terms.timeout
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether a request may run twice."""
+        return self.terms.idempotent
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """The exceptions of the contract."""
+        return self.terms.errors
+
+
+class StreamChannel(Channel, Generic[In, Out], frozen=True):
+    """A channel for questions with many answers: who replies to it yields them. `StreamChannel[RawMail, str]("lines")`.
+
+    timeout: seconds that all of a stream may take (None: not said here; for ever, unless a setting says otherwise).
+    errors: as of a RequestChannel. Raises what that does.
+    """
+
+    kind: ClassVar[str] = "stream"
+    arity: ClassVar[int] = 2
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, name: str, *, timeout: float | None = None, errors: Iterable[type[Exception]] = ()
+        ) -> None: ...
+
+    @classmethod
+    def make_terms(cls, *, timeout: Any = None, errors: Any = ()) -> Terms:
+        return Terms(timeout=check_timeout(timeout), errors=_errors(errors))
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that all of a stream may take; None: not said here."""
+        return self.terms.timeout
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """The exceptions of the contract."""
+        return self.terms.errors
+
+
+def check_timeout(timeout: Any) -> float | None:
+    """Gives it back as seconds. Raises UsageError if it is none: a number above 0, `math.inf` for never."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise UsageError(f"timeout takes seconds as a number above 0 (math.inf: for ever), not {timeout!r}.")
+    if inf > timeout > LONGEST_S:
+        raise UsageError("timeout takes seconds, 100 years of them at most: write math.inf for ever.")
+    return float(timeout)
+
+
+def _errors(errors: Any) -> tuple[type[Exception], ...]:
+    from zerowait.failures import Errors
+
+    if isinstance(errors, type) or not isinstance(errors, (list, tuple, set, frozenset)):
+        raise UsageError(f"errors takes a list of exception classes, as in errors=[NotFound], not {errors!r}.")
+    classes: tuple[type[Exception], ...] = tuple(cast("list[type[Exception]]", errors))
+    Errors(classes)
+    return classes
 
 
 # One class for each set of types, for equality compares classes. Types are code, so that there are not many.

@@ -10,25 +10,36 @@ from importlib import import_module
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from zerowait.context import AROUND
+from zerowait.context import AROUND, DEADLINE
 from zerowait.errors import UsageError, ZerowaitError
 from zerowait.message import BODY_START
 from zerowait.names import check_process
 from zerowait.pending import Pending
 from zerowait.receipts import Receipt
+from zerowait.replies import Reply
 from zerowait.settings import Settings
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, Unpack
 
-    from zerowait.channels import PushChannel, PushOptions
+    from zerowait.channels import (
+        PushChannel,
+        PushOptions,
+        RequestChannel,
+        RequestOptions,
+        StreamChannel,
+        StreamOptions,
+    )
     from zerowait.opening import Opened
     from zerowait.outbox.lane import Lane
+    from zerowait.requests.bundle import AskLane
     from zerowait.results import Peers
     from zerowait.snapshot import Status
+    from zerowait.streams import Stream
 
 In = TypeVar("In")
+Out = TypeVar("Out")
 _ROOMS = ("zerowait.opening", "zerowait.observing", "zerowait.loading")
 
 
@@ -51,6 +62,7 @@ class Client:
         self._settings = settings
         self._headers = headers
         self._lanes: dict[Any, Lane] = {}  # those of the short way; emptied by whatever ends it: closing, a fork
+        self._asks: dict[Any, AskLane] = {}  # likewise, of requests
         self._opened: Opened | None = None
         self._inherited: list[Opened] = []  # in a forked child: the parent's
         self._watches_forks = False
@@ -157,9 +169,57 @@ class Client:
         caller = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         return Loading(self._open().callbacks, self, to, values, kept, progress, caller)
 
+    @overload
+    def request(self, to: RequestChannel[In, Out], value: In, **options: Unpack[RequestOptions]) -> Reply[Out]: ...
+    @overload
+    def request(
+        self, to: str, value: object, *, returns: type[Out], **options: Unpack[RequestOptions]
+    ) -> Reply[Out]: ...
+    @overload
+    def request(
+        self, to: str, value: object, *, returns: Any = ..., **options: Unpack[RequestOptions]
+    ) -> Reply[Any]: ...
+    def request(self, to: Any, value: Any, **options: Any) -> Reply[Any]:
+        """Asks one of the workers of the channel, and returns at once: `await` the reply, or ask for its `result()`.
+
+        It ends with one answer or one exception before its deadline, whichever worker dies: see Reply. Options: see
+        RequestOptions; seconds everywhere. returns: with a channel's name, the type of the answer. Any number may be
+        outstanding, as far as `memory_messages` and `memory_bytes` reach; answers come in any order.
+
+        Raises QueueFull, EncodeError, TooLarge, Closed, all of `zerowait.errors`; then nothing was taken. UsageError
+        for a program that must be changed.
+        """
+        try:
+            lane = self._asks[to]
+        except (KeyError, TypeError):
+            pass
+        else:
+            if not options and type(value) is lane.exact and DEADLINE.get() is None:
+                try:
+                    return Reply(*lane.put(value))
+                except ZerowaitError:
+                    raise
+                except Exception:
+                    pass  # the careful way says what is wrong, or can do it
+        return self._open().ask(to, value, options)
+
+    @overload
+    def stream(self, to: StreamChannel[In, Out], value: In, **options: Unpack[StreamOptions]) -> Stream[Out]: ...
+    @overload
+    def stream(self, to: str, value: object, *, yields: type[Out], **options: Unpack[StreamOptions]) -> Stream[Out]: ...
+    @overload
+    def stream(self, to: str, value: object, *, yields: Any = ..., **options: Unpack[StreamOptions]) -> Stream[Any]: ...
+    def stream(self, to: Any, value: Any, **options: Any) -> Stream[Any]:
+        """Asks for many answers, and returns at once: `for` and `async for` over the stream give them as they come.
+
+        A slow reader holds the producer. Leaving the loop early, or the stream's `with`, stops it. yields: with a
+        channel's name, the type of the items. Raises what `request` raises.
+        """
+        return self._open().stream(to, value, options)
+
     # -- looking -----------------------------------------------------------------------------------------------------
 
-    def workers(self, of: PushChannel[Any] | str) -> Peers:
+    def workers(self, of: PushChannel[Any] | RequestChannel[Any, Any] | StreamChannel[Any, Any] | str) -> Peers:
         """Who serves this channel now. `at_least(n)` is the synchronised start: a Pending, done when so many are
         there."""
         return self._open().workers(of)
@@ -194,7 +254,8 @@ class Client:
                 from zerowait.opening import open_client
 
                 self._lanes.clear()
-                self._opened = open_client(self, self._settings, self._lanes, self._headers)
+                self._asks.clear()
+                self._opened = open_client(self, self._settings, self._lanes, self._asks, self._headers)
             return self._opened
 
     def close(self, drain: float | None = None) -> Pending[int]:
@@ -212,6 +273,7 @@ class Client:
         with self._lock:
             self._closed = True
             self._lanes.clear()
+            self._asks.clear()
             if self._opened is None or not self._opened.is_ours():
                 from zerowait.opening import nothing_to_close
 

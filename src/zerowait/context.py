@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
-from zerowait.channels import In, PushChannel
-from zerowait.errors import RetryLater
+from zerowait.channels import In, PushChannel, RequestChannel
+from zerowait.errors import Cancelled, RetryLater
 
 if TYPE_CHECKING:
     # Checkers bundle typing_extensions, so that the default needs no dependency. Without one, a bare `Context` would be
@@ -18,17 +18,35 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar as TypeVarWithDefault
 
-    from zerowait.channels import PushOptions
+    from zerowait.channels import PushOptions, RequestOptions
     from zerowait.client import Client
     from zerowait.handlers.visits import Visit
+    from zerowait.replies import Reply
 
     R_co = TypeVarWithDefault("R_co", covariant=True, default=object)
 else:
     R_co = TypeVar("R_co", covariant=True)
 
+Answer = TypeVar("Answer")
+
 # In a handler: what is told of a push that goes around its context, by a client. It is set once for all runs of a
 # runner, and read by the first push of a sheaf and not by each: so neither a run nor the short way of a push pays.
 AROUND: ContextVar[Callable[[Any], None] | None] = ContextVar("zerowait_around", default=None)
+
+# In a handler that works on a request: until when its answer is wanted, by the clock that runs while the machine
+# sleeps. What is asked meanwhile gets at most what is left. Set once a job, not for each message.
+DEADLINE: ContextVar[float | None] = ContextVar("zerowait_deadline", default=None)
+
+
+class Waits(Protocol):
+    """A handler's thread waits for a reply: so that it is noticed when all of them wait for one another."""
+
+    def waits(self, channel: str) -> None: ...
+    def goes_on(self) -> None: ...
+
+
+# In the thread of a plain handler: who is told when it waits. Set once a thread.
+WAITS: ContextVar[Waits | None] = ContextVar("zerowait_waits", default=None)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -112,6 +130,27 @@ class Context(Generic[R_co]):
         """
         self._visit.push(to, value, options)
 
+    @overload
+    def request(
+        self, to: RequestChannel[In, Answer], value: In, **options: Unpack[RequestOptions]
+    ) -> Reply[Answer]: ...
+    @overload
+    def request(
+        self, to: str, value: object, *, returns: type[Answer], **options: Unpack[RequestOptions]
+    ) -> Reply[Answer]: ...
+    @overload
+    def request(
+        self, to: str, value: object, *, returns: Any = ..., **options: Unpack[RequestOptions]
+    ) -> Reply[Any]: ...
+    def request(self, to: Any, value: Any, **options: Any) -> Reply[Any]:
+        """Asks now, as `Client.request` does, and belongs to this run: it gets at most what is left of the handler's
+        deadline, and is cancelled with it.
+
+        Raises UsageError once the handler has ended (use a client there), and what `Client.request` raises.
+        """
+        reply: Reply[Any] = self._visit.ask(self._client(), to, value, options)
+        return reply
+
     def remaining(self) -> float:
         """Seconds until the handler's deadline, at least 0; inf if it has none."""
         return max(0.0, self._visit.deadline - time.monotonic())
@@ -120,9 +159,12 @@ class Context(Generic[R_co]):
         """For plain functions, which nothing can stop: call it now and then in long work.
 
         Raises TimeoutError past the deadline, and RetryLater if the process is leaving, so that the message goes to
-        another worker. Let them pass.
+        another worker. Of a request: Cancelled if nobody waits for its answer any more, and not because the process is
+        leaving, which would be no answer. Let them pass.
         """
-        if self._visit.leaving():
+        if self._visit.cancelled:
+            raise Cancelled("nobody waits for the answer any more", channel=self.channel, id=self.id)
+        if self._visit.leaving() and not self._visit.answers:
             raise RetryLater(0, "the worker is leaving")
         if self.remaining() == 0.0:
             raise TimeoutError("the handler's time is over")

@@ -31,6 +31,7 @@ class Verdict(IntEnum):
     STARTED = 6
     RELEASED = 7
     DROPPED = 8
+    CANCELLED = 9  # of a run that was cancelled for who asked: nobody is told
 
 
 class Numbers:
@@ -196,6 +197,7 @@ class Segment(Struct, gc=False):
     headers: Mapping[int, Mapping[str, str]] | None = None  # number → the user's headers
     gone: tuple[tuple[int, int], ...] = ()
     marks: Marks | None = None  # of a suspect, which is a message alone
+    hedge: bool = False  # of requests: another worker is asked, too, if the first is slow
 
 
 class Delivery(Struct):
@@ -268,8 +270,9 @@ class Outcome(Struct):
 
     verdict: Verdict
     after: float = 0.0  # seconds until a retry is due
-    note: bytes = b""  # a msgpack map for people: reason, rule, traceback, worker …
+    note: bytes = b""  # a msgpack map for people: reason, rule, traceback, worker …; of an answer: the failure
     outputs: Sent | None = None  # of what was handled and has sent something
+    answers: bytes | None = None  # of requests (None: of none): the payloads of their answers, one after another
 
 
 class Service(Struct, frozen=True):
@@ -283,6 +286,7 @@ class Service(Struct, frozen=True):
     sends: bool = True  # its handler may send something: nothing is taken for it while there is no room for that
     keeps: bool = False  # every outcome lies on this process's disk before it is told (`inbox="disk"`)
     description: bytes = b""  # of its type, as `contract.packed` gives it; peers ask for it where fingerprints differ
+    idempotent: bool = False  # a request of it may run twice
 
 
 # Changes to an outbox. They name messages, not rows: (epoch, first, count); seq is the row they were offered from.

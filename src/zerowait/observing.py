@@ -24,6 +24,7 @@ from zerowait.snapshot import (
     ChannelStatus,
     PeerStatus,
     Question,
+    RequestStatus,
     ServedStatus,
     Status,
     WaitingStatus,
@@ -94,6 +95,7 @@ def status_of(opened: Opened) -> Status:
             )
             for service in serves
         ],
+        requests=_requests(opened),
         unknown=[*unopened, *unknown],
     )
 
@@ -136,6 +138,23 @@ def _at_once(opened: Opened, boxes: list[Outbox], is_open: bool) -> Seen:
         if each is None
     ]
     return peers, oldest, unknown
+
+
+def _requests(opened: Opened) -> list[RequestStatus]:
+    requests = opened.requests
+    if requests is None:
+        return []
+    return [
+        RequestStatus(
+            channel=channel,
+            asked=counts.asked,
+            answered=counts.answered,
+            failed=counts.failed,
+            cancelled=counts.cancelled,
+            outstanding=counts.outstanding,
+        )
+        for channel, counts in sorted(requests.counts().items())
+    ]
 
 
 class _Waiting:

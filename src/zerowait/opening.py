@@ -37,8 +37,13 @@ from zerowait.outbox.lane import Lane
 from zerowait.pending import Promise
 from zerowait.plain import Plain
 from zerowait.receipts import Receipt
+from zerowait.replies import Reply
+from zerowait.requests.box import Requests
+from zerowait.requests.bundle import AskLane, Bundle
+from zerowait.requests.entrance import Asking
 from zerowait.results import Meeting, Peers
 from zerowait.settings import Settings
+from zerowait.streams import Stream
 
 if TYPE_CHECKING:
     from zerowait.client import Client
@@ -53,7 +58,12 @@ class Opened:
     """Everything that a client, or an app with its client, has open."""
 
     def __init__(
-        self, name: str, settings: Settings, lanes: dict[Any, Lane], headers: Callable[[], Mapping[str, str]] | None
+        self,
+        name: str,
+        settings: Settings,
+        lanes: dict[Any, Lane],
+        asks: dict[Any, AskLane],
+        headers: Callable[[], Mapping[str, str]] | None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -63,6 +73,7 @@ class Opened:
         # One reading of the wall clock for a life: its jumps neither expire nor delay anything (rules §8.1).
         self._offset_us = int(time.time() * 1e6 - clock() * 1e6)
         self._lanes = lanes
+        self._asks = asks
         self._closing: Promise[int] | None = None
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         self._at_exit_of_child: Any = None
@@ -105,6 +116,17 @@ class Opened:
             headers=headers,
             other_kind=self.node.other_kind,
         )
+        self.asking = Asking(
+            settings,
+            intake=lambda: self._asked().intake,
+            requests=self._asked,
+            short=asks,
+            use=self._use,
+            headers=headers,
+            other_kind=self.node.other_kind,
+            clock=clock,
+        )
+        self.requests: Requests | None = None
         self._plains: dict[str, Intake] = {}
 
     # -- the parts -----------------------------------------------------------------------------------------------------
@@ -131,14 +153,48 @@ class Opened:
         self.estate.declare(channel, description)
         self.node.declare(channel, description)
 
+    def _use(self, channel: str, kind: str, idempotent: bool, codec: Codec[Any]) -> None:
+        self.node.use(channel, kind, idempotent=idempotent)
+        self.node.declare(channel, packed(codec.describe()))
+        self.node.want(channel)
+
+    def _asked(self) -> Requests:
+        """The outbox of requests; opened with the first of them."""
+        with self._lock:
+            if self.requests is None:
+                intake = self.estate.new_intake(durable=False, limits=self.memory_limits, wake=self.node.outboxes.asked)
+                intake.box, intake.make = self.node.instance, Bundle
+                self.requests = requests = Requests(
+                    self.node.instance,
+                    self.name,
+                    intake,
+                    epoch=self.now_us() // 1_000,
+                    drop=self.node.drop,
+                    feed=self.node.feed,
+                    wake=self.node.outboxes.asked,
+                    served=self._served,
+                    no_responder=self.settings.no_responder,
+                )
+                if self._closing is not None:
+                    intake.close(self.name)
+                if self._error is not None:
+                    requests.refuse(self._error)
+                self.node.call(lambda: self.node.ask(requests))
+            return self.requests
+
+    def _served(self, channel: str) -> str:
+        """On the network thread: what is served, for who asked at a channel that is not."""
+        return self.telling.served_in_words(channel, self.node.served())
+
     def _submit(self, box: int, changes: Any, drawn: dict[str, int]) -> int:
         return self.estate.submit(box, changes, drawn)
 
     def _say(self, said: Say, peer: str) -> None:
         if said.topic == "kind":  # the short way does not look who serves it
-            for to, lane in list(self._lanes.items()):
-                if lane.channel == said.channel:
-                    self._lanes.pop(to, None)
+            for short in (self._lanes, self._asks):
+                for to, lane in list(short.items()):
+                    if lane.channel == said.channel:
+                        short.pop(to, None)
         self.telling.say(said, peer)
 
     def _plain_intake(self, channel: str, plain: Plain) -> Intake:
@@ -160,13 +216,22 @@ class Opened:
     def accept(self, to: Any, value: Any, options: Mapping[str, Any]) -> Receipt:
         return Receipt(*self.entrance.accept(to, value, options))
 
+    def ask(self, to: Any, value: Any, options: Mapping[str, Any]) -> Reply[Any]:
+        return Reply(*self.asking.ask("request", to, value, options))
+
+    def stream(self, to: Any, value: Any, options: Mapping[str, Any]) -> Stream[Any]:
+        return Stream(*self.asking.ask("stream", to, value, options))
+
     def prepare(self, to: object, value: object, options: Mapping[str, Any]) -> Ready:
         return self.entrance.prepare(to, value, options)
 
     def workers(self, of: Any) -> Peers:
         name = of if isinstance(of, str) else of.name
         if not isinstance(of, str):
-            self._declare(name, of.codec())
+            if of.kind == "push":
+                self._declare(name, of.codec())
+            else:
+                self._use(name, of.kind, of.terms.idempotent, of.codec())
         self.node.want(name)
         return Peers(self, "workers", name)
 
@@ -233,6 +298,9 @@ class Opened:
         if error is not None:
             self._error = error
             self.estate.fail(error)
+            self._asks.clear()
+            if self.requests is not None:
+                self.requests.refuse(error)
             self._started.fail(error)
             return
         self.estate.settle_in(self._has_boxes)
@@ -269,7 +337,8 @@ class Opened:
 
     def _begin_closing(self) -> Promise[int]:
         self._closing = closing = self.promise("write `await zw.close()`")
-        for intake in [*self.estate.intakes(), *self._plains.values()]:
+        asked = [self.requests.intake] if self.requests is not None else []
+        for intake in [*self.estate.intakes(), *self._plains.values(), *asked]:
             intake.close(self.name)
         return closing
 
@@ -285,6 +354,8 @@ class Opened:
         try:
             # The network first: a file that is given up must not be sent from any more.
             self.node.stop(final=self.estate.is_settled())
+            if self.requests is not None:
+                self.requests.close()
             left = self.estate.close()
             self.telling.left(left, self.estate.folder(), self.plain.left())
         except Exception as error:
@@ -327,22 +398,27 @@ class Opened:
 
 
 def open_client(
-    client: Client, settings: Settings | None, lanes: dict[Any, Lane], headers: Callable[[], Mapping[str, str]] | None
+    client: Client,
+    settings: Settings | None,
+    lanes: dict[Any, Lane],
+    asks: dict[Any, AskLane],
+    headers: Callable[[], Mapping[str, str]] | None,
 ) -> Opened:
     """The first verb of a client: everything begins in the background."""
     refuse_green_threads()
-    opened = Opened(client.name, settings if settings is not None else Settings.load(), lanes, headers)
+    opened = Opened(client.name, settings if settings is not None else Settings.load(), lanes, asks, headers)
     if not client._watches_forks:
         client._watches_forks = True
-        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(client), lanes))
+        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(client), lanes, asks))
     opened.start()
     return opened
 
 
-def _forked(client: weakref.ref[Client], lanes: dict[Any, Lane]) -> None:
+def _forked(client: weakref.ref[Client], lanes: dict[Any, Lane], asks: dict[Any, AskLane]) -> None:
     """In a child: the short way ends, so that its first verb opens its own. The parent's things stay referenced and
     untouched: were they collected here, closing them would close the parent's."""
     lanes.clear()
+    asks.clear()
     mine = client()
     if mine is not None:
         mine._lock = threading.RLock()  # another thread of the parent's may have held the old one

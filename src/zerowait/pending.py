@@ -164,10 +164,7 @@ class Pending(Struct, Generic[T_co], gc=False, eq=False):
         return self._value()
 
     def _refuse_on_a_loop(self) -> None:
-        if running_loop() is not None and not hasattr(builtins, "__IPYTHON__"):
-            raise UsageError(f"This would block the event loop that runs on this thread: {self._line()} instead.")
-        if getattr(threading.current_thread(), "is_zerowait_callbacks", False):
-            raise UsageError("This would wait inside a done-callback, which keeps all other callbacks from running.")
+        refuse_waiting(self._line())
 
 
 class Promise(Pending[T], Generic[T], gc=True, weakref=True):
@@ -235,6 +232,14 @@ class Promise(Pending[T], Generic[T], gc=True, weakref=True):
     def __repr__(self) -> str:
         state = "waiting" if not self.is_over else f"{self.error!r}" if self.error else f"{self.outcome!r:.60}"
         return f"<Pending: {state}>"
+
+
+def refuse_waiting(line: str) -> None:
+    """On a thread that must not wait. line: what to write instead."""
+    if running_loop() is not None and not hasattr(builtins, "__IPYTHON__"):
+        raise UsageError(f"This would block the event loop that runs on this thread: {line} instead.")
+    if getattr(threading.current_thread(), "is_zerowait_callbacks", False):
+        raise UsageError("This would wait inside a done-callback, which keeps all other callbacks from running.")
 
 
 def refuse_elsewhere(pid: int, what: str) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from zerowait.pending import Pending, Promise
+from zerowait.streams import Stream
+
+__all__ = ["Meeting", "Observer", "Peers", "Stream"]
 
 
 class Observer(Protocol):

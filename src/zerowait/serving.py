@@ -30,7 +30,7 @@ from zerowait.message import Delivery, Prepared, Sent, Service, Spool, Unspool
 from zerowait.outbox.bundle import bundle
 from zerowait.outbox.entrance import Ready
 from zerowait.outbox.plaincodec import plain_decoder
-from zerowait.outbox.sheaf import MESSAGE_COST
+from zerowait.outbox.sheaf import MESSAGE_COST, Sheaf
 from zerowait.ticking import Ticking
 
 if TYPE_CHECKING:
@@ -77,6 +77,28 @@ class _Spooled:
     def __init__(self, parts: list[Prepared]) -> None:
         self.parts = parts
         self.stored: Future[None] = Future()
+
+
+class _Released:
+    """Outputs on their way to safety: one message after another was taken, each in some sheaf."""
+
+    def __init__(self, taken: list[tuple[Sheaf, int]]) -> None:
+        self._taken = taken
+
+    def when_stored(self, callback: Callable[[BaseException | None], object]) -> None:
+        left = len(self._taken)
+        lock = threading.Lock()
+
+        def one() -> None:
+            nonlocal left
+            with lock:
+                left -= 1
+                over = left == 0
+            if over:
+                callback(next((sheaf.error for sheaf, _ in self._taken if sheaf.error is not None), None))
+
+        for sheaf, index in self._taken:
+            sheaf.when_stored(index, one)
 
 
 class _Outputs:
@@ -132,6 +154,14 @@ class _Outputs:
         parts = [*spooled, *bundle(kept, opened.now_us())]
         home = opened.estate.home(durable)
         return Sent(home, parts) if home else _Opening(opened, durable, parts)
+
+    def release(self, outputs: list[Tagged]) -> _Released:
+        last: dict[int, tuple[Sheaf, int]] = {}
+        for _, output in outputs:
+            assert isinstance(output, Ready)
+            sheaf, index = self._opened.entrance.release(output)
+            last[id(sheaf)] = sheaf, index  # the last of each is stored when all before it are
+        return _Released(list(last.values()))
 
 
 class Serving:

@@ -131,6 +131,14 @@ class Settings(Struct, frozen=True, kw_only=True, dict=True):
     handshakes: Annotated[int, Meta(ge=1, description="unfinished handshakes that a listener bears")] = 256
     handshake_timeout: Annotated[float, Meta(gt=0, description="seconds that a handshake may take")] = 5.0
 
+    # Requests
+    request_timeout: Annotated[
+        float, Meta(gt=0, description="seconds until a request expires, where nothing else says so")
+    ] = 30.0
+    no_responder: Annotated[
+        float, Meta(gt=0, description="seconds after which a request fails whose channel nobody serves")
+    ] = 1.0
+
     # Leaving, and what is kept
     crash_limit: Annotated[
         int, Meta(ge=3, description="workers that die while they run a message before it is a dead letter")

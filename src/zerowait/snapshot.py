@@ -62,6 +62,18 @@ class BoxStatus(Struct, frozen=True, kw_only=True):
         return sum(each.unsettled for each in self.channels)
 
 
+class RequestStatus(Struct, frozen=True, kw_only=True):
+    """The ledger of the requests (and streams) that this process asks at one channel. Exact at every moment:
+    asked = answered + failed + cancelled + outstanding."""
+
+    channel: str
+    asked: int = 0
+    answered: int = 0
+    failed: int = 0  # an exception of the handler's, nobody there, a worker lost, too late
+    cancelled: int = 0
+    outstanding: int = 0  # nobody knows yet
+
+
 class PeerStatus(Struct, frozen=True, kw_only=True):
     """A process at the other end of a link."""
 
@@ -99,6 +111,7 @@ class Status(Struct, frozen=True, kw_only=True):
     boxes: list[BoxStatus]
     peers: list[PeerStatus]
     serves: list[ServedStatus]
+    requests: list[RequestStatus] = []
     unknown: list[str] = []  # what is left away because it could not be found out yet, and why, a sentence each
 
     def as_dict(self) -> dict[str, Any]:

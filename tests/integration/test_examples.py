@@ -58,3 +58,11 @@ def test_the_pipeline_fans_out(start: Start) -> None:
 
 def test_the_nightly_job_loads_and_leaves(start: Start) -> None:
     assert "3 mails are safe" in run("examples.nightly")
+
+
+def test_a_question_gets_its_answer_and_the_exception_of_its_contract() -> None:
+    assert run("examples.request_reply").split("\n") == ["7 12", "unknown: example.com", ""]
+
+
+def test_a_stream_is_read_as_far_as_one_likes() -> None:
+    assert run("examples.stream").split("\n") == ["1: hello", "2: hello", "3: hello", ""]

@@ -9,6 +9,8 @@
     dial A B · cut A B · half-cut A B      half-cut: only A notices
     partition A B [one-way] · heal         one-way: what A says does not reach B
     kill X · pause X · resume X · leave X  leave: as a deploy does
+    asker A · replier B [runners=N] [takes=S] [kind=KIND]
+    ask A N [timeout=S] [idempotent=yes] [hedge=yes] · cancel A N
     push A N [bytes=N] · withdraw A N
     outcome B N retry|dead|unstarted [after=S]     how the next run of message N ends at B
     takes B S · serve B CHANNEL…
@@ -19,7 +21,8 @@
     frames on|off                          also what is said (without PING, PONG, CREDIT, WANT and STATE)
     ledger A · held B · window B · runs N · stubs A
 
-Only the channel `work` is used, unless `serve` says otherwise. Proof of death is found unless `proof off`.
+Only the channel `work` is used, for pushes or for requests, unless `serve` says otherwise.
+Proof of death is found unless `proof off`.
 """
 
 from __future__ import annotations
@@ -28,9 +31,9 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 
 from tests.protocol.store import Store
-from tests.protocol.world import Process, Run, World
+from tests.protocol.world import Process, Run, Said, World
 from zerowait.engines.brokerless.protocol import frames
-from zerowait.engines.brokerless.protocol.effects import Say, Withdrawn
+from zerowait.engines.brokerless.protocol.effects import Answered, Say, Unanswered, Withdrawn
 from zerowait.message import Numbers, Outcome, Service, Verdict
 
 CHANNEL = "work"
@@ -64,8 +67,15 @@ class Scenario:
 
     # -- what is written down ----------------------------------------------------------------------------------------
 
-    def _tell(self, process: Process, what: Say | Withdrawn | tuple[str, list[Run]]) -> None:
-        if isinstance(what, Say):
+    def _tell(self, process: Process, what: Said) -> None:
+        if isinstance(what, Answered):
+            numbers = [(part.first, part.count) for part in what.outcome.parts]
+            self._note(process.name, "has the answer to", numbers)
+        elif isinstance(what, Unanswered):
+            why = f"{what.why} ({what.peer or what.words})" if what.peer or what.words else what.why
+            ran = "may have run" if what.sent else "not run"
+            self._note(process.name, "has none to", [(what.first, what.count)], f": {why}, {ran}")
+        elif isinstance(what, Say):
             if what.topic not in ("met", "state"):
                 other = self.world.by_instance(what.instance)
                 words = f" ({what.words})" if what.words else ""
@@ -186,6 +196,25 @@ class Scenario:
             dead = self.world.by_instance(instance)
             if dead is not None and not dead.alive and self.world.proofs:
                 process.core.buried(instance, self.world.now, dead.obituary())
+
+    def _do_asker(self, name: str) -> None:
+        self.processes[name] = Process(self.world, name)
+
+    def _do_replier(self, name: str, runners: str = "1", takes: str = "0.01", kind: str = "request") -> None:
+        replier = self.processes[name] = Process(self.world, name, services={CHANNEL: int(runners)})
+        replier.core.serve([Service(CHANNEL, kind, int(runners))])
+        self._takes[name] = float(takes)
+        replier.handler = lambda channel, epoch, number: (self._takes[name], Outcome(Verdict.HANDLED, answers=b"\x01"))
+
+    def _do_ask(self, name: str, count: str, timeout: str = "30", idempotent: str = "", hedge: str = "") -> None:
+        self.processes[name].ask(
+            CHANNEL, int(count), idempotent=bool(idempotent), timeout=float(timeout), hedge=bool(hedge)
+        )
+
+    def _do_cancel(self, name: str, number: str) -> None:
+        process = self.processes[name]
+        process.core.owner.asks.cancel(process.instance, 1, int(number))
+        self.world.touch(process)
 
     def _do_dial(self, a: str, b: str) -> None:
         self.world.dial(self.processes[a], self.processes[b])

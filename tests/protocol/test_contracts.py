@@ -153,7 +153,7 @@ def test_what_nobody_has_declared_here_goes_to_any_worker() -> None:
 
 
 def test_a_channel_of_another_kind_gets_no_pushes() -> None:
-    stage = owner()
+    stage = owner(SENT)
     x = stage.peer(X)
     x.say(State((Served(CHANNEL, "request"),)))
     x.held()

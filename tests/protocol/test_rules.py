@@ -535,7 +535,7 @@ def test_a_worker_of_another_kind_is_sent_no_batch_until_it_serves_pushes() -> N
     stage.push()
     assert not x.all(Batch)
     assert not stage.core.owner.workers(CHANNEL)
-    assert stage.core.owner.sender.of_other_kinds() == {CHANNEL: ("request", X)}
+    assert stage.core.owner.sender.kinds_served() == {CHANNEL: ("request", X)}
     x.say(State((Served(CHANNEL),)))
     x.grant(5, serial=2)
     assert len(x.all(Batch)) == 1
@@ -543,7 +543,7 @@ def test_a_worker_of_another_kind_is_sent_no_batch_until_it_serves_pushes() -> N
     stage.push()
     assert len(x.all(Batch)) == 1
     x.lose()
-    assert not stage.core.owner.sender.of_other_kinds()
+    assert not stage.core.owner.sender.kinds_served()
 
 
 # -- §3 sessions -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
 from tests.protocol.store import START_US, Store, prepared
 from tests.protocol.vectors import TWO, VECTORS
 from zerowait.engines.brokerless.protocol import frames, tables
-from zerowait.engines.brokerless.protocol.effects import Withdrawn
+from zerowait.engines.brokerless.protocol.effects import Cancel, Withdrawn
 from zerowait.engines.brokerless.protocol.frames import (
     ALONE,
     ASIDE,
@@ -539,9 +539,19 @@ def drop(kind: str) -> Callable[[AtWorker], str]:
     def run(at: AtWorker) -> str:
         answers = at.stage.core.links[at.owner.conn].held[BOX] if kind == "answer" else 0
         at.owner.say(Drop(BOX, answers, ((3, 1, 1),), kind == "cancel"))
-        return at.fate()
+        cancelled = at.stage.effect(Cancel)
+        assert cancelled == ([Cancel(BOX, ((3, 1, 1),))] if kind == "cancel" and at.state == RUNNING else [])
+        return "cancelled" if cancelled else at.fate()
 
     return run
+
+
+def end_of_a_cancelled_run(at: AtWorker) -> str:
+    if at.state != RUNNING:
+        return IMPOSSIBLE
+    at.stage.end(at.run, Ended(Verdict.CANCELLED, answers=b""))
+    assert not at.owner.all(Outcome), "nobody waits for it"
+    return "forgotten" if at.seen() == UNKNOWN else "?"
 
 
 def end_of_run(at: AtWorker) -> str:
@@ -788,6 +798,7 @@ WORKER_EVENTS: dict[str, Callable[[AtWorker], str]] = {
     "DROP in answer to HELD": drop("answer"),
     "DROP with cancel": drop("cancel"),
     "end of its run": end_of_run,
+    "end of its run, cancelled": end_of_a_cancelled_run,
     "CONFIRM of that dispatch": confirm(that=True),
     "CONFIRM of another dispatch": confirm(that=False),
     "all runners busy for 0.2 s": taken_away("busy"),

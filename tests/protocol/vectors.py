@@ -47,6 +47,10 @@ EPOCH = 1_700_000_000_000
 FENCE = 1_700_000_600_000
 
 
+ITEM = BODY_HEADER.pack(ARRAY32, 1) + b"\xa4done"
+FAILURE = b"\x82\xa5error\xadUnknownDomain\xa4data\xc4\x0a\x81\xa6domain\xa1x"
+
+
 class Vector(Struct, frozen=True):
     name: str
     meaning: str
@@ -130,6 +134,11 @@ VECTORS = [
         "up to 1,120 units since the session began; the fifth CREDIT of this channel",
         Credit("mails", 0, 1_120, 5),
     ),
+    Vector(
+        "stream",
+        "who reads the stream of request 3 takes 64 units of it in all; CHUNKs 0 to 8 are here",
+        Credit("lines", 0, 64, 9, ME, 3),
+    ),
     Vector("two", "two messages, msgpack strings, accepted 250 µs apart", TWO),
     Vector(
         "one with everything",
@@ -141,6 +150,22 @@ VECTORS = [
         "retry",
         "7 failed and is due again in 2.5 s, with a note for people",
         Outcome(BOX, Verdict.RETRY, (Part(EPOCH, 7, 1, FENCE, 9),), ((EPOCH, 7, 2_500, b"\x81\xa6reason\xa4busy"),)),
+    ),
+    Vector(
+        "answers",
+        "requests 4 to 6 are answered: 4 and 6 with 7 and 8, and 5 has raised UnknownDomain, which its contract names",
+        Outcome(
+            ME,
+            Verdict.HANDLED,
+            (Part(EPOCH, 4, 3, EPOCH, 2),),
+            ((EPOCH, 5, 0, FAILURE),),
+            body=BODY_HEADER.pack(ARRAY32, 2) + b"\x07\x08",
+        ),
+    ),
+    Vector(
+        "end of a stream",
+        "request 3 is over: nine CHUNKs, and no failure",
+        Outcome(ME, Verdict.HANDLED, (Part(EPOCH, 3, 1, EPOCH, 1),), ((EPOCH, 3, 9, b""),)),
     ),
     Vector("settled", "1 and 2 are durably settled: forget them", Confirm(BOX, (Part(EPOCH, 1, 2, EPOCH, 1),))),
     Vector("ping", "the 300th PING of this process", Ping(300)),
@@ -154,7 +179,7 @@ VECTORS = [
     Vector(
         "part", "the first 4 of 10 bytes of a frame that is cut", Fragment(1, 0, 10, memoryview(b"\x9d\x07\x01\x02"))
     ),
-    Vector("piece", "the last piece of a stream", Chunk(BOX, 3, 8, b"\xa4done", True)),
+    Vector("piece", "the ninth CHUNK of the stream that request 3 asked for: one item", Chunk(BOX, 3, 8, ITEM)),
     Vector("resume", "from event 99 on, which was its 40th", Subscribe(5, "prices.*", EPOCH, 99, 40)),
     Vector(
         "matched",

@@ -18,6 +18,8 @@ from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config, Identity
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.effects import (
+    Answered,
+    Cancel,
     Close,
     Dispatched,
     Effect,
@@ -28,6 +30,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Say,
     Send,
     Ticket,
+    Unanswered,
     Withdrawn,
 )
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
@@ -37,6 +40,7 @@ __all__ = ["Numbers", "Process", "Store", "World", "segment"]
 
 Name = tuple[int, int, int]  # (outbox, epoch, number)
 Handler = Callable[[str, int, int], tuple[float, Outcome | None]]
+Said = Say | Withdrawn | Answered | Unanswered | tuple[str, list["Run"]]
 BOOT = "the boot of this machine"
 
 
@@ -87,6 +91,8 @@ class Process:
         self.stores = {store.box: store for store in boxes}
         self.alive = True
         self.running: dict[int, list[Run]] = {}  # what its mapped list names: by runner
+        self._jobs: dict[int, list[Run]] = {}  # likewise, but known to itself
+        self._taken: dict[int, Taken] = {}
         self.exit_code: int | None = None
         self.paused = False
         self.commit_s = commit_s
@@ -98,6 +104,7 @@ class Process:
         self.handler: Handler = lambda channel, epoch, number: (0.0, None)
         self.said: list[Say] = []
         self.withdrawn: list[Withdrawn] = []
+        self.asked = 0  # requests
         self.frames: Counter[str] = Counter()  # sent, by kind
         self.most_held = 0
         self._later: deque[Callable[[], None]] = deque()  # what came while it was paused
@@ -223,6 +230,11 @@ class Process:
                 self.withdrawn.append(effect)
                 if world.tells is not None:
                     world.tells(self, effect)
+            case Answered() | Unanswered():
+                if world.tells is not None:
+                    world.tells(self, effect)
+            case Cancel():
+                self._cancel(effect)
             case Reopen():
                 if effect.box in self.stores and world.owners.get(effect.box, self) is self:
                     self._open(self.stores[effect.box], effect.floor_epoch)
@@ -257,7 +269,8 @@ class Process:
             run.outcome = outcome
             runs.append(run)
             seconds += spent
-        self.running[id(taken)] = runs
+        self.running[id(taken)] = self._jobs[id(taken)] = runs
+        self._taken[id(taken)] = taken
         self.world.began(runs)
         if not self.alive:
             return  # its handler has ended it
@@ -266,7 +279,32 @@ class Process:
         self.world.call(self.world.now + seconds, lambda: self.when_awake(lambda: self._end(channel, taken, runs)))
         self.busy_s[channel] += seconds
 
+    def ask(self, channel: str, count: int, *, idempotent: bool, timeout: float, hedge: bool) -> None:
+        """Requests, of an outbox whose id is the instance's."""
+        box = self.instance
+        if not self.asked:
+            self.core.own(box, 1, self.name, durable=False, noted=(), now=self.world.now, is_asked=True)
+        self.core.owner.sender.use(channel, "request", idempotent=idempotent)
+        made = segment(channel, 1, self.asked + 1, [10] * count)
+        made.expires = self.world.wall_us(self.world.now + timeout)
+        made.hedge = hedge
+        self.asked += count
+        self.core.owner.offer(box, [made])
+        self.world.touch(self)
+
+    def _cancel(self, cancel: Cancel) -> None:
+        """What runs of these ends now; of a request each run is a job of its own."""
+        for taken, (run,) in [(taken, runs) for taken, runs in self._jobs.items() if len(runs) == 1]:
+            box, epoch, number = run.name
+            mine = any(of == epoch and first <= number < first + count for of, first, count in cancel.ranges)
+            if box == cancel.box and (mine or not cancel.ranges):
+                run.outcome = Outcome(Verdict.CANCELLED, answers=b"")
+                self._end(run.channel, self._taken[taken], [run])
+
     def _end(self, channel: str, taken: Taken, runs: list[Run]) -> None:
+        if self._jobs.pop(id(taken), None) is None:
+            return  # it was cancelled
+        del self._taken[id(taken)]
         self.busy[channel] -= 1
         self.running.pop(id(taken), None)
         finished: list[tuple[Taken, int, int, Outcome | None]] = []
@@ -312,7 +350,7 @@ class World:
         self.dispatched = 0
         self.returned = 0
         self.log: Callable[[Process, Process, frames.Frame], None] | None = None
-        self.tells: Callable[[Process, Say | Withdrawn | tuple[str, list[Run]]], None] | None = None
+        self.tells: Callable[[Process, Said], None] | None = None
         self._partitions: set[tuple[Process, Process]] = set()
         self._held_up: deque[tuple[Process, int, Process, int, bytes]] = deque()
         self._conns = count(1)

@@ -507,6 +507,9 @@ class NoOutputs:
     def send(self, delivery: Delivery, outputs: list[Any]) -> None:
         raise AssertionError("nothing leaves before the handler has succeeded")
 
+    def release(self, outputs: list[Any]) -> Any:
+        raise AssertionError("nothing leaves before the handler has succeeded")
+
 
 def visit(**changes: Any) -> Visit:
     body = b"\xdd\x00\x00\x00\x02\x01\x02"

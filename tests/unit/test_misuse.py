@@ -11,7 +11,7 @@ import pickle
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -102,6 +102,8 @@ class Requests:
     services = (Service("mail.count", "request", 1),)
 
     def ready(self, channel: str) -> None: ...
+
+    def cancel(self, box: int, ranges: Sequence[tuple[int, int, int]]) -> None: ...
 
     def beat(self) -> float:
         return time.monotonic()

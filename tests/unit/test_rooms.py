@@ -14,11 +14,12 @@ PACKAGE = SOURCE / "zerowait"
 # From the top: who stands higher knows nothing of who stands below. A folder stands for all that is in it.
 GROUPS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "message", "names", "notices", "plain", "retry", "settings", "settings_sources", "codec",
-              "snapshot", "log", "contract", "agreement", "accept", "faults", "turns"),
+              "snapshot", "log", "contract", "agreement", "accept", "faults", "failures", "turns"),
     "what users hold": ("channels", "app", "context", "client", "pending", "callbacks", "receipts", "results",
-                        "loading", "progress"),
+                        "loading", "progress", "answers", "replies", "streams"),
     "handlers": ("handlers",),
     "outbox": ("outbox",),
+    "requests": ("requests",),
     "engines": ("engines",),
     "opening": ("opening", "estate", "adopting", "observing", "serving", "ticking"),
     "windows": ("cli", "metrics", "tracing", "web", "testing", "__main__"),

@@ -34,12 +34,18 @@ NUMBERS = (
     "running",
     "queued",
     "refused",
+    "asked",
+    "answered",
+    "failed",
+    "cancelled",
+    "outstanding",
     "pid",
     "oldest",
     "silent",
 )
 
 COUNTS = ("accepted", "handled", "dead", "expired", "dropped", "waiting", "in_flight")
+REQUEST_COUNTS = ("asked", "answered", "failed", "cancelled", "outstanding")
 
 
 @click.command("status")
@@ -50,6 +56,7 @@ def command(namespace: str | None, as_json: bool) -> int:
 
     \b
     accepted = handled + dead + expired + dropped + waiting + in flight
+    asked = answered + failed + cancelled + outstanding (of requests)
     OLDEST is how long the oldest unsettled message of the channel has been there.
     REFUSED are frames of bare ZeroMQ senders that could not be read; shown if there are any.
     """
@@ -81,7 +88,13 @@ def command(namespace: str | None, as_json: bool) -> int:
 
 
 def _show(found: Found) -> None:
-    tables = [_process_table(found), _served_table(found), _ledger_table(found), _peer_table(found)]
+    tables = [
+        _process_table(found),
+        _served_table(found),
+        _ledger_table(found),
+        _request_table(found),
+        _peer_table(found),
+    ]
     for number, (headings, rows) in enumerate([table for table in tables if table[1]]):
         if number:
             give("")
@@ -145,6 +158,15 @@ def _ledger_table(found: Found) -> tuple[list[str], list[list[str]]]:
         for ledger in box.channels:
             together.setdefault((ledger.channel, whose), []).append(ledger)
     return headings, [[*names, *_sums(ledgers)] for names, ledgers in sorted(together.items())]
+
+
+def _request_table(found: Found) -> tuple[list[str], list[list[str]]]:
+    headings = ["channel", "asked by", *REQUEST_COUNTS]
+    return headings, [
+        [each.channel, f"{status.name} (pid {status.pid})", *(f"{getattr(each, name):,}" for name in REQUEST_COUNTS)]
+        for status in found.statuses
+        for each in status.requests
+    ]
 
 
 def _sums(ledgers: list[ChannelStatus]) -> list[str]:

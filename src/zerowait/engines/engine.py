@@ -16,8 +16,8 @@ was still running when its process had to leave: its owner then gives it to anot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -48,8 +48,31 @@ class Desk(Protocol):
 
         job: as `start` gave it, or a part of one that was divided; start and stop lie within it.
         Outcome(UNSTARTED) hands back what the job held and no handler was called for: its attempt is not counted.
+        Of requests that were answered: Outcome(HANDLED, answers=payloads); with a note and no answers for what one has
+        failed with, or for the end of a stream. Outcome(CANCELLED, answers=b"") if nobody waits for it any more.
         Cheap: it appends, and wakes the network thread only if that sleeps.
         """
+        ...
+
+    def flow(self, job: Job, index: int) -> Outflow:
+        """For the items of a stream, of the request that is `delivery.values[index]`."""
+        ...
+
+    def flowing(self, flow: Any) -> None:
+        """Something was put into it. Cheap, as `finish` is."""
+        ...
+
+
+class Outflow(Protocol):
+    """A stream that a handler gives, item by item, as its reader makes room. Of the one runner whose stream it is."""
+
+    def has_room(self) -> bool: ...
+    def put(self, payload: bytes) -> None:
+        """Gives one more item. To be followed by `Desk.flowing`; what does not wait for room is taken all the same."""
+        ...
+
+    def when_room(self, call: Callable[[], object] | None) -> None:
+        """Calls back once, on any thread, when there is room; None: no more. Look again after saying so."""
         ...
 
 
@@ -81,6 +104,11 @@ class Handlers(Protocol):
         Any thread, cheap, to be called after the admission and without holding what `Desk.start` needs. However often
         it is called in a burst, the loop is woken once, and not at all if no runner idles.
         """
+        ...
+
+    def cancel(self, box: int, ranges: Sequence[tuple[int, int, int]]) -> None:
+        """Nobody waits any more for the answers to these requests, (epoch, first, count), or, without any, to those of
+        that box: their runs are cancelled, as far as they can be. Any thread, cheap."""
         ...
 
     def beat(self) -> float:

@@ -37,6 +37,7 @@ def async_call(crew: Crew, run: Run) -> Call:
     if is_bare(crew):
         return fn
     to = spec.to
+    is_stream = spec.kind == "stream"
 
     async def call(value: Any) -> Any:
         visit, context = _visit(crew, run)
@@ -45,6 +46,8 @@ def async_call(crew: Crew, run: Run) -> Call:
 
             async def handle() -> Any:
                 given = begin()
+                if is_stream:
+                    return await _stream(crew, run, given)
                 if inspect.isasyncgen(given):
                     async for item in given:
                         _pass_on(visit, to, item)
@@ -81,6 +84,7 @@ def plain_call(crew: ThreadCrew, run: Run) -> Call:
     if is_bare(crew):
         return fn
     to = spec.to
+    is_stream = spec.kind == "stream"
 
     def call(value: Any) -> Any:
         visit, context = _visit(crew, run)
@@ -91,6 +95,8 @@ def plain_call(crew: ThreadCrew, run: Run) -> Call:
                 given = begin()
                 if inspect.isawaitable(given):
                     given = crew.wait_for(given)
+                if is_stream:
+                    return _stream_here(crew, run, given)
                 if inspect.isgenerator(given):
                     item: Any
                     for item in given:
@@ -118,8 +124,17 @@ def plain_call(crew: ThreadCrew, run: Run) -> Call:
 def _visit(crew: Crew, run: Run) -> tuple[Visit, Any]:
     kit, spec, job = crew.kit, crew.spec, run.job
     assert job is not None
-    deadline = inf if spec.timeout is None else time.monotonic() + spec.timeout
+    now = time.monotonic()
+    deadline = inf if spec.timeout is None else now + spec.timeout
+    expires = job.delivery.expires if spec.kind != "push" else None  # a push must only begin by then
+    if expires is not None:
+        deadline = min(deadline, now + expires - kit.clock())
     visit = Visit(job.delivery, run.position, kit.resources, kit.outputs, lambda: crew.leaving, deadline)
+    if spec.kind != "push":
+        visit.answers = True
+        run.visit = visit
+    if deadline < inf:
+        visit.until = kit.clock() + deadline - now
     return visit, kit.make_context(visit) if spec.wants_ctx or kit.middleware else None
 
 
@@ -127,6 +142,28 @@ def _pass_on(visit: Visit, to: tuple[Any, ...], value: Any) -> None:
     if value is not None:
         for target in to:
             visit.push(target, value, {})
+
+
+async def _stream(crew: Any, run: Run, given: Any) -> None:
+    """The items of a stream go as they come, each when its reader has made room."""
+    if not hasattr(given, "__aiter__"):
+        given = await given
+    try:
+        async for item in given:
+            if (room := crew.give(run, item)) is not None:
+                await room
+    finally:
+        if inspect.isasyncgen(given):
+            await given.aclose()
+
+
+def _stream_here(crew: Any, run: Run, given: Any) -> None:
+    try:
+        for item in given:
+            crew.give(run, item)
+    finally:
+        if inspect.isgenerator(given):
+            given.close()
 
 
 def _through(crew: ThreadCrew, context: Any, handle: Callable[[], Any]) -> Any:

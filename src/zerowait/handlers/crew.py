@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from zerowait.engines.engine import Desk, Job, Started
 from zerowait.handlers.failing import Failing
-from zerowait.handlers.outputs import Opening, Outputs, Tagged
+from zerowait.handlers.outputs import Opening, Outputs, Released, Tagged
 from zerowait.handlers.reading import called
 from zerowait.handlers.runs import Run, Running
 from zerowait.handlers.values import decode
@@ -52,6 +52,7 @@ class Kit(Struct):
     resources: Any = None
     turned: float = 0.0  # when the loop last turned, as `time.monotonic`
     started: Started | None = None
+    serves: frozenset[str] = frozenset()  # all channels of the app
     slots: int = 0  # given out
 
 
@@ -72,7 +73,7 @@ class Crew(ABC):
         self._timeout = spec.timeout
         # Parts of jobs that were taken from a runner in trouble: older than all that the desk holds, so they go first.
         self._rests: deque[Job] = deque()
-        self._waiting: set[Opening] = set()
+        self._waiting: set[Opening | Released] = set()
         self._sweeping = False  # set by whoever wants the sweep, from any thread; the timer is the loop's
         self._timer: asyncio.TimerHandle | None = None
         self._strays = 0

@@ -41,13 +41,16 @@ class Failing:
         self._deaths_left_out = 0
         self._last_dead: tuple[str, str] = "", ""
         self._awaited = False  # the loop will say what was left out
+        self._answers = False  # it is requests that fail
 
     def tell(self, id: str, reason: str, outcome: Outcome) -> None:
         """One message has failed, for that reason, and this becomes of it."""
-        is_dead = outcome.verdict is not Verdict.RETRY
+        is_dead = outcome.verdict not in (Verdict.RETRY, Verdict.HANDLED)
+        self._answers = outcome.verdict is Verdict.HANDLED
         if not (self._may_say_death(id, reason) if is_dead else self._may_say_retry()):
             return
-        fate = DEAD if is_dead else f"it is tried again in {outcome.after:.3g} s"
+        again = "who asked is told" if self._answers else f"it is tried again in {outcome.after:.3g} s"
+        fate = DEAD if is_dead else again
         log.warning(
             "%s failed on message %s of %s: %s; %s",
             called(self._fn),
@@ -106,9 +109,10 @@ class Failing:
             )
         if retries:
             log.warning(
-                "%s: %d more failures of %s; these messages are tried again",
+                "%s: %d more failures of %s; %s",
                 called(self._fn),
                 retries,
                 self._channel,
+                "who asked is told" if self._answers else "these messages are tried again",
                 extra=extra,
             )

@@ -30,6 +30,14 @@ class Spooled(Protocol):
     stored: Future[None]
 
 
+class Released(Protocol):
+    """Outputs that nobody chooses, on their way to safety."""
+
+    def when_stored(self, callback: Callable[[BaseException | None], object]) -> None:
+        """Calls back once, on any thread, perhaps at once: None when all are safe, the error if they cannot be."""
+        ...
+
+
 class Outputs(Protocol):
     """The way out of a handler. Any thread; nothing here waits."""
 
@@ -59,4 +67,9 @@ class Outputs(Protocol):
 
         Raises what prevents it; then nothing was sent, and the runs have failed.
         """
+        ...
+
+    def release(self, outputs: list[Tagged]) -> Released:
+        """The runs have answered requests, which have no owner who would choose: these leave now, though the outbox is
+        full. Raises what prevents it."""
         ...

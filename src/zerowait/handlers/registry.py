@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import typing
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cached_property
 from math import inf
@@ -12,7 +13,7 @@ from typing import Any, cast
 from msgspec import Struct
 from msgspec.structs import replace
 
-from zerowait.channels import Channel, PushChannel
+from zerowait.channels import Channel, PushChannel, RequestChannel, StreamChannel
 from zerowait.codec import Codec
 from zerowait.contract import type_name
 from zerowait.errors import SettingsError, UsageError
@@ -32,8 +33,9 @@ class HandlerSpec(Struct, frozen=True, kw_only=True, dict=True):
     """One handler: what it serves and how it is run. concurrency, timeout, retry: None where nothing was said.
 
     declared: the channel, None if only its name was given. value_type: what the handler takes by its annotation.
-    to: channels, or their names, that get what it returns. rhythm: when it runs by the clock. inbox: "disk" if each
-    outcome is on disk before it is told.
+    to: channels, or their names, that get what it returns. result_type: what it gives by its annotation; of a stream
+    each item. idempotent: of requests, whether one may run twice. rhythm: when it runs by the clock.
+    inbox: "disk" if each outcome is on disk before it is told.
     """
 
     kind: str
@@ -45,6 +47,8 @@ class HandlerSpec(Struct, frozen=True, kw_only=True, dict=True):
     value_type: Any = UNREAD
     declared: Channel | None = None
     to: tuple[Target, ...] = ()
+    result_type: Any = UNREAD
+    idempotent: bool = False
     concurrency: int | None = None
     timeout: float | None = None
     retry: Retry | None = None
@@ -66,9 +70,24 @@ class HandlerSpec(Struct, frozen=True, kw_only=True, dict=True):
             )
         return Codec(Any if later.value is UNREAD else later.value)
 
+    @property
+    def answers(self) -> Codec[Any]:
+        """Of what it answers. Raises UsageError if no message can be of that type."""
+        if self.declared is not None:
+            return self.declared.answer_codec()
+        return Codec(Any if self.result_type is UNREAD else self.result_type)
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """The exceptions of its contract."""
+        return self.declared.terms.errors if self.declared is not None else ()
+
     def under(self, decided: ChannelSettings) -> HandlerSpec:
         """As it runs when the settings decide this for its channel, with all defaults filled in."""
-        if decided.timeout is not None and not self.is_async:
+        timeout = decided.timeout
+        if self.kind != "push" and not self.is_async:
+            timeout = None  # it is also how long who asks waits, which goes for a plain function too
+        elif timeout is not None and not self.is_async:
             raise SettingsError(
                 f"timeout = {decided.timeout:g} for channel {self.channel}: {called(self.fn)} is a plain function, and "
                 "nothing can stop a thread. Make it `async def`, or leave the timeout away."
@@ -77,7 +96,7 @@ class HandlerSpec(Struct, frozen=True, kw_only=True, dict=True):
         return replace(
             self,
             concurrency=decided.concurrency or self.concurrency or default,
-            timeout=self.timeout if decided.timeout is None else decided.timeout,
+            timeout=self.timeout if timeout is None else timeout,
             retry=decided.retry(self.retry or Retry()),
         )
 
@@ -192,6 +211,100 @@ def pull_spec(
     )
 
 
+def reply_spec(
+    fn: Callable[..., Any],
+    channel: RequestChannel[Any, Any] | StreamChannel[Any, Any] | str,
+    *,
+    concurrency: int | None = None,
+    timeout: float | None = None,
+    idempotent: bool | None = None,
+    names: Mapping[str, Any] | None = None,
+) -> HandlerSpec:
+    """The record of an `@app.reply`. names: of the place where it stands, for annotations.
+
+    Raises UsageError for all that can be known to be wrong before anything runs.
+    """
+    name, declared = replied(channel)
+    reading = read(fn, names)
+    kind = declared.kind if declared is not None else "stream" if reading.is_generator else "request"
+    _compare_value(fn, reading, declared)
+    _compare_answer(fn, reading, declared)
+    _check_options(concurrency, timeout, None, "memory", called(fn))
+    if timeout is not None and not reading.is_async:
+        raise UsageError(
+            f"{called(fn)} is a plain function, and nothing can stop a thread: timeout={timeout:g} could not be kept. "
+            "Make it `async def`, or call `ctx.checkpoint()` in it now and then, which knows the request's deadline."
+        )
+    if idempotent is not None and not isinstance(idempotent, bool):
+        raise UsageError(f"idempotent= is True or False, not {idempotent!r}.")
+    if idempotent is not None and declared is not None:
+        raise UsageError(
+            f"idempotent= of the handler of {name!r} belongs to its contract, which both ends share: say it there, "
+            f"{type(declared).__name__}({name!r}, idempotent={idempotent})."
+        )
+    if idempotent and kind == "stream":
+        raise UsageError(f"idempotent= of the handler of {name!r}: a stream is never asked again.")
+    return HandlerSpec(
+        kind=kind,
+        channel=name,
+        fn=fn,
+        is_async=reading.is_async,
+        is_generator=reading.is_generator,
+        wants_ctx=reading.wants_ctx,
+        value_type=reading.value,
+        result_type=_item(reading.result) if kind == "stream" else reading.result,
+        declared=declared,
+        idempotent=bool(idempotent) if declared is None else declared.terms.idempotent,
+        concurrency=concurrency,
+        timeout=timeout,
+    )
+
+
+def replied(channel: object) -> tuple[str, Channel | None]:
+    """The name and, if it is declared, the channel of an `@app.reply`."""
+    if isinstance(channel, str):
+        return check_channel(channel), None
+    if isinstance(channel, Channel):
+        if channel.kind in ("request", "stream"):
+            return channel.name, channel
+        raise UsageError(
+            f"@app.reply serves request and stream channels, and {channel!r} is of kind {channel.kind}"
+            f"{': use @app.pull.' if channel.kind == 'push' else '.'}"
+        )
+    if callable(channel):
+        raise UsageError('@app.reply wants its channel: write @app.reply("count"), or @app.reply(COUNT).')
+    raise UsageError(f"@app.reply takes a RequestChannel, a StreamChannel or a name, not {channel!r}.")
+
+
+def _item(result: Any) -> Any:
+    """What an iterator gives, by its annotation."""
+    return UNREAD if result is UNREAD else (typing.get_args(result) or (UNREAD,))[0]
+
+
+def _compare_answer(fn: Callable[..., Any], reading: Reading, declared: Channel | None) -> None:
+    if declared is None:
+        return
+    wanted = declared.types[1]
+    if declared.kind == "stream":
+        if not reading.is_generator:
+            raise UsageError(
+                f"{called(fn)} returns one answer, and {declared!r} is for many: yield them, or use a RequestChannel."
+            )
+        given = _item(reading.result)
+        verb = "yields"
+    else:
+        if reading.is_generator:
+            raise UsageError(
+                f"{called(fn)} yields, and {declared!r} is for one answer: return it, or use a StreamChannel."
+            )
+        given, verb = reading.result, "returns"
+    if unmet(given, wanted) is not None:
+        raise UsageError(
+            f"{called(fn)} {verb} {type_name(given)}, and {declared!r} promises {type_name(wanted)}: make the "
+            "annotation and the channel agree."
+        )
+
+
 def pulled(channel: object) -> tuple[str, Channel | None]:
     """The name and, if it is declared, the channel of an `@app.pull`."""
     if isinstance(channel, str):
@@ -199,7 +312,8 @@ def pulled(channel: object) -> tuple[str, Channel | None]:
     if isinstance(channel, Channel):
         if channel.kind == "push":
             return channel.name, channel
-        raise UsageError(f"@app.pull serves push channels, and {channel!r} is of kind {channel.kind}.")
+        use = ": use @app.reply" if channel.kind in ("request", "stream") else ""
+        raise UsageError(f"@app.pull serves push channels, and {channel!r} is of kind {channel.kind}{use}.")
     if callable(channel):
         raise UsageError('@app.pull wants its channel: write @app.pull("numbers"), or @app.pull(PARSE).')
     raise UsageError(f"@app.pull takes a PushChannel or a name, not {channel!r}.")

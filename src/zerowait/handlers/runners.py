@@ -229,7 +229,10 @@ class AsyncCrew(Crew):
             if run.mark < run.stop:
                 # It was cancelled, caught that and returned: what it awaited was not done.
                 self._tell_swallowed()
-                self._fail(run, Overdue(self._timeout or 0.0))
+                self._fail(run, self._why_cut(run))
+
+    def _why_cut(self, run: Run) -> Exception:
+        return Overdue(self._timeout or 0.0)
 
     def _caught(self, run: Run, error: BaseException) -> bool:
         """Reports the failure. True: the runner itself must end."""
@@ -238,7 +241,7 @@ class AsyncCrew(Crew):
             return True
         if run.cut:
             self._uncancel(run)
-            overdue = Overdue(self._timeout or 0.0)
+            overdue = self._why_cut(run)
             overdue.__cause__ = error
             self._fail(run, overdue)
             return False

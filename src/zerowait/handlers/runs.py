@@ -46,17 +46,23 @@ class Run:
 
     __slots__ = (
         "_report",
+        "answers",
         "began",
         "cut",
+        "flow",
+        "given",
         "given_up",
         "is_mixed",
+        "is_wanted",
         "job",
         "mark",
         "outputs",
         "since",
         "slot",
         "stop",
+        "turned",
         "values",
+        "visit",
     )
 
     def __init__(self, report: Report, slot: int = 0) -> None:
@@ -72,6 +78,16 @@ class Run:
         self.outputs: list[Tagged] = []  # of the messages from mark to position
         self.cut = False  # we have cancelled it, because it was overdue
         self.given_up = False  # nothing about it is reported any more
+        # Of requests. Answers are one each from mark on, and perhaps the one of the message that has just ended.
+        self.answers: list[bytes] = []
+        self.is_wanted = True  # somebody waits for the answer to the one that runs
+        self.visit: Any = None  # of the one that runs, if its handler has a context
+        self.flow: Any = None  # where the items of its stream go
+        self.given = 0  # such items, of all streams
+        self.turned = 0.0  # when it last let others have a turn of the loop
+
+    def reports_to(self, report: Report) -> None:
+        self._report = report
 
     def begin(self, job: Job, values: list[Any], now: float) -> None:
         self.values = iter(values)

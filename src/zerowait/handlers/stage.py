@@ -19,6 +19,7 @@ from zerowait.contract import packed
 from zerowait.engines.engine import Desk, Started
 from zerowait.handlers.crew import Crew, Kit, log
 from zerowait.handlers.outputs import Outputs
+from zerowait.handlers.replying import KINDS, AsyncReplyCrew, Replying, ThreadReplyCrew
 from zerowait.handlers.runners import AsyncCrew
 from zerowait.handlers.runs import Running
 from zerowait.handlers.threads import ThreadCrew
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from zerowait.handlers.registry import HandlerSpec
 
 BEAT = 0.25
+CREWS: dict[tuple[bool, bool], type[Crew]] = {  # (answers, is async)
+    (False, True): AsyncCrew,
+    (False, False): ThreadCrew,
+    (True, True): AsyncReplyCrew,
+    (True, False): ThreadReplyCrew,
+}
 
 Resources = Callable[[], AbstractAsyncContextManager[Any] | AbstractContextManager[Any]]
 
@@ -80,6 +87,7 @@ class Stage:
                 sends=bool(spec.to or spec.wants_ctx or middleware),
                 keeps=spec.inbox == "disk",
                 description=packed(spec.codec.describe()),
+                idempotent=spec.idempotent,
             )
             for spec in self._specs
         )
@@ -90,6 +98,11 @@ class Stage:
         crew = self._crews.get(channel)  # None: not open yet, and runners look by themselves when they start
         if crew is not None:
             crew.ready()
+
+    def cancel(self, box: int, ranges: Sequence[tuple[int, int, int]]) -> None:
+        for crew in self._crews.values():
+            if isinstance(crew, Replying):
+                crew.cancel(box, ranges)
 
     def beat(self) -> float:
         return self._kit.turned if self._kit is not None else time.monotonic()
@@ -139,13 +152,13 @@ class Stage:
             middleware=self._middleware,
             turned=time.monotonic(),
             started=started,
+            serves=frozenset(spec.channel for spec in self._specs),
         )
         if self._resources is not None:
             kit.resources = await self._open_resources(self._resources)
         self._kit = kit
         for spec in self._specs:
-            kind = AsyncCrew if spec.is_async else ThreadCrew
-            self._crews[spec.channel] = crew = kind(spec, kit)
+            self._crews[spec.channel] = crew = CREWS[spec.kind in KINDS, spec.is_async](spec, kit)
             crew.open()
         self._tick()
 

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from zerowait.context import AROUND
+from zerowait.context import AROUND, WAITS
 from zerowait.engines.engine import Job
 from zerowait.handlers.calls import plain_call
 from zerowait.handlers.crew import Crew, Kit
@@ -68,6 +68,8 @@ class ThreadCrew(Crew):
         self._rung = False
         self._closed = False
         self._over = False
+        self._waiting_for: list[str] = []  # by threads that wait for replies; "" where others serve it
+        self._told_waiting = False
         self._computing = 1.0  # of the time that one thread alone was up, how much it computed; a running average
         self._threads: list[threading.Thread] = []
         self._awaited: set[Future[Answer]] = set()
@@ -172,6 +174,7 @@ class ThreadCrew(Crew):
 
     def _runner(self, run: Run) -> None:
         AROUND.set(self._around)
+        WAITS.set(self)
         berth = Berth()
         call = plain_call(self, run)
         checked = guarded(call)
@@ -256,6 +259,32 @@ class ThreadCrew(Crew):
             given = self.wait_for(given)
         if given is not None:
             self._stray(given)
+
+    # Waiting for replies
+
+    def waits(self, channel: str) -> None:
+        """One of them waits for a reply to a request of that channel."""
+        if channel not in self.kit.serves:
+            channel = ""
+        self._waiting_for.append(channel)
+        mine = [each for each in list(self._waiting_for) if each]
+        if len(mine) >= len(self._threads) and not self._told_waiting:
+            self._told_waiting = True
+            log.warning(
+                "all %d threads of %s wait for replies that this app must give (%s): if it has nobody else to give "
+                "them, each ends only at its deadline. Make the handler `async def`, raise its concurrency, or serve "
+                "the other channel by another app",
+                len(self._threads),
+                called(self.spec.fn),
+                ", ".join(sorted(set(mine))),
+            )
+
+    def goes_on(self) -> None:
+        # Which of them: it does not matter, they are told apart by nothing but their number.
+        try:
+            self._waiting_for.pop()
+        except IndexError:
+            return
 
     # The loop's part
 

@@ -87,6 +87,14 @@ def reason_of(error: BaseException) -> str:
     return _cut(f"{type(error).__name__}: {text}" if text else type(error).__name__, REASON_BYTES)
 
 
+def text_of(error: BaseException) -> str:
+    """An exception's own text."""
+    try:
+        return _cut(str(error), REASON_BYTES)
+    except Exception:
+        return "(its text cannot be had: __str__ raised)"
+
+
 class Overdue(TimeoutError):
     """A handler that ran longer than its `timeout`; caused by what ended it."""
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
 
+from zerowait.context import DEADLINE
 from zerowait.errors import UsageError
 from zerowait.handlers.outputs import Output, Outputs, Spooled
 from zerowait.message import Delivery
 
 SPOOL_BYTES = 1 << 20
+MANY = 64  # replies of a run; then those that are done are forgotten
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -25,6 +27,9 @@ class Visit:
         "_bytes",
         "_outputs",
         "_spooled",
+        "answers",
+        "asked",
+        "cancelled",
         "deadline",
         "delivery",
         "index",
@@ -32,6 +37,7 @@ class Visit:
         "outputs",
         "over",
         "resources",
+        "until",
     )
 
     def __init__(
@@ -50,6 +56,10 @@ class Visit:
         self.leaving = leaving
         self.outputs: list[Output] = []  # leave if the handler succeeds
         self.over = False
+        self.until: float | None = None  # the deadline by the clock of DEADLINE
+        self.answers = False  # it works on a request
+        self.asked: list[Any] = []  # replies that it waits for, perhaps
+        self.cancelled = False  # nobody waits for its answer any more
         self._outputs = outputs
         self._bytes = 0  # of the outputs in memory
         self._spooled: list[Spooled] = []
@@ -108,6 +118,29 @@ class Visit:
         for spooled in self._spooled:
             self._outputs.unspool(spooled)
         self._spooled.clear()
+
+    def ask(self, client: Any, to: object, value: object, options: Mapping[str, Any]) -> Any:
+        """Now: a reply that belongs to this run."""
+        if self.over:
+            raise UsageError(
+                f"This context belongs to a run of {self.delivery.channel!r} that has ended: what it asks could no "
+                "longer be cancelled with it. Ask with a client."
+            )
+        token = DEADLINE.set(self.until)
+        try:
+            reply = client.request(to, value, **options)
+        finally:
+            DEADLINE.reset(token)
+        if len(self.asked) >= MANY:
+            self.asked = [each for each in self.asked if not each.done()]
+        self.asked.append(reply)
+        return reply
+
+    def cancel(self) -> None:
+        """Nobody waits for it: nor for what it has asked in turn. Any thread."""
+        self.cancelled = True
+        for reply in list(self.asked):
+            reply.cancel()
 
 
 def message_id(delivery: Delivery, index: int) -> str:

@@ -89,7 +89,7 @@ class Entrance:
                 self._forget_older_half()
             way = self._ways[to] = self._way(to)
         elif way.terms is not None and isinstance(to, Channel) and to.terms is not way.terms:
-            _compare(to, way.terms)
+            compare_terms(to, way.terms, "pushed to")
         if (other := self._other_kind(way.name)) is not None:
             raise UsageError(
                 f"push() sends to push channels, and {way.name} is served as a {other[0]} channel by {other[1]}: "
@@ -206,7 +206,8 @@ class Entrance:
             if priority != "normal":
                 options["priority"] = PRIORITIES[priority]
         if headers:
-            options["headers"] = self._checked(headers, way.name)
+            check_headers(headers, way.name, self._settings.headers_bytes)
+            options["headers"] = headers
         if way.plain is not None and options:
             raise UsageError(f"{way.name} goes to a bare ZeroMQ socket, which knows no {', '.join(sorted(options))}.")
         return options
@@ -229,26 +230,24 @@ class Entrance:
         if ttl is not None:
             options["expires"] = due + int(_seconds("ttl", ttl) * 1e6)
 
-    def _checked(self, headers: Mapping[str, str], channel: str) -> Mapping[str, str]:
-        size = 0
-        for name, value in headers.items():
-            if not all(isinstance(part, str) for part in (name, value)):
-                raise UsageError(f"Headers are text: {name!r} is {value!r}.")
-            try:
-                size += len(name.encode()) + len(value.encode())
-            except UnicodeEncodeError:
-                raise UsageError(
-                    f"Headers are text, and {name!r}: {value!r} is none: it has half a character."
-                ) from None
-        if size > self._settings.headers_bytes:
-            raise TooLarge(
-                f"The headers of a message for {channel} are {size} bytes, more than the "
-                f"{self._settings.headers_bytes} allowed: nothing was taken. Put the data into the message, or raise "
-                "headers_bytes.",
-                size_bytes=size,
-                limit_bytes=self._settings.headers_bytes,
-            )
-        return dict(headers)
+
+def check_headers(headers: Mapping[str, str], channel: str, limit_bytes: int) -> None:
+    """Raises UsageError for what is no text, and TooLarge."""
+    size = 0
+    for name, value in headers.items():
+        if not all(isinstance(part, str) for part in (name, value)):
+            raise UsageError(f"Headers are text: {name!r} is {value!r}.")
+        try:
+            size += len(name.encode()) + len(value.encode())
+        except UnicodeEncodeError:
+            raise UsageError(f"Headers are text, and {name!r}: {value!r} is none: it has half a character.") from None
+    if size > limit_bytes:
+        raise TooLarge(
+            f"The headers of a message for {channel} are {size} bytes, more than the {limit_bytes} allowed: nothing "
+            "was taken. Put the data into the message, or raise headers_bytes.",
+            size_bytes=size,
+            limit_bytes=limit_bytes,
+        )
 
 
 def _checked_id(id: Any) -> str:
@@ -257,19 +256,25 @@ def _checked_id(id: Any) -> str:
     return id
 
 
-def _compare(to: Channel, first: Terms) -> None:
+def compare_terms(to: Channel, first: Terms, where: str) -> None:
     """Equal channels go the same way, so that the terms of a second declaration would be passed over in silence."""
     known, said = _in_words(first), _in_words(to.terms)
     if known != said:
         raise UsageError(
-            f"{to!r} is declared twice and not alike: with {known} where it was first pushed to, and with {said} here. "
+            f"{to!r} is declared twice and not alike: with {known} where it was first {where}, and with {said} here. "
             "Nothing was taken. Declare it once, in a module that both import."
         )
 
 
 def _in_words(terms: Terms) -> str:
     said = {name: getattr(terms, name) for name in terms.__struct_fields__}
-    return ", ".join(f"{name}={value!r}" for name, value in said.items() if value is not None) or "no terms"
+    return (
+        ", ".join(f"{name}={value!r}" for name, value in said.items() if value not in _UNSAID.get(name, (None,)))
+        or "no terms"
+    )
+
+
+_UNSAID: dict[str, tuple[Any, ...]] = {"idempotent": (False,), "errors": ((),)}
 
 
 def _seconds(name: str, value: Any, least: float | None = None) -> float:

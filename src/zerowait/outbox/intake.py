@@ -90,6 +90,7 @@ class Intake:
         self.now_us = now_us
         self.broken: StoreError | None = None  # raised by every verb until the file can be written again
         self.closed: str | None = None  # the name of the client that was closed: verbs raise Closed
+        self.make: Callable[[Lane, list[Sheaf], Terms, int, int], Sheaf] = Sheaf
         self.box = 0  # the outbox's id, once it is open
         self.pid = 0  # of the process it belongs to; a forked child has no part in it
         self.give_way: Callable[[], object] = _nothing  # lets the thread that carries messages on finish its turn
@@ -194,7 +195,7 @@ class Intake:
             most = SEGMENT_MESSAGES if slot is lane.slot else FEW
             messages = max(1, min(most, messages // 2))
             nbytes = max(cost, min(SEGMENT_BYTES * most // SEGMENT_MESSAGES + MESSAGE_COST * messages, nbytes // 2))
-        sheaf = Sheaf(lane, slot, terms, messages, nbytes)
+        sheaf = self.make(lane, slot, terms, messages, nbytes)
         self._messages += messages
         self._bytes += nbytes
         self._begun.append(sheaf)

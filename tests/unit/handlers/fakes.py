@@ -59,6 +59,9 @@ class Spec(Struct):
     codec: Any = Json()
     kind: str = "push"
     inbox: str = "memory"
+    idempotent: bool = False
+    answers: Any = None
+    errors: tuple[type[Exception], ...] = ()
 
 
 def delivery(values: Sequence[Any], channel: str = "work", **fields: Any) -> Delivery:
@@ -81,6 +84,34 @@ def delivery(values: Sequence[Any], channel: str = "work", **fields: Any) -> Del
     return Delivery(**(given | fields))
 
 
+class FakeFlow:
+    """Items of a stream, as far as there is room."""
+
+    def __init__(self, room: int) -> None:
+        self.items: list[bytes] = []
+        self._room = room
+        self._call: Callable[[], object] | None = None
+
+    def has_room(self) -> bool:
+        return len(self.items) < self._room
+
+    def put(self, payload: bytes) -> None:
+        self.items.append(payload)
+
+    def when_room(self, call: Callable[[], object] | None) -> None:
+        self._call = call
+
+    def make_room(self, more: int) -> None:
+        self._room += more
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+    @property
+    def values(self) -> list[Any]:
+        return [msgspec.msgpack.decode(item) for item in self.items]
+
+
 class FakeDesk:
     """Hands out what was admitted, notes what becomes of it. Thread-safe."""
 
@@ -93,6 +124,8 @@ class FakeDesk:
         self.stage: Stage | None = None
         self.times: Counter[tuple[int, int]] = Counter()  # (delivery, index) → how often it was reported
         self.count = 0
+        self.room = 1_000_000  # how many items of a stream may be given
+        self.flows: list[FakeFlow] = []
 
     def admit(self, *deliveries: Delivery, then_ready: bool = True) -> None:
         with self._lock:
@@ -123,6 +156,12 @@ class FakeDesk:
             self.finished.append((job.delivery, start, stop, outcome))
             self.times.update((id(job.delivery), index) for index in range(start, stop))
             self.count += stop - start
+
+    def flow(self, job: Job, index: int) -> FakeFlow:
+        self.flows.append(FakeFlow(self.room))
+        return self.flows[-1]
+
+    def flowing(self, flow: Any) -> None: ...
 
     # What tests look at
 
@@ -210,6 +249,19 @@ class FakeOutputs:
         opening = FakeOpening()
         self.pending.append(opening)
         return opening
+
+    def release(self, outputs: list[Tagged]) -> Released:
+        if self.refuses is not None:
+            raise self.refuses
+        self.sent += [output for _, output in outputs]
+        return Released()
+
+
+class Released:
+    """They are safe at once."""
+
+    def when_stored(self, callback: Callable[[BaseException | None], object]) -> None:
+        callback(None)
 
 
 class Hall:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from zerowait.engines.brokerless.protocol.worker.desk import Desk, Parcel, Taken
+from zerowait.engines.brokerless.protocol.worker.streams import Outflow
 from zerowait.engines.brokerless.protocol.worker.worker import Finished
 from zerowait.engines.engine import Job
 from zerowait.message import Outcome
@@ -20,6 +21,7 @@ class Counter:
         self._clock = clock
         self._wake = wake
         self._finished: deque[Finished] = deque()
+        self._flows: deque[Outflow] = deque()
 
     def start(self, channel: str, most: int) -> Job | None:
         taken = self._desk.start(channel, most, self._clock())
@@ -45,5 +47,21 @@ class Counter:
         except IndexError:
             return finished
 
+    def flow(self, job: Job, index: int) -> Outflow:
+        return Outflow(job.delivery.box, job.delivery.number(index))
+
+    def flowing(self, flow: Outflow) -> None:
+        if not flow.is_noted:
+            flow.is_noted = True
+            self._flows.append(flow)
+            self._wake()
+
+    def take_flows(self) -> list[Outflow]:
+        """The streams of which something has been given since the last call."""
+        flows: list[Outflow] = []
+        while self._flows:
+            flows.append(self._flows.popleft())
+        return flows
+
     def __bool__(self) -> bool:
-        return bool(self._finished)
+        return bool(self._finished or self._flows)

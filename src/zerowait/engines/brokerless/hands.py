@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from zerowait.engines.brokerless.counter import Counter
 from zerowait.engines.brokerless.protocol.core import Core
@@ -35,10 +36,18 @@ class Hands:
         if self._handlers is not None:
             self._handlers.ready(channel)
 
+    def cancel(self, box: int, ranges: Sequence[tuple[int, int, int]]) -> None:
+        """Nobody waits for the answers to these any more; no ranges: to none of that box."""
+        if self._handlers is not None:
+            self._handlers.cancel(box, ranges)
+
     def take(self) -> None:
-        """What has ended since the last turn."""
+        """What has ended since the last turn, after what was given by then of streams that have ended."""
         if self._counter:
-            self._core.finish(self._counter.take())
+            finished = self._counter.take()
+            if flows := self._counter.take_flows():
+                self._core.flow(flows)
+            self._core.finish(finished)
 
     def feel(self) -> None:
         """How long their loop has not turned, for who asks us."""

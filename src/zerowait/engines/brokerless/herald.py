@@ -29,7 +29,8 @@ class Herald:
         self._names: dict[int, str] = {}  # of processes that were met, for the lines that tell of their end
         self._askers: set[int] = set()
         self._watching: list[Callable[[], bool]] = []
-        self._other_kinds: dict[str, tuple[str, int]] = {}  # replaced, never changed
+        self._kinds: dict[str, tuple[str, int]] = {}  # what channels are served as; replaced, never changed
+        self._misused: set[str] = set()  # channels that are served as something else than they are used as: was told
 
     def is_asker(self, instance: int) -> bool:
         """Whether this is a command line that only looks in."""
@@ -65,14 +66,18 @@ class Herald:
     def changed(self) -> None:
         self._watching = [look for look in self._watching if not look()]
 
-    def other_kind(self, channel: str) -> tuple[str, str] | None:
-        """If a peer serves this channel as another kind than push: that kind, and who. Any thread."""
-        kind, instance = self._other_kinds.get(channel) or ("", 0)
-        return (kind, self._name(instance)) if kind else None
+    def other_kind(self, channel: str, kind: str) -> tuple[str, str] | None:
+        """If a peer serves this channel as another kind than that: its kind, and who. Any thread."""
+        served, instance = self._kinds.get(channel) or ("", 0)
+        return (served, self._name(instance)) if served and served != kind else None
 
     def _look_at_kinds(self) -> None:
-        """Channels that a peer serves as another kind than we push to are told of, and no more pushed to."""
-        before, self._other_kinds = self._other_kinds, self._core.owner.sender.of_other_kinds()
-        for channel, (kind, instance) in self._other_kinds.items():
-            if channel in self._wanted.channels and channel not in before:
-                self._notice(Say("kind", kind, instance, channel), self._name(instance))
+        """Channels that a peer serves as another kind than we use them as are told of, and no more sent to."""
+        sender = self._core.owner.sender
+        self._kinds = kinds = sender.kinds_served()
+        before, self._misused = self._misused, set()
+        for channel, (kind, instance) in kinds.items():
+            if channel in self._wanted.channels and kind != sender.kind_of(channel):
+                self._misused.add(channel)
+                if channel not in before:
+                    self._notice(Say("kind", kind, instance, channel), self._name(instance))

@@ -32,7 +32,7 @@ from zerowait.engines.brokerless.footing import Footing, identity_of
 from zerowait.engines.brokerless.hands import Hands
 from zerowait.engines.brokerless.herald import Herald
 from zerowait.engines.brokerless.loop import OWNER_END, Loop
-from zerowait.engines.brokerless.outboxes import Box, Outboxes
+from zerowait.engines.brokerless.outboxes import Box, Outboxes, Questions
 from zerowait.engines.brokerless.outlets import Outlets
 from zerowait.engines.brokerless.performing import Performer
 from zerowait.engines.brokerless.protocol import ending
@@ -151,9 +151,18 @@ class Node:
 
         self.call(tell)
 
-    def other_kind(self, channel: str) -> tuple[str, str] | None:
-        """If a peer serves this channel as another kind than push: that kind, and who."""
-        return self._herald.other_kind(channel) if self.counter is not None else None
+    def other_kind(self, channel: str, kind: str = "push") -> tuple[str, str] | None:
+        """If a peer serves this channel as another kind than that: its kind, and who."""
+        return self._herald.other_kind(channel, kind) if self.counter is not None else None
+
+    def use(self, channel: str, kind: str, *, idempotent: bool) -> None:
+        """This process asks at that channel, which is of this kind: to be said before `declare`."""
+
+        def tell() -> None:
+            self.core.owner.sender.use(channel, kind, idempotent=idempotent)
+            self._herald.changed()
+
+        self.call(tell)
 
     def list_started(self, slots: int) -> Started | None:
         """Where the runners say what they are at, a slot each, for whoever finds this process dead."""
@@ -173,6 +182,10 @@ class Node:
     def misfits(self, channel: str) -> list[tuple[str, Mismatch]]:
         """Who serves this channel and expects another type than is pushed here: name, and the difference."""
         return self._views.misfits(channel) if self.counter is not None else []
+
+    def served(self) -> list[str]:
+        """The channels that somebody serves, as far as is known. On the network thread."""
+        return sorted({*self.core.owner.sender.kinds_served(), *self._contacts.channels()})
 
     def when_peers_change(self, look: Callable[[], bool]) -> None:
         """Calls `look` on the network thread, now and at each change, until it gives True."""
@@ -205,6 +218,20 @@ class Node:
                 self.core.buried(instance, clock(), self.directory.ending(instance))
         self._self_link()
         self._announce()
+
+    def ask(self, questions: Questions) -> None:
+        """This process asks: the outbox of its requests."""
+        self.outboxes.ask(questions)
+        self._self_link()
+        self._announce()
+
+    def drop(self, epoch: int, first: int, count: int) -> None:
+        """Nobody waits for the answers to these any more."""
+        self.core.owner.asks.cancel(self.instance, epoch, first, count)
+
+    def feed(self, number: int, limit: int, over: bool) -> None:
+        """The reader of that stream takes so many units in all; over: he has all."""
+        self.core.owner.asks.feed(self.instance, number, limit, over=over)
 
     def give_back(self, box: int) -> bool:
         """Disowns it if nothing of it is in flight or on its way to the file; whether it did."""
@@ -304,6 +331,7 @@ class Node:
             undecided_after=settings.undecided_after,
             drain=settings.drain,
             crash_limit=settings.crash_limit,
+            no_responder=settings.no_responder,
         )
         self.core = core = Core(identity_of(me), config, lock=threading.Lock(), wall_us=self._wall_us)
         core.inherit([directory.ending(instance) for instance in directory.ended(self.name, OBITUARIES)])
@@ -338,7 +366,7 @@ class Node:
         self._footing = Footing(directory, me, wire, self._since_us, become=core.become, own=contacts.own)
         self._performer = Performer(
             core, wire, directory, outlets=self._outlets, loop=self._loop, outboxes=self.outboxes, finder=self._finder,
-            contacts=contacts, reopen=self._reopen, ready=self._hands.ready, say=self._herald.say,
+            contacts=contacts, hands=self._hands, reopen=self._reopen, say=self._herald.say,
             answer=self._answer, call=self.call,
         )  # fmt: skip
         self._footing.listen([settings.listen] if isinstance(settings.listen, str) else list(settings.listen))

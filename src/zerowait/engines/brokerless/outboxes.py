@@ -14,10 +14,22 @@ from typing import Literal, Protocol
 
 from zerowait.engines.brokerless.clock import clock
 from zerowait.engines.brokerless.protocol.core import Core
-from zerowait.engines.brokerless.protocol.effects import Dispatched, Returned, Ticket, Withdrawn
+from zerowait.engines.brokerless.protocol.effects import (
+    Answered,
+    Chunked,
+    Dispatched,
+    Returned,
+    Ticket,
+    Unanswered,
+    Withdrawn,
+)
+from zerowait.engines.brokerless.protocol.frames import Chunk, Outcome
 from zerowait.message import Bury, Change, Kept, Segment
 
 DRAWN_BYTES = 1 << 20  # half of the read-ahead of a channel is gone: the store thread reads more
+
+
+SOON_S = 0.001  # also what somebody had in hand when it was looked for is looked for again so soon
 
 
 class Box(Protocol):
@@ -41,8 +53,16 @@ class Box(Protocol):
     def moved(self, seq: int, first: int, count: int, state: Literal["sent", "stored"]) -> None: ...
 
 
+class Questions(Box, Protocol):
+    """An outbox of requests (rules §9), which is told what becomes of each of them."""
+
+    def answered(self, outcome: Outcome) -> None: ...
+    def unanswered(self, what: Unanswered) -> None: ...
+    def chunk(self, chunk: Chunk) -> None: ...
+
+
 class Outboxes:
-    """On the network thread, but for `offered` and `pushed`.
+    """On the network thread, but for `offered`, `pushed` and `asked`.
 
     name: of this process. submit: hands changes of a durable outbox to the store thread and gives their running number.
     buried: told of each message that becomes a dead letter. wake: tells the network thread that there is something.
@@ -69,6 +89,8 @@ class Outboxes:
         self._drawn: dict[int, dict[str, int]] = {}  # what dispatch has sent, and the outbox has not been told
         self._tickets: dict[int, deque[tuple[int, int]]] = {}  # on their way to the disk: running number, ticket
         self._memory: Box | None = None
+        self._questions: Questions | None = None
+        self._was_asked = False
         self._memory_pushed = False
         self._memory_owes = False  # what was begun there has no rows yet
         self._withdrawals: dict[tuple[int, int, int], list[Callable[[bool | None], None]]] = {}
@@ -81,6 +103,11 @@ class Outboxes:
     def pushed(self) -> None:
         """Something was pushed to the outbox in memory, which the network thread owns."""
         self._memory_pushed = True
+        self._wake()
+
+    def asked(self) -> None:
+        """Something was asked."""
+        self._was_asked = True
         self._wake()
 
     def offered(self, box: int, epoch: int, segments: list[Segment], done: int) -> None:
@@ -107,6 +134,25 @@ class Outboxes:
         )
         if not box.durable:
             self._memory = box
+
+    def ask(self, questions: Questions) -> None:
+        """This process asks: the outbox of its requests."""
+        self._boxes[questions.id] = self._questions = questions
+        self._core.own(
+            questions.id, questions.epoch, self._name, durable=False, noted=(), now=self._now(), is_asked=True
+        )
+
+    def told(self, what: Answered | Unanswered | Chunked) -> None:
+        """What has become of requests."""
+        if self._questions is None:
+            return
+        match what:
+            case Answered():
+                self._questions.answered(what.outcome)
+            case Unanswered():
+                self._questions.unanswered(what)
+            case Chunked():
+                self._questions.chunk(what.chunk)
 
     def reopened(self, box: Box) -> None:
         """It has a new epoch: every worker says anew what it holds of it."""
@@ -138,7 +184,7 @@ class Outboxes:
     # -- what they offer -----------------------------------------------------------------------------------------------
 
     def has_work(self) -> bool:
-        return bool(self._offers or self._memory_pushed)
+        return bool(self._offers or self._memory_pushed or self._was_asked)
 
     def offers(self) -> int:
         """How many turns of outboxes on disk have not been looked at."""
@@ -146,7 +192,8 @@ class Outboxes:
 
     def next_due(self) -> float | None:
         """In how many seconds the one in memory wants a turn."""
-        return self._memory.next_due() if self._memory is not None else None
+        times = [box.next_due() for box in (self._memory, self._questions) if box is not None]
+        return min((at for at in times if at is not None), default=None)
 
     def take(self, offers: int) -> None:
         """So many of the turns of outboxes on disk: dispatch has what they give, and what they made durable leaves."""
@@ -171,10 +218,14 @@ class Outboxes:
     def begin(self) -> None:
         """Dispatch has what was pushed to the one in memory, or has come due there; its rows follow."""
         memory = self._memory
-        if memory is not None and (self._memory_pushed or memory.next_due() == 0.0):
+        if memory is not None and (self._memory_pushed or _is_due(memory)):
             self._memory_pushed = False
             self._core.owner.offer(memory.id, memory.begin())
             self._memory_owes = True
+        questions = self._questions
+        if questions is not None and (self._was_asked or _is_due(questions)):
+            self._was_asked = False
+            self._core.owner.offer(questions.id, questions.begin())
 
     # -- what becomes of it --------------------------------------------------------------------------------------------
 
@@ -250,3 +301,8 @@ class Outboxes:
     def withdrawn(self, done: Withdrawn) -> None:
         for tell in self._withdrawals.pop((done.box, done.epoch, done.number), ()):
             tell(done.taken_back)
+
+
+def _is_due(box: Box) -> bool:
+    due = box.next_due()
+    return due is not None and due <= SOON_S

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from zerowait.engines.brokerless.contacts import Contacts
 from zerowait.engines.brokerless.directory import Directory
 from zerowait.engines.brokerless.finding import Finder
+from zerowait.engines.brokerless.hands import Hands
 from zerowait.engines.brokerless.loop import Loop
 from zerowait.engines.brokerless.outboxes import Outboxes
 from zerowait.engines.brokerless.outlets import Outlets
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.effects import (
+    Answered,
     Asked,
+    Cancel,
+    Chunked,
     Close,
     Dispatched,
     Effect,
@@ -24,6 +28,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Returned,
     Say,
     Send,
+    Unanswered,
     Withdrawn,
 )  # fmt: skip
 from zerowait.engines.brokerless.wire import Wire
@@ -32,8 +37,8 @@ log = logging.getLogger("zerowait.node")
 
 
 class Performer:
-    """On the network thread. reopen, ready and say: told of what these effects say. answer: a question of the command
-    line, and how to reply to it, from any thread by `call`."""
+    """On the network thread. reopen and say: told of what these effects say. answer: a question of the command line,
+    and how to reply to it, from any thread by `call`."""
 
     def __init__(
         self,
@@ -46,8 +51,8 @@ class Performer:
         outboxes: Outboxes,
         finder: Finder,
         contacts: Contacts,
+        hands: Hands,
         reopen: Callable[[int, int], None],
-        ready: Callable[[str], None],
         say: Callable[[Say], None],
         answer: Callable[[bytes, Callable[[bytes], None]], None],
         call: Callable[[Callable[[], None]], object],
@@ -60,8 +65,8 @@ class Performer:
         self._outboxes = outboxes
         self._finder = finder
         self._contacts = contacts
+        self._hands = hands
         self._reopen = reopen
-        self._ready = ready
         self._say = say
         self._answer = answer
         self._call = call
@@ -97,7 +102,11 @@ class Performer:
                 log.warning("%s", effect.words)
                 self._reopen(effect.box, effect.floor_epoch)
             case Ready():
-                self._ready(effect.channel)
+                self._hands.ready(effect.channel)
+            case Answered() | Unanswered() | Chunked():
+                self._outboxes.told(effect)
+            case Cancel():
+                self._hands.cancel(effect.box, effect.ranges)
             case Close():
                 self._outlets.flush()
                 self._outlets.forget(effect.conn)

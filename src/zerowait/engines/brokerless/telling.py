@@ -79,8 +79,8 @@ class Telling:
                 self._mismatched(said, name, instance)
             case "kind":
                 log.warning(
-                    "%s serves %s as a %s channel, and this process pushes to it: what was pushed waits here, safe, "
-                    "and no more is taken. Give one of the two channels another name",
+                    "%s serves %s as a %s channel, and this process uses it as another kind: what was pushed waits "
+                    "here, safe, and no more is taken. Give one of the two channels another name",
                     peer,
                     said.channel,
                     said.words,
@@ -163,17 +163,23 @@ class Telling:
         """Nobody serves it, and so many messages wait. served: channels that have workers, here or by links or the
         directory. troubles: the addresses that settings name for it, each with what is wrong there, "" if nothing is
         known."""
-        others = sorted(set(served) - {channel})
-        near = get_close_matches(channel, others, 1)
+        others = _nearest_first(channel, served)
+        known = self.served_in_words(channel, served)
+        states = [f"{address}: {words or 'no answer yet'}" for address, words in list(troubles.items())[:LISTED]]
+        tried = f" Its addresses: {'; '.join(states)}." if states else ""
+        log.warning("nobody serves channel %s: its messages wait here, safe.%s%s", channel, known, tried)
+        self.notice(notices.Unserved(channel=channel, waiting=waiting, served=tuple(others)))
+
+    @staticmethod
+    def served_in_words(channel: str, served: Sequence[str]) -> str:
+        """What is served in place of this channel, the nearest name first: sentences that follow another."""
+        near = get_close_matches(channel, sorted(set(served) - {channel}), 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        others = near + [name for name in others if name not in near]
+        others = _nearest_first(channel, served)
         shown = others[:LISTED]
         more = f", and {len(others) - len(shown)} more" if len(others) > len(shown) else ""
         known = f" Served are: {', '.join(shown)}{more}." if shown else " No channel has a worker that is known here."
-        states = [f"{address}: {words or 'no answer yet'}" for address, words in list(troubles.items())[:LISTED]]
-        tried = f" Its addresses: {'; '.join(states)}." if states else ""
-        log.warning("nobody serves channel %s: its messages wait here, safe.%s%s%s", channel, hint, known, tried)
-        self.notice(notices.Unserved(channel=channel, waiting=waiting, served=tuple(others)))
+        return hint + known
 
     def left(self, left: Mapping[tuple[str, str, bool], int], folder: Path | None, plain: dict[str, int]) -> None:
         """Leaving is loud: what stays, where, and who will deliver it. left: (name of the outbox, channel, durable) →
@@ -199,6 +205,12 @@ class Telling:
                 "%s ends with %s that lay only in memory: %s lost", self._name, _in_words(lost),
                 "it is" if one else "they are",
             )  # fmt: skip
+
+
+def _nearest_first(channel: str, served: Sequence[str]) -> list[str]:
+    others = sorted(set(served) - {channel})
+    near = get_close_matches(channel, others, 1)
+    return near + [name for name in others if name not in near]
 
 
 def _said(note: bytes) -> dict[str, Any]:

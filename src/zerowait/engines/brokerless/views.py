@@ -64,7 +64,7 @@ class Views:
 
     def workers(self, channel: str) -> list[str]:
         """Who serves this channel now, by name."""
-        return [link.hello.name for link in self._core.owner.workers(channel) if link.hello is not None]
+        return [link.hello.name for link in self._core.owner.sender.there(channel) if link.hello is not None]
 
     def misfits(self, channel: str) -> list[tuple[str, Mismatch]]:
         """Who serves this channel and expects another type than is pushed here: name, and the difference."""

@@ -29,6 +29,7 @@ from zerowait.engines.brokerless.protocol.owner.owner import Owner
 from zerowait.engines.brokerless.protocol.peers import Peer, Peers
 from zerowait.engines.brokerless.protocol.sessions import Sessions
 from zerowait.engines.brokerless.protocol.tables import is_expected
+from zerowait.engines.brokerless.protocol.worker.streams import Outflow
 from zerowait.engines.brokerless.protocol.worker.worker import Finished, Worker
 from zerowait.message import Kept, Service
 
@@ -83,10 +84,11 @@ class Core:
         noted: Iterable[int],
         now: float,
         kept: Iterable[Kept] = (),
+        is_asked: bool = False,
     ) -> None:
         """This process has opened that outbox, with this epoch; perhaps again. kept: outcomes that an earlier life has
-        left in it; not to be given once more when it is opened again."""
-        self.owner.own(box, epoch, name, durable=durable, noted=noted, now=now)
+        left in it; not to be given once more when it is opened again. is_asked: it holds requests (§9)."""
+        self.owner.own(box, epoch, name, durable=durable, noted=noted, now=now, is_asked=is_asked)
         self.worker.own(box, kept, now)
         self._tell_state()
 
@@ -128,7 +130,7 @@ class Core:
 
     def _state(self, side: str) -> State:
         channels = tuple(
-            Served(s.channel, s.kind, fingerprint=s.fingerprint, lanes=frames.LANES, concurrency=s.concurrency)
+            Served(s.channel, s.kind, s.idempotent, s.fingerprint, lanes=frames.LANES, concurrency=s.concurrency)
             for s in self.worker.services.values()
         )
         boxes = tuple(Owned(c.box, c.epoch, c.name, c.durable) for c in self.owner.custody.values())
@@ -189,7 +191,9 @@ class Core:
         if peer is not None:
             peer.heard_at = now
         match frame:
-            case frames.Credit() | frames.Outcome() | frames.Held():
+            case frames.Credit(number=number) if number:
+                self.worker.feed(link, frame)
+            case frames.Credit() | frames.Outcome() | frames.Chunk() | frames.Held():
                 self.owner.receive(link, frame, now)
             case frames.Batch() | frames.Confirm() | frames.Drop() | frames.Want():
                 self.worker.receive(link, frame, now)
@@ -370,6 +374,10 @@ class Core:
 
     def finish(self, finished: Iterable[Finished]) -> None:
         self.worker.finish(finished)
+
+    def flow(self, outflows: Iterable[Outflow]) -> None:
+        """Handlers have given items of these streams."""
+        self.worker.flow(outflows)
 
     def flush(self, now: float) -> None:
         """What follows from all that came in since the last flush."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from msgspec import Struct, field
 
-from zerowait.engines.brokerless.protocol.frames import Batch, Confirm, Drop, Frame, Part, encode
+from zerowait.engines.brokerless.protocol.frames import Batch, Chunk, Confirm, Drop, Frame, Outcome, Part, encode
 from zerowait.message import Change, Choose, Numbers, Segment
 
 
@@ -85,6 +86,42 @@ class Reopen(Struct, gc=False):
     words: str
 
 
+Why = Literal["expired", "lost", "nobody", "mismatch"]
+
+
+class Answered(Struct, gc=False):
+    """Requests have been answered, well or with a failure. Perhaps some of them a second time."""
+
+    box: int
+    outcome: Outcome
+
+
+class Unanswered(Struct, gc=False):
+    """Nobody will answer these any more, and that is why. sent: they may have run."""
+
+    box: int
+    epoch: int
+    first: int
+    count: int
+    why: Why
+    sent: bool = False
+    peer: str = ""  # who is lost, or does not fit
+    words: str = ""
+
+
+class Chunked(Struct, gc=False):
+    """Items of a stream have come."""
+
+    chunk: Chunk
+
+
+class Cancel(Struct, gc=False):
+    """Who asked these wants no answer any more: their runs here are to be cancelled. No ranges: all of that box."""
+
+    box: int
+    ranges: tuple[tuple[int, int, int], ...] = ()  # (epoch, first, count)
+
+
 class Ready(Struct, gc=False):
     """There is work for the runners of this channel."""
 
@@ -113,7 +150,23 @@ class Say(Struct, gc=False):
     types: tuple[str, str] = ("", "")  # of a mismatch: as it is sent, and as it is expected
 
 
-Effect = Send | Close | Met | Prove | Dispatched | Returned | Withdrawn | Reopen | Ready | Say | Asked
+Effect = (
+    Send
+    | Close
+    | Met
+    | Prove
+    | Dispatched
+    | Returned
+    | Withdrawn
+    | Answered
+    | Unanswered
+    | Chunked
+    | Cancel
+    | Reopen
+    | Ready
+    | Say
+    | Asked
+)
 
 
 class Asking(Struct):

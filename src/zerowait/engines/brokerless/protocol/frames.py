@@ -146,6 +146,8 @@ class Credit(Struct, array_like=True, tag=6, frozen=True):
     lane: int
     limit: int  # units since the session began; may fall
     serial: int
+    box: int = 0  # of a stream, under the request's number: units since it began, and the serial of the next CHUNK that
+    number: int = 0  # is wanted (all before it are here)
 
 
 class Batch(Struct, array_like=True, tag=7):
@@ -173,8 +175,10 @@ class Outcome(Struct, array_like=True, tag=8, frozen=True):
     box: int
     verdict: int
     parts: tuple[Part, ...]
-    notes: tuple[tuple[int, int, int, bytes], ...] = ()  # (epoch, number, milliseconds until due, note): retry and dead
+    # (epoch, number, milliseconds until due, note): retry and dead. Of an answer (§9): (epoch, number, CHUNKs, failure)
+    notes: tuple[tuple[int, int, int, bytes], ...] = ()
     outputs: int = 0  # the outbox that holds what the handler sent (rules §6), 0: nothing
+    body: bytes = b""  # answers (§9): a msgpack array (array32 header), in the order of `parts` less those in `notes`
 
 
 class Confirm(Struct, array_like=True, tag=9, frozen=True):
@@ -209,12 +213,13 @@ class Fragment(Struct, array_like=True, tag=13):
 
 
 class Chunk(Struct, array_like=True, tag=14, frozen=True):
+    """Items of a stream, from who answers to who asked. Its end is an OUTCOME, which says how many of these there
+    are."""
+
     box: int
     number: int
-    serial: int
-    body: bytes = b""
-    last: bool = False
-    note: bytes = b""
+    serial: int  # running number, from 0
+    body: bytes = b""  # a msgpack array (array32 header) of payloads
 
 
 class Subscribe(Struct, array_like=True, tag=15, frozen=True):
@@ -278,6 +283,7 @@ FRAMES: tuple[type[Frame], ...] = (
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
+_raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 def encode(frame: Frame) -> bytes:
@@ -331,6 +337,19 @@ def _refusal(data: bytes | memoryview) -> Goodbye | None:
     return frame if isinstance(frame, Goodbye) else None
 
 
+def array_of(bodies: Iterable[bytes], count: int) -> bytes:
+    """A body of so many payloads."""
+    return b"".join([BODY_HEADER.pack(ARRAY32, count), *bodies])
+
+
+def payloads(body: bytes) -> list[bytes]:
+    """What a body holds, each by itself. Raises ProtocolError."""
+    try:
+        return [bytes(each) for each in _raws.decode(body)] if body else []
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(MALFORMED, f"a body cannot be read: {error}") from None
+
+
 def check_parts(parts: Iterable[Part]) -> None:
     """Raises ProtocolError for ranges that no batch can have had: they would make a list of numbers endless, or be
     written to a file that cannot take them."""
@@ -355,6 +374,28 @@ def check_obituaries(obituaries: Iterable[Obituary]) -> None:
         for _, _, first, count in obituary.running:
             if not 0 < count <= SEGMENT_MESSAGES or first < 1:
                 raise ProtocolError(MALFORMED, f"an obituary that names {count} messages from number {first}")
+
+
+def check_answers(outcome: Outcome) -> None:
+    """Raises ProtocolError where an answer is missing, or there is one too many."""
+    asked = sum(part.count for part in outcome.parts)
+    noted = {number for _, number, _, _ in outcome.notes}
+    if len(noted) != len(outcome.notes) or not all(
+        any(part.first <= number < part.first + part.count for part in outcome.parts) for number in noted
+    ):
+        raise ProtocolError(MALFORMED, "an OUTCOME with notes about requests that it does not answer")
+    if count_of(outcome.body) != asked - len(noted):
+        raise ProtocolError(MALFORMED, f"an OUTCOME of {asked} requests with {count_of(outcome.body)} answers")
+
+
+def count_of(body: bytes) -> int:
+    """How many payloads a body says that it holds."""
+    if not body:
+        return 0
+    if len(body) < BODY_START or body[0] != ARRAY32:
+        raise ProtocolError(MALFORMED, "a body that is no array")
+    count: int = BODY_HEADER.unpack_from(body)[1]
+    return count
 
 
 def check_batch(batch: Batch) -> int:

@@ -19,7 +19,7 @@ VIOLATION = "violation"  # GOODBYE with UNEXPECTED (or NOT_OURS, where no HELLO 
 IGNORE = "ignore"
 
 _BEFORE_STATE = {frames.State, frames.Ping, frames.Pong, frames.Goodbye, frames.Control, frames.Fragment}
-_LATER_PATTERNS = {frames.Chunk, frames.Subscribe, frames.Event}
+_LATER_PATTERNS = {frames.Subscribe, frames.Event}
 
 LINK: dict[tuple[LinkPhase, type], str] = {}
 _frame: type
@@ -54,7 +54,7 @@ LIFE: tuple[tuple[str, str, str], ...] = (
 # -- a message at its owner: (event, state) → what happens ---------------------------------------------------------
 
 IMPOSSIBLE = "–"  # asserted, or such a thing cannot be said
-LATER = "…"  # comes with requests
+LATER = "…"  # comes with a later pattern
 
 WAITING, IN_FLIGHT, STUB, SETTLED = "waiting, due", "claimed, in flight", "stub", "settled, letter"
 MESSAGE_STATES = (WAITING, IN_FLIGHT, STUB, SETTLED)
@@ -111,6 +111,32 @@ MESSAGE: dict[tuple[str, str], str] = {
     for state, cell in zip(MESSAGE_STATES, row, strict=True)
 }
 
+# -- a request at who asks: (event, state) → what becomes of it (rules §9) -------------------------------------------
+
+ENDED = "answered, failed or cancelled"
+REQUEST_STATES = (WAITING, IN_FLIGHT, ENDED)
+
+_REQUEST_ROWS: dict[str, tuple[str, str, str]] = {
+    "an answer, from its worker": (IMPOSSIBLE, "answered, CONFIRM", _CONFIRM_ONLY),
+    "an answer, from another": ("answered, CONFIRM", "answered, CONFIRM, DROP with cancel", _CONFIRM_ONLY),
+    "`unstarted`, last dispatch": (_CONFIRM_ONLY, "waiting, CONFIRM", _CONFIRM_ONLY),
+    "`expired`, last dispatch": (_CONFIRM_ONLY, "expired, not run, CONFIRM", _CONFIRM_ONLY),
+    "HELD, running, from another": ("adopt", "let run", "DROP with cancel"),
+    "not in its worker's HELD": (IMPOSSIBLE, "waiting", IMPOSSIBLE),
+    "its worker is gone or dead": (IMPOSSIBLE, "lost", IMPOSSIBLE),
+    "its worker is gone or dead, idempotent": (IMPOSSIBLE, "waiting", IMPOSSIBLE),
+    "nobody serves it for `no_responder`": ("nobody, not run", IMPOSSIBLE, IMPOSSIBLE),
+    "the same, and another had it before": ("lost", IMPOSSIBLE, IMPOSSIBLE),
+    "its time is over": ("expired, not run", "expired, DROP with cancel", IMPOSSIBLE),
+    "cancelled": ("forgotten", "forgotten, DROP with cancel", "nothing"),
+    "hedged, and its worker is slow": (IMPOSSIBLE, "BATCH to another", IMPOSSIBLE),
+}
+ASKED: dict[tuple[str, str], str] = {
+    (event, state): cell
+    for event, row in _REQUEST_ROWS.items()
+    for state, cell in zip(REQUEST_STATES, row, strict=True)
+}
+
 # -- a message at a worker: (event, state) → what happens ----------------------------------------------------------
 
 UNKNOWN, QUEUED, RUNNING, KNOWN = "unknown", "queued", "running", "outcome known"
@@ -133,7 +159,8 @@ _ITEM_ROWS: dict[str, tuple[str, str, str, str]] = {
     "a runner, while another is to run alone": (IMPOSSIBLE, "stays", IMPOSSIBLE, IMPOSSIBLE),
     "DROP": ("nothing", "gone, `unstarted`", "`started`", "nothing"),
     "DROP in answer to HELD": ("nothing", "gone, `unstarted`", "nothing", "nothing"),
-    "DROP with cancel": ("nothing", "gone, `unstarted`", LATER, "nothing"),
+    "DROP with cancel": ("nothing", "gone, `unstarted`", "cancelled", "nothing"),
+    "end of its run, cancelled": (IMPOSSIBLE, IMPOSSIBLE, "forgotten", IMPOSSIBLE),
     "end of its run": (IMPOSSIBLE, IMPOSSIBLE, "known, OUTCOME", IMPOSSIBLE),
     "CONFIRM of that dispatch": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, "forgotten"),
     "CONFIRM of another dispatch": ("nothing", "nothing", "nothing", "nothing"),
@@ -178,9 +205,11 @@ def markdown() -> str:
         "### A message at its owner\n",
         _grid("event", MESSAGE_STATES, list(_MESSAGE_ROWS), MESSAGE),
         f"`{IMPOSSIBLE}`: cannot happen. A stub says of whom the run was that was chosen, until `released`.\n",
+        "### A request at who asks (§9)\n",
+        _grid("event", REQUEST_STATES, list(_REQUEST_ROWS), ASKED),
         "### A message at a worker\n",
         _grid("event", ITEM_STATES, list(_ITEM_ROWS), ITEM),
-        f"`{LATER}`: cancelling comes with requests. `{IMPOSSIBLE}`: cannot happen.\n",
+        f"`{IMPOSSIBLE}`: cannot happen. Cancelling is for requests; what is pushed is never cancelled.\n",
         "### An outcome with outputs, at a worker\n",
         _grid("event", CLAIM_STATES, list(_CLAIM_ROWS), CLAIM),
         'The same without outputs is an outcome of a channel with `inbox="disk"`: each CONFIRM makes it forgotten.\n',

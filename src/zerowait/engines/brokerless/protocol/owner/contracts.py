@@ -11,7 +11,7 @@ here. The types of a channel are compared together: which message is of which, n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from zerowait.agreement import compatible, in_words
 from zerowait.contract import Description, fingerprint_of, unpacked
@@ -24,8 +24,9 @@ Types = dict[bytes, Description]  # by fingerprint
 
 
 class Contracts:
-    def __init__(self, effects: Effects) -> None:
+    def __init__(self, effects: Effects, kind_of: Callable[[str], str]) -> None:
         self._effects = effects
+        self._kind_of = kind_of
         self._ours: dict[str, Types] = {}  # channel → what this process sends to it
         self._left: dict[str, dict[int, Types]] = {}  # channel → outbox → what had been sent when it was opened here
         self._adopted: set[int] = set()  # outboxes of other names: nothing is pushed to them here
@@ -39,6 +40,10 @@ class Contracts:
             return False
         ours[name] = unpacked(description)
         return True
+
+    def knows(self, channel: str) -> bool:
+        """Whether this process sends anything there, or has something that was to go there."""
+        return channel in self._ours or bool(self._left.get(channel))
 
     def left(self, box: int, channel: str, descriptions: Iterable[bytes], *, adopted: bool) -> None:
         """An outbox that is about to be opened holds messages of these types."""
@@ -101,9 +106,10 @@ class Contracts:
         return {channel for channel, _ in changed}
 
     def _compare(self, link: Link, served: Served, types: Types) -> tuple[bool, Mismatch | None]:
-        if served.kind != "push":
-            words = f"messages are pushed to it here, and there it is served as a {served.kind} channel"
-            return False, Mismatch(words, "push", served.kind)
+        used = self._kind_of(served.channel)
+        if types and served.kind != used:
+            how = "messages are pushed to it here" if used == "push" else f"it is asked here as a {used} channel"
+            return False, Mismatch(f"{how}, and there it is served as a {served.kind} channel", used, served.kind)
         theirs = served.fingerprint
         # A name in place of a channel takes values of any type: what does not fit is found when it is read.
         ours = [mine for name, mine in types.items() if name != theirs and mine != "any"]

@@ -41,9 +41,19 @@ class Settled(Struct):
 
 class Custody:
     def __init__(
-        self, box: int, epoch: int, name: str, *, durable: bool, noted: Iterable[int], now: float, grace: float
+        self,
+        box: int,
+        epoch: int,
+        name: str,
+        *,
+        durable: bool,
+        noted: Iterable[int],
+        now: float,
+        grace: float,
+        is_asked: bool = False,
     ) -> None:
         self.box = box
+        self.is_asked = is_asked  # its messages are requests: see `asks`
         self.epoch = epoch  # the fence of this opening
         self.name = name
         self.durable = durable
@@ -197,6 +207,19 @@ class Custody:
         if is_dead:
             self._exorcise(holder)
         return again
+
+    def abandon(self, epoch: int, first: int, count: int) -> Ranges:
+        """Of requests: nobody waits for these any more. Gives what was in flight: (holder, first, count)."""
+        gone: Ranges = []
+        for flight, at, many in list(self.flights.over(epoch, first, count)):
+            for segment, start, n in flight.pieces(at, many):
+                self.flights.leave(flight, segment, start, n)
+            gone.append((flight.holder, at, many))
+        return gone
+
+    def forgotten(self) -> None:
+        """Of requests: what is settled is so at once, and no row would still have to say it."""
+        self._phantoms.clear()
 
     def _lay(self, epoch: int, first: int, count: int) -> None:
         """These have a later dispatch now."""

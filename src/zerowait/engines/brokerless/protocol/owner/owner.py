@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config
-from zerowait.engines.brokerless.protocol.effects import Effects, Reopen, Returned, Say, Ticket, Withdrawn
+from zerowait.engines.brokerless.protocol.effects import Answered, Effects, Reopen, Returned, Say, Ticket, Withdrawn
 from zerowait.engines.brokerless.protocol.frames import LANES, ORDINARY, Drop, Held, Obituary, ProtocolError
 from zerowait.engines.brokerless.protocol.link import Link, Mismatch
+from zerowait.engines.brokerless.protocol.owner.asks import Asks
 from zerowait.engines.brokerless.protocol.owner.choices import Choices
 from zerowait.engines.brokerless.protocol.owner.custody import Custody, Ranges, Settled
 from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch
@@ -32,19 +33,34 @@ class Owner:
         self.custody: dict[int, Custody] = {}
         self.dispatch = Dispatch()
         self.choices = Choices(effects)
+        self._past_of: set[int] = set()
         self._expiry = Expiry(wall_us)
         self.sender = Sender(effects, peers, config, wall_us, self.custody, self.dispatch)
         self.trial = Trial(effects, peers, config.crash_limit, self.custody, self.dispatch)
+        self.asks = Asks(effects, peers, config, self.custody, self.dispatch, self.sender)
 
     # -- our outboxes ----------------------------------------------------------------------------------------------
 
-    def own(self, box: int, epoch: int, name: str, *, durable: bool, noted: Iterable[int], now: float) -> None:
+    def own(
+        self,
+        box: int,
+        epoch: int,
+        name: str,
+        *,
+        durable: bool,
+        noted: Iterable[int],
+        now: float,
+        is_asked: bool = False,
+    ) -> None:
         if box in self.custody:
             self.disown(box)  # opened again, with a later epoch
         noted = list(noted)
         grace = self._config.resume_grace
-        custody = Custody(box, epoch, name, durable=durable, noted=noted, now=now, grace=grace)
+        custody = Custody(box, epoch, name, durable=durable, noted=noted, now=now, grace=grace, is_asked=is_asked)
         self.custody[box] = custody
+        self._past_of.add(box)
+        if is_asked:
+            self.asks.open(box)
         for instance in noted:
             if self._peers.is_dead(instance):
                 self.trial.again(custody, instance)
@@ -57,6 +73,7 @@ class Owner:
             return
         self.dispatch.disown(box)
         self.choices.disown(box)
+        self.asks.close(box)
         self.sender.disowned(box, self._effects.disown(box))
         for epoch, number in custody.withdrawing:
             self._effects.add(Withdrawn(box, epoch, number, None))
@@ -70,6 +87,8 @@ class Owner:
             if segment.marks is not None or self.trial.owes:
                 pieces = self.trial.sift(custody, pieces)
             self.dispatch.ready(pieces)
+            if custody.is_asked:
+                self.asks.waits(pieces)
             self._expiry.watch(box, segment, segment.first, segment.count)
             self.sender.look(segment.channel)
 
@@ -177,8 +196,10 @@ class Owner:
 
     # -- frames ----------------------------------------------------------------------------------------------------
 
-    def receive(self, link: Link, frame: frames.Credit | frames.Outcome | Held, now: float) -> None:
+    def receive(self, link: Link, frame: frames.Credit | frames.Outcome | frames.Chunk | Held, now: float) -> None:
         match frame:
+            case frames.Chunk():
+                self.asks.chunk(link, frame)
             case frames.Credit():
                 if not ORDINARY <= frame.lane < LANES:
                     return  # of a later version, and nothing of ours is in it
@@ -219,6 +240,10 @@ class Owner:
         now_us = self._wall_us(now)
         returned: list[Slice] = []
         lasting = False
+        claims = claims and not custody.is_asked  # what answers a request sends has left already
+        if custody.is_asked and verdict is Verdict.HANDLED:
+            frames.check_answers(frame)
+            self._effects.add(Answered(frame.box, frame))
         for part in frame.parts:
             done = custody.settle(link.instance, verdict, part, notes, now_us)
             if done.elsewhere or done.unqueue or done.answered:
@@ -230,12 +255,18 @@ class Owner:
             if claims:
                 self.choices.choose(frame.box, frame.outputs, part, done.changes, link.conn)
                 self._effects.ticket(frame.box).phantoms.extend(done.unqueue)
-            elif done.changes:
+            elif done.changes and not custody.is_asked:
                 lasting = True
                 self._effects.commit(frame.box, done.changes).phantoms.extend(done.unqueue)
+            elif done.changes and verdict is not Verdict.HANDLED:
+                self.asks.ended(custody, done.changes)
             returned.extend(done.returned)
         # STARTED is an answer, not an outcome: its worker does not keep it. Who claims is confirmed with the choice.
-        if verdict is not Verdict.STARTED and not claims:
+        if custody.is_asked:
+            self.asks.settled(custody, frame, now)
+            if verdict is not Verdict.STARTED:
+                self.asks.confirm(frame.box, frame.parts, link, now)
+        elif verdict is not Verdict.STARTED and not claims:
             self._effects.confirm(frame.box, frame.parts, link.conn, lasting)
         if returned:
             self._wait_again(custody, returned)
@@ -243,7 +274,10 @@ class Owner:
     def _beyond(self, custody: Custody, done: Settled) -> None:
         """What an outcome means for others than who said it."""
         for holder, epoch, first, count in done.elsewhere:
-            self._drop_at(holder, custody.box, ((epoch, first, count),))
+            if custody.is_asked:
+                self.asks.stop(holder, custody.box, (epoch, first, count))
+            else:
+                self._drop_at(holder, custody.box, ((epoch, first, count),))
         for epoch, first, count in done.unqueue:
             self.dispatch.remove(custody.box, epoch, first, count)
         for epoch, number, taken_back in done.answered:
@@ -268,9 +302,15 @@ class Owner:
         if held.box in link.resumed:
             raise ProtocolError(frames.UNEXPECTED, f"a second HELD of outbox {held.box:016x} in one session")
         plan = reconcile(custody, link.instance, held)
-        for part in plan.adopt:
-            custody.adopt(link.instance, part, self.dispatch.remove(held.box, part.epoch, part.first, part.count))
+        unwanted: Ranges = []
+        if custody.is_asked:
+            unwanted = self.asks.resumed(custody, link, plan.adopt)
+        else:
+            for part in plan.adopt:
+                custody.adopt(link.instance, part, self.dispatch.remove(held.box, part.epoch, part.first, part.count))
         self._effects.send(link.conn, Drop(held.box, held.serial, (*plan.drop, *self._withdrawn(custody, held))))
+        if unwanted:
+            self._effects.send(link.conn, Drop(held.box, 0, tuple(unwanted), True))
         link.resumed.add(held.box)
         self._started(custody, plan.started)
         self.trial.returned(custody, plan.again)
@@ -312,6 +352,12 @@ class Owner:
         is_listed = is_dead and self.trial.evidence.ending(instance) is not None
         returned = 0
         for custody in self.custody.values():
+            if custody.is_asked:
+                # Who has had a request and is lost is not heard about it any more, unless he answers after all.
+                pieces = self.asks.lost(custody, instance, custody.give_up(instance, is_dead=True))
+                returned += sum(piece.count for piece in pieces)
+                self._wait_again(custody, pieces)
+                continue
             flights = custody.flights_of(instance)
             held = [(flight.epoch, first, count) for flight in flights for first, count in flight.left]
             pieces = custody.give_up(instance, is_dead=is_dead)
@@ -344,6 +390,8 @@ class Owner:
         self.dispatch.ready(pieces, back=back)
 
     def _wait_again(self, custody: Custody, pieces: list[Slice]) -> None:
+        if custody.is_asked:
+            pieces = self.asks.again(custody, pieces)
         for piece in pieces:
             self.sender.look(piece.segment.channel)
             self._effects.add(Returned(piece.box, piece.segment.seq, piece.first, piece.count))
@@ -371,18 +419,25 @@ class Owner:
 
     def send(self, now: float) -> None:
         """Everything that may go, goes: to each worker of a channel by its credit."""
-        for custody in self.custody.values():
+        for custody in self._with_past() if self._past_of else ():
             released, forgotten = custody.tick(now)
             if released or forgotten:
                 self._go(released, custody.box, forgotten)
         self.trial.sentence(lambda: self._wall_us(now))
         self.sender.send(now)
+        if self.asks:
+            self.asks.send(now)
 
     def tick(self, now: float) -> None:
         self.sender.tick(now)
+        if self.asks:
+            self.asks.tick(now)
         for box, epoch, first, count in self._expiry.over(now):
             custody = self.custody.get(box)
             if custody is None:
+                continue
+            if custody.is_asked:
+                self.asks.expired(custody, epoch, first, count)
                 continue
             for piece in [*custody.unpast(epoch, first, count), *self.dispatch.remove(box, epoch, first, count)]:
                 segment = piece.segment
@@ -391,11 +446,19 @@ class Owner:
 
     def wake(self) -> float | None:
         """When `send` has something to do."""
-        return min((at for custody in self.custody.values() if (at := custody.wake()) is not None), default=None)
+        if not self._past_of:
+            return None
+        return min((at for custody in self._with_past() if (at := custody.wake()) is not None), default=None)
+
+    def _with_past(self) -> list[Custody]:
+        """Those of which something waits for workers of before: few, and soon none."""
+        found = [custody for box in self._past_of if (custody := self.custody.get(box)) is not None]
+        self._past_of = {custody.box for custody in found if custody.wake() is not None}
+        return found
 
     def next_tick(self) -> float | None:
         """When `tick` has something to do."""
-        times = [at for at in (self.sender.wants.wake(), self._expiry.wake()) if at is not None]
+        times = [at for at in (self.sender.wants.wake(), self._expiry.wake(), self.asks.wake()) if at is not None]
         return min(times, default=None)
 
     def fenced(self, link: Link, box: int, fence: int, words: str, now: float) -> None:

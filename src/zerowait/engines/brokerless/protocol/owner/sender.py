@@ -18,7 +18,7 @@ from zerowait.engines.brokerless.protocol.owner.wants import Wants
 from zerowait.engines.brokerless.protocol.peers import Peers
 from zerowait.message import BODY_START, Alone
 
-PUSH = "push"  # the kind of channel that takes batches
+PUSH = "push"  # what a channel is unless something else is said
 
 
 class Sender:
@@ -36,10 +36,14 @@ class Sender:
         self._wall_us = wall_us
         self._custody = custody
         self._dispatch = dispatch
-        self.contracts = Contracts(effects)
+        self.contracts = Contracts(effects, self.kind_of)
         self.wants = Wants(effects, config, dispatch, self.contracts)
         self.lanes = Lanes(effects, dispatch.suspects, self.contracts.fitting)
         self._links: dict[int, Link] = {}
+        self.asked: Callable[[Link, Slice, int, float], None] | None = None  # told of each batch of requests
+        self.deserted: Callable[[str], None] | None = None  # told of a channel whose last worker has gone
+        self.idempotent: set[str] = set()  # channels whose requests may run twice
+        self._kinds: dict[str, str] = {}  # what this process uses a channel as, where that is not to push
         self._serving: dict[str, dict[int, Link]] = {}  # channel → connection → link
         self._told_too_large: set[tuple[int, str]] = set()
         self._dirty: set[str] = set()
@@ -57,9 +61,10 @@ class Sender:
         """Its STATE has come: which channels it serves now."""
         before = set(before)
         # A push that went to a channel of requests would be asked for an answer: what is of another kind is no worker.
-        pushes = [channel for channel, served in link.served.items() if served.kind == PUSH]
+        pushes = [channel for channel, served in link.served.items() if served.kind == self.kind_of(channel)]
+        self.idempotent.update(channel for channel, served in link.served.items() if served.idempotent)
         for channel in before.difference(pushes):
-            self._serving.get(channel, {}).pop(link.conn, None)
+            self._serves_no_more(channel, link)
         for channel in pushes:
             self._serving.setdefault(channel, {})[link.conn] = link
             self._dirty.add(channel)
@@ -70,11 +75,47 @@ class Sender:
 
     def closed(self, link: Link) -> None:
         self._links.pop(link.conn, None)
-        for channel in [channel for channel, links in self._serving.items() if links.pop(link.conn, None)]:
-            if not self._serving[channel]:
-                del self._serving[channel]
+        for channel in [channel for channel, links in self._serving.items() if link.conn in links]:
+            self._serves_no_more(channel, link)
         self._dirty |= self.lanes.closed(link.conn)
         self._told_too_large = {told for told in self._told_too_large if told[0] != link.conn}
+
+    def _serves_no_more(self, channel: str, link: Link) -> None:
+        links = self._serving.get(channel)
+        if links is None or links.pop(link.conn, None) is None or links:
+            return
+        del self._serving[channel]
+        if channel in self._kinds and self.deserted is not None:
+            self.deserted(channel)
+
+    def kind_of(self, channel: str) -> str:
+        """What this process uses that channel as."""
+        return self._kinds.get(channel, PUSH)
+
+    def use(self, channel: str, kind: str, *, idempotent: bool) -> None:
+        """This process asks at that channel. idempotent: what it asks there may run twice."""
+        if idempotent:
+            self.idempotent.add(channel)
+        if self.kind_of(channel) == kind:
+            return
+        self._kinds[channel] = kind
+        for link in self._links.values():
+            if link.phase is LinkPhase.READY:
+                self._serves_no_more(channel, link)
+                self.served(link, [name for name in link.served if name != channel])
+
+    def other(self, channel: str, box: int, holder: int) -> Link | None:
+        """Who could be asked beside that one: whoever has most credit."""
+        links = [
+            link
+            for link in self.workers(channel)
+            if link.instance != holder
+            and link.side != "worker"
+            and box in link.resumed
+            and link.credit(channel).left() > 0
+            and self._takes_work(link)
+        ]
+        return max(links, key=lambda link: link.credit(channel).left(), default=None)
 
     def declare(self, channel: str, description: bytes) -> None:
         """This process sends messages of that type to the channel."""
@@ -111,6 +152,12 @@ class Sender:
         """Those who serve it and expect what is sent."""
         return [link for link in self.serving(channel) if (channel, OURS) not in link.unfit]
 
+    def there(self, channel: str) -> list[Link]:
+        """As `workers`; of a channel that this process does not use by now, all who serve it, as whatever kind."""
+        if channel in self._kinds or self.contracts.knows(channel):
+            return self.workers(channel)
+        return [link for link in self._links.values() if link.phase is LinkPhase.READY and channel in link.served]
+
     def misfits(self, channel: str) -> list[tuple[Link, Mismatch]]:
         """Those who serve it and expect something else than this process sends."""
         found = [(link, link.unfit.get((channel, OURS))) for link in self.serving(channel)]
@@ -120,14 +167,14 @@ class Sender:
         """Whether something of this channel waits that this worker expects."""
         return any(self.contracts.may_fit(link, channel, box) for box in self._dispatch.boxes(channel))
 
-    def of_other_kinds(self) -> dict[str, tuple[str, int]]:
-        """Channels that a worker serves as something else than push channels: the kind, and its instance."""
+    def kinds_served(self) -> dict[str, tuple[str, int]]:
+        """What each channel is served as by a worker that uses it otherwise than this process, or by any: the kind, and
+        its instance."""
         return {
             channel: (served.kind, link.instance)
             for link in self._links.values()
             if link.phase is LinkPhase.READY
             for channel, served in link.served.items()
-            if served.kind != PUSH
         }
 
     def channels_served(self) -> dict[str, int]:
@@ -155,6 +202,8 @@ class Sender:
 
     def send(self, now: float) -> None:
         """Everything that may go, goes: to each worker of a channel by its credit."""
+        if not self._dirty:
+            return
         dirty, self._dirty = self._dirty, set()
         for channel in dirty:
             links = {
@@ -170,10 +219,10 @@ class Sender:
                 if (left := link.credit(channel).left()) > 0 and (boxes := self.contracts.fitting(link, channel))
             ]
             for taker, piece in self._dispatch.pick(channel, takers):
-                self._batch(links[taker.conn], piece, now)
+                self.batch(links[taker.conn], piece, now)
             if self.lanes.concerns(channel):
                 for link, piece, lane in self.lanes.pick(channel, links):
-                    self._batch(link, piece, now, lane)
+                    self.batch(link, piece, now, lane)
             for link in links.values():
                 self.wants.speak(link, channel, now)
             if self._dispatch.too_large(channel):
@@ -195,7 +244,8 @@ class Sender:
                 )
                 self._effects.add(Say("too large", words, link.instance, channel))
 
-    def _batch(self, link: Link, piece: Slice, now: float, lane: int = ORDINARY) -> None:
+    def batch(self, link: Link, piece: Slice, now: float, lane: int = ORDINARY, *, hedged: bool = False) -> None:
+        """It goes there. hedged: it has gone to another before, who may still answer."""
         segment, custody = piece.segment, self._custody[piece.box]
         body, ends, base = body_of(piece)
         n, note = custody.take(link.instance, piece)
@@ -239,6 +289,10 @@ class Sender:
         else:
             # The note of this worker may have been asked for on a connection that is over.
             self._effects.follow(piece.box, batch, link.conn, waits=link.instance in custody.noting)
+        if custody.is_asked:
+            if self.asked is not None and not hedged:
+                self.asked(link, piece, n, now)
+            return  # nothing else is kept of a request: there are no rows whose reading it would be about
         # Suspects do not count as read ahead.
         drawn = len(body) if lane == ORDINARY else 0
         self._effects.add(Dispatched(piece.box, segment, piece.first, piece.count, drawn))

@@ -45,6 +45,8 @@ class Trial:
     def blame(self, custody: Custody, death: Death, suspected: Ranges, pieces: list[Slice]) -> list[Slice]:
         """These were there when it died. pieces: what comes back from there; gives those of them that may go on as
         they are."""
+        if custody.is_asked:
+            return pieces  # nothing is kept of requests: see `Asks.lost`
         numbers: dict[int, Numbers] = {}
         for epoch, first, count in suspected:
             numbers.setdefault(epoch, Numbers()).add(first, count)
@@ -226,6 +228,8 @@ class Trial:
 
     def sentence(self, now_us: Callable[[], int]) -> None:
         """Who has been found guilty becomes a dead letter."""
+        if not self._guilty:
+            return
         guilty, self._guilty = self._guilty, []
         for piece in guilty:
             segment = piece.segment

@@ -10,14 +10,15 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from zerowait.engines.brokerless.protocol.frames import Outcome, Part
+from zerowait.engines.brokerless.protocol.frames import Outcome, Part, array_of, payloads
 from zerowait.engines.brokerless.protocol.worker.kept import KeptOutcomes
-from zerowait.message import Numbers, Verdict
+from zerowait.message import SEGMENT_MESSAGES, Numbers, Verdict
 
 Name = tuple[int, int, int]  # (epoch, fence, n)
 
 # An OUTCOME stays below one frame: what is cut in fragments can be passed by what is said later (a HELD, above all).
 NOTES_BYTES = 64 * 1024
+ANSWERS_BYTES = 128 * 1024
 PARTS = 1_024
 
 
@@ -30,10 +31,21 @@ class Known(Struct, gc=False):
 
 
 class Ended(Struct):
-    """What ended under one dispatch number."""
+    """What ended under one dispatch number. Of requests (§9) also how they were answered: with a value, or as a note
+    says."""
 
     handled: Numbers
     others: dict[int, Known]
+    answers: list[Answer] | None = None
+    notes: dict[int, Known] | None = None
+
+
+class Answer(Struct, gc=False):
+    """What is told of requests that lie together: their answers' payloads one after another, or, of one, a note."""
+
+    part: Part
+    payloads: bytes = b""
+    note: Known | None = None
 
 
 class Sorted(Struct):
@@ -73,6 +85,18 @@ class Memory:
         self.remember(box, part, verdict, after_ms, note)
         name = (box, part.epoch)
         self._high[name] = max(self._high.get(name, 0), part.first + part.count - 1)
+
+    def answered(self, box: int, answer: Answer) -> None:
+        """These have been answered: remembered as handled, with the answer."""
+        part = answer.part
+        self.remember(box, part, Verdict.HANDLED)
+        ended = self._ended[box][part.epoch, part.fence, part.n]
+        if answer.note is None:
+            ended.answers = ended.answers or []
+            ended.answers.append(answer)
+        else:
+            ended.notes = ended.notes or {}
+            ended.notes[part.first] = answer.note
 
     def sort(self, box: int, epoch: int, ranges: Iterable[tuple[int, int]], here: Numbers | None) -> Sorted:
         """What of a batch is known, held, or to be run. In the ordinary case, numbers above all seen, this looks at
@@ -132,17 +156,22 @@ class Memory:
     def _outcomes(self, box: int, wanted: tuple[int, Numbers] | None) -> list[Outcome]:
         """`wanted`: an epoch, and which numbers of it; None: all."""
         handled: list[Part] = []
+        answers: list[Answer] = []
         others: list[tuple[Part, Known]] = []
         for (epoch, fence, n), ended in self._ended.get(box, {}).items():
             if wanted is not None and wanted[0] != epoch:
                 continue
             for first, count in ended.handled:
                 ranges = [(first, count)] if wanted is None else wanted[1].overlap(first, count)
-                handled.extend(Part(epoch, at, many, fence, n) for at, many in ranges)
+                parts = [Part(epoch, at, many, fence, n) for at, many in ranges]
+                if ended.answers is None and ended.notes is None:
+                    handled.extend(parts)
+                else:
+                    answers.extend(answer for part in parts for answer in _answers(ended, part))
             for number, known in ended.others.items():
                 if wanted is None or number in wanted[1]:
                     others.append((Part(epoch, number, 1, fence, n), known))
-        return self._said(box, handled, others)
+        return [*self._said(box, handled, others), *answer_outcomes(box, answers)]
 
     def _said(self, box: int, handled: list[Part], others: list[tuple[Part, Known]]) -> list[Outcome]:
         said: list[Outcome] = []
@@ -196,6 +225,8 @@ class Memory:
             return
         for first, count in ended.handled.overlap(part.first, part.count):
             ended.handled.remove(first, count)
+        if not ended.handled:
+            ended.answers = ended.notes = None
         if ended.others:
             for number in [n for n in ended.others if part.first <= n < part.first + part.count]:
                 del ended.others[number]
@@ -252,6 +283,55 @@ def outcomes(box: int, verdict: Verdict, ends: Iterable[tuple[Part, Known]]) -> 
             notes.extend((part.epoch, part.first + i, known.after_ms, known.note) for i in range(part.count))
     if parts:
         yield Outcome(box, verdict, tuple(parts), tuple(notes))
+
+
+def _answers(ended: Ended, part: Part) -> Iterator[Answer]:
+    """What was answered to these, one by one: seldom asked for, after a connection was lost."""
+    for number, note in sorted((ended.notes or {}).items()):
+        if part.first <= number < part.first + part.count:
+            yield Answer(Part(part.epoch, number, 1, part.fence, part.n), note=note)
+    for answer in ended.answers or ():
+        each = payloads(array_of([answer.payloads], answer.part.count))
+        for number, payload in enumerate(each, answer.part.first):
+            if part.first <= number < part.first + part.count:
+                yield Answer(Part(part.epoch, number, 1, part.fence, part.n), payload)
+
+
+def answer_outcomes(box: int, answers: Iterable[Answer]) -> Iterator[Outcome]:
+    """These answers, in as few frames as they need."""
+    parts: list[Part] = []
+    notes: list[tuple[int, int, int, bytes]] = []
+    bodies: list[bytes] = []
+    size = count = 0
+
+    def outcome() -> Outcome:
+        body = array_of(bodies, count) if bodies else b""
+        return Outcome(box, Verdict.HANDLED, tuple(parts), tuple(notes), body=body)
+
+    for answer in answers:
+        part, note = answer.part, answer.note
+        more = len(answer.payloads) if note is None else len(note.note)
+        if parts and (size + more > ANSWERS_BYTES or len(parts) >= PARTS):
+            yield outcome()
+            parts, notes, bodies, size, count = [], [], [], 0, 0
+        last = parts[-1] if parts else None
+        if last is not None and _goes_on(last, part):
+            parts[-1] = Part(last.epoch, last.first, last.count + part.count, last.fence, last.n)
+        else:
+            parts.append(part)
+        size += more
+        if note is None:
+            bodies.append(answer.payloads)
+            count += part.count
+        else:
+            notes.append((part.epoch, part.first, note.after_ms, note.note))
+    if parts:
+        yield outcome()
+
+
+def _goes_on(last: Part, part: Part) -> bool:
+    is_next = part.first == last.first + last.count and last.count + part.count <= SEGMENT_MESSAGES
+    return is_next and (part.epoch, part.fence, part.n) == (last.epoch, last.fence, last.n)
 
 
 def _chunks(parts: list[Part]) -> Iterator[list[Part]]:

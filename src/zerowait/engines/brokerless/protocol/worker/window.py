@@ -21,6 +21,7 @@ from zerowait.engines.brokerless.protocol.frames import Credit, Want
 from zerowait.engines.brokerless.protocol.worker.rate import Rate
 from zerowait.engines.brokerless.protocol.worker.share import TINY, Share
 
+FEW = 8  # what a link that wants nothing may send, if there are few links: it is told so once for all of them
 STEP = 4  # credit is renewed when a quarter of a link's part is used: seldom enough to cost nothing, early enough
 
 
@@ -46,6 +47,7 @@ class Window:
         self._elsewhere = 0.0  # held from sessions that are over
         self._held = 0.0  # over all sessions
         self._recall = False
+        self._ticked = False
 
     @property
     def rate(self) -> float:
@@ -128,6 +130,7 @@ class Window:
     def tick(self, now: float, running: int) -> None:
         """Follows the rate; grows at most twofold a tick. `running`: messages; a runner of fast ones has many at
         once."""
+        self._ticked = True
         self._rate.tick(now, working=self._held > 0, running=min(running, self.concurrency))
         wanted = int(self.concurrency + self.rate * self._config.horizon)
         self.size = max(self.concurrency, min(wanted, self.size * 2, self._prefetch))
@@ -207,14 +210,20 @@ class Window:
         return [credit for credit in said if credit is not None]
 
     def _stand(self) -> list[tuple[int, Credit]]:
-        """Those that want nothing may send one, or as much again as they hold: they have just used what they had."""
+        """Those that want nothing may send one, or as much again as they hold: they have just used what they had. That
+        can wait for the end of what they have sent, or the next tick: a frame of its own would wake its reader, who
+        perhaps waits for nothing else than that end; and who has more to send meanwhile says so."""
+        told, self._ticked = self._ticked, False
         said: list[tuple[int, Credit]] = []
         room = min(self.room(), self._standing() - len(self._spare)) if self._hungry else self.room()
         for conn, share in list(self._bare.items()):
             if room <= 0:
                 break
             held = ceil(share.held - TINY)
-            more = min(room, max(1, min(held, self.size // len(self._shares) - held)))
+            if held > 0 and not told:
+                continue
+            few = min(FEW, self.concurrency // (4 * len(self._shares)))  # they would all run at once
+            more = min(room, max(1, few, min(held, self.size // len(self._shares) - held)))
             said.append(self._raise(conn, share, more))
             room -= more
         return said

@@ -9,13 +9,14 @@ from msgspec.structs import replace
 
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config
-from zerowait.engines.brokerless.protocol.effects import Effects
+from zerowait.engines.brokerless.protocol.effects import Cancel, Effects
 from zerowait.engines.brokerless.protocol.frames import (
     ALONE,
     LANES,
     ORDINARY,
     Batch,
     Confirm,
+    Credit,
     Drop,
     Goodbye,
     Held,
@@ -30,9 +31,10 @@ from zerowait.engines.brokerless.protocol.worker.arrival import parcels_of
 from zerowait.engines.brokerless.protocol.worker.claims import Claims
 from zerowait.engines.brokerless.protocol.worker.desk import Desk
 from zerowait.engines.brokerless.protocol.worker.lanes import Lanes
-from zerowait.engines.brokerless.protocol.worker.memory import Known, Memory, outcomes
+from zerowait.engines.brokerless.protocol.worker.memory import Answer, Known, Memory, answer_outcomes, outcomes
 from zerowait.engines.brokerless.protocol.worker.owners import Owners
 from zerowait.engines.brokerless.protocol.worker.parcel import Back, Taken
+from zerowait.engines.brokerless.protocol.worker.streams import Outflow, Streams
 from zerowait.engines.brokerless.protocol.worker.window import Window
 from zerowait.message import BODY_START, Kept, Numbers, Service, Verdict
 from zerowait.message import Outcome as Ended
@@ -51,8 +53,10 @@ class Worker:
         self.memory = Memory()
         self.owners = Owners(config)
         self.claims = Claims(effects, config, self.memory, self._conn_of)
+        self.streams = Streams(effects, self.owners.link)
         self.windows: dict[str, Window] = {}
         self.services: dict[str, Service] = {}
+        self.answers = False  # it serves, or has served, channels of requests
         self.draining = False
         self._keeping: set[str] = set()  # channels of which every outcome is kept
         self._pressure = 0
@@ -67,6 +71,7 @@ class Worker:
         after peers were told."""
         self.services = {service.channel: service for service in services}
         self._keeping = {service.channel for service in services if service.keeps}
+        self.answers = self.answers or any(service.kind in ("request", "stream") for service in services)
         for service in services:
             window = self.windows.get(service.channel)
             if window is None:
@@ -185,6 +190,8 @@ class Worker:
             if self.owners.link(owned.box) is not None:
                 continue  # somebody else has opened it
             self._release(self.desk.leave(box=owned.box))
+            if self.answers:
+                self._effects.add(Cancel(owned.box))  # what is pushed runs on; nobody waits for what was asked
             if owned.durable and not final:
                 self.owners.keep(owned, now)
             else:
@@ -198,6 +205,7 @@ class Worker:
             self.claims.dropped(box, claims=claims)
         self.memory.drop(box)
         self.owners.forget(box)
+        self.streams.drop(box)
 
     def renew(self, link: Link, until: float, now: float) -> None:
         """A PONG: the owner of these outboxes knew us alive, and cannot have taken anything back before that time."""
@@ -304,7 +312,9 @@ class Worker:
             started.extend(running)
         if unstarted:
             self._tell(frame.box, Verdict.UNSTARTED, unstarted)
-        if started and not frame.answers:
+        if started and frame.cancel:
+            self._effects.add(Cancel(frame.box, frame.ranges))
+        elif started and not frame.answers:
             self._tell(frame.box, Verdict.STARTED, started)
         if frame.answers and frame.answers == link.held.get(frame.box):
             self.owners.permit(frame.box).resuming = False
@@ -316,6 +326,7 @@ class Worker:
         """These runs have ended. What was handled is said in as few frames as it takes."""
         handled: dict[Dispatch, list[tuple[int, int]]] = {}
         kept: dict[Dispatch, list[tuple[int, int]]] = {}
+        answers: dict[tuple[int, str], list[Answer]] = {}
         released: dict[tuple[str, int], float] = {}
         for taken, start, stop, ended in finished:
             parcel, channel = taken.parcel, taken.delivery.channel
@@ -325,6 +336,10 @@ class Worker:
                 self.lanes.left(parcel.conn, channel, parcel.lane)
             released[name] = released.get(name, 0.0) + parcel.cost * (stop - start)
             parts = self.desk.finish(taken, start, stop)
+            if ended is not None and ended.answers is not None:
+                told = answers.setdefault((parcel.box, channel), [])
+                told.extend(self._answered(parcel.box, parts, ended))
+                continue
             if ended is not None and ended.outputs is not None:
                 for part in parts:
                     self.claims.keep(parcel.box, part, ended.verdict, 0, b"", ended.outputs, parcel.first)
@@ -351,6 +366,43 @@ class Worker:
         for (box, epoch, fence, n), ranges in kept.items():
             for first, count in Numbers(ranges):
                 self.claims.keep(box, Part(epoch, first, count, fence, n), Verdict.HANDLED)
+        for (box, _), told in answers.items():
+            link = self.owners.link(box)
+            if link is not None:
+                for outcome in answer_outcomes(box, told):
+                    self._effects.send(link.conn, outcome)
+
+    def _answered(self, box: int, parts: Sequence[Part], ended: Ended) -> list[Answer]:
+        """Requests have ended, which is remembered; gives what is to be told: nothing, where nobody asks any more."""
+        assert ended.answers is not None
+        told: list[Answer] = []
+        if ended.verdict is Verdict.CANCELLED:
+            for part in parts:
+                for number in range(part.first, part.first + part.count):
+                    self.streams.drop(box, number)
+            return told
+        if not ended.answers:
+            for part in parts:
+                for number in range(part.first, part.first + part.count):
+                    note = Known(Verdict.HANDLED, self.streams.end(box, number), ended.note)
+                    told.append(Answer(Part(part.epoch, number, 1, part.fence, part.n), note=note))
+        elif len(parts) == 1:
+            told.append(Answer(parts[0], ended.answers))
+        else:
+            each = iter(frames.payloads(frames.array_of([ended.answers], sum(part.count for part in parts))))
+            told.extend(Answer(part, b"".join(next(each) for _ in range(part.count))) for part in parts)
+        for answer in told:
+            self.memory.answered(box, answer)
+        return told
+
+    def flow(self, outflows: Iterable[Outflow]) -> None:
+        """Handlers have given items of these streams."""
+        self.streams.flow(outflows)
+
+    def feed(self, link: Link, credit: Credit) -> None:
+        """A reader has made room in his stream."""
+        if self.owners.link(credit.box) is link:
+            self.streams.feed(link, credit)
 
     def _keep(self, box: int, part: Part, ended: Ended | None, handled: dict[Dispatch, list[tuple[int, int]]]) -> None:
         """Of a channel that keeps its outcomes. handled: what was only that, for as few rows as it takes."""
@@ -449,6 +501,8 @@ class Worker:
             self._stood = not self._stood
             if not self._stood:
                 self._wake_runners(now)
+        if not self._dirty:
+            return
         dirty, self._dirty = self._dirty, set()
         for channel in dirty:
             window = self.windows.get(channel)

@@ -1,0 +1,152 @@
+"""Streams on their way out: items that handlers give, as far as their readers have made room for them (rules §9).
+
+A handler gives items into its Outflow, on whatever thread it runs, and waits where that has no room; here they leave in
+CHUNKs. What the reader has not said to be there is kept: it goes again on the connection on which he asks for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from zerowait.engines.brokerless.protocol.effects import Effects
+from zerowait.engines.brokerless.protocol.frames import Chunk, Credit, array_of
+from zerowait.engines.brokerless.protocol.link import Link
+from zerowait.engines.brokerless.protocol.owner.credit import units
+
+CHUNK_BYTES = 128 * 1024  # a CHUNK of several items is no larger
+CHUNK_ITEMS = 1_024
+STREAM_UNITS = 16  # the credit of a stream before its reader has said anything
+REMEMBERED = 4_096  # credits of streams that no handler has begun
+
+
+class Outflow:
+    """One stream. Its handler calls `has_room`, `put` and `when_room`; all else is the network thread's."""
+
+    __slots__ = (
+        "_on_room",
+        "_used",
+        "box",
+        "conn",
+        "has_ended",
+        "is_noted",
+        "limit",
+        "number",
+        "serial",
+        "unseen",
+        "waiting",
+    )
+
+    def __init__(self, box: int, number: int) -> None:
+        self.box = box
+        self.number = number
+        self.limit = STREAM_UNITS
+        self.waiting: deque[bytes] = deque()  # items that no CHUNK has taken
+        self.is_noted = False  # the network thread is told of them
+        self.serial = 0
+        self.unseen: deque[Chunk] = deque()  # sent, or to be sent, and not said to be there
+        self.conn = 0  # where the reader has asked last
+        self.has_ended = False
+        self._used = 0
+        self._on_room: Callable[[], object] | None = None
+
+    def has_room(self) -> bool:
+        return self._used < self.limit
+
+    def put(self, payload: bytes) -> None:
+        self._used += units(1, len(payload))
+        self.waiting.append(payload)
+
+    def when_room(self, call: Callable[[], object] | None) -> None:
+        """Calls back once, when there is room. Whoever has said this looks once more whether there is."""
+        self._on_room = call
+
+    def grant(self, limit: int) -> None:
+        self.limit = max(self.limit, limit)
+        call, self._on_room = self._on_room, None
+        if call is not None:
+            call()
+
+    def gather(self) -> list[Chunk]:
+        """What has been given since, in CHUNKs."""
+        self.is_noted = False  # before the look: what comes from now on is told again
+        made: list[Chunk] = []
+        waiting = self.waiting
+        while waiting:
+            items: list[bytes] = []
+            size = 0
+            while waiting and len(items) < CHUNK_ITEMS and (not items or size + len(waiting[0]) <= CHUNK_BYTES):
+                items.append(waiting.popleft())
+                size += len(items[-1])
+            made.append(Chunk(self.box, self.number, self.serial, array_of(items, len(items))))
+            self.serial += 1
+        self.unseen.extend(made)
+        return made
+
+
+class Streams:
+    """link: to who owns an outbox, if he is there."""
+
+    def __init__(self, effects: Effects, link: Callable[[int], Link | None]) -> None:
+        self._effects = effects
+        self._link = link
+        self._flows: dict[tuple[int, int], Outflow] = {}
+        self._early: dict[tuple[int, int], tuple[int, int]] = {}  # limit and connection, before a handler has begun
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def feed(self, link: Link, credit: Credit) -> None:
+        """The reader has made room, and says what is there."""
+        name = credit.box, credit.number
+        flow = self._flows.get(name)
+        if flow is None:
+            self._early[name] = credit.limit, link.conn
+            while len(self._early) > REMEMBERED:
+                del self._early[next(iter(self._early))]
+            return
+        while flow.unseen and flow.unseen[0].serial < credit.serial:
+            flow.unseen.popleft()
+        if flow.conn != link.conn:
+            flow.conn = link.conn
+            for chunk in flow.unseen:
+                self._effects.send(link.conn, chunk)
+        flow.grant(credit.limit)
+        if flow.has_ended and not flow.unseen:
+            del self._flows[name]
+
+    def flow(self, outflows: Iterable[Outflow]) -> None:
+        """Handlers have given items of these."""
+        for flow in outflows:
+            name = flow.box, flow.number
+            if not flow.has_ended and name not in self._flows:
+                self._flows[name] = flow
+                limit, flow.conn = self._early.pop(name, (0, 0))
+                flow.grant(limit)
+            self._send(flow)
+
+    def _send(self, flow: Outflow) -> None:
+        link = self._link(flow.box)
+        for chunk in flow.gather():
+            if link is not None and link.conn == flow.conn:
+                self._effects.send(link.conn, chunk)
+
+    def end(self, box: int, number: int) -> int:
+        """Its handler has given the last item: how many CHUNKs there are."""
+        flow = self._flows.get((box, number))
+        self._early.pop((box, number), None)
+        if flow is None:
+            return 0
+        self._send(flow)
+        flow.has_ended = True
+        if not flow.unseen:
+            del self._flows[box, number]
+        return flow.serial
+
+    def drop(self, box: int, number: int | None = None) -> None:
+        """Nobody reads it any more; None: none of this outbox."""
+        for name in [name for name in self._flows if name[0] == box and number in (None, name[1])]:
+            flow = self._flows.pop(name)
+            flow.has_ended = True
+            flow.unseen.clear()
+        for name in [name for name in self._early if name[0] == box and number in (None, name[1])]:
+            del self._early[name]
