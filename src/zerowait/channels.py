@@ -15,7 +15,7 @@ from msgspec import Struct, StructMeta
 
 from zerowait.contract import type_name
 from zerowait.errors import UsageError
-from zerowait.names import check_channel
+from zerowait.names import check_channel, check_topic
 from zerowait.plain import Plain
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 In = TypeVar("In")
 Out = TypeVar("Out", covariant=True)
 
+NAMES = (check_channel, check_topic)
 LONGEST_S = 100 * 365.25 * 86_400  # the longest time that may be said of a message, delay or ttl
 
 
@@ -98,7 +99,7 @@ class _ChannelMeta(StructMeta):
                     f"{cls.__name__} wants its type in brackets: {cls.__name__}[RawMail]({name!r}), "
                     "or [str], or [dict[str, int]], or [Created | Deleted]."
                 )
-            return super().__call__(check_channel(name), cls.make_terms(**terms))
+            return super().__call__(NAMES[cls.kind == "topic"](name), cls.make_terms(**terms))
 
 
 class Channel(Struct, frozen=True, cache_hash=True, metaclass=_ChannelMeta):

@@ -31,6 +31,18 @@ def check_channel(name: object) -> str:
     return name
 
 
+def check_topic(name: object) -> str:
+    """The same for a topic, whose name may also hold `*` for one word, and end in `>` for the rest."""
+    if isinstance(name, str) and is_pattern(name):
+        return name
+    if isinstance(name, str) and ("*" in name or ">" in name) and len(name) <= CHANNEL_BYTES:
+        raise UsageError(
+            f"{name!r} cannot be the name of a topic: `*` stands for one whole word and `>` for all that follow it, at "
+            'the end, as in "mail.flagged.*" or "mail.>".'
+        )
+    return check_channel(name)
+
+
 def is_pattern(name: str) -> bool:
     """Whether this may stand for several channels: words, `*` for any one word, `>` at the end for the rest."""
     return _PATTERN.fullmatch(name) is not None and len(name) <= CHANNEL_BYTES

@@ -21,6 +21,12 @@
     frames on|off                          also what is said (without PING, PONG, CREDIT, WANT and STATE)
     ledger A · held B · window B · runs N · stubs A
 
+    publisher P [history=N]                a publisher of all topics; again after a kill: the next one of its name
+    subscriber S
+    subscribe S PATTERN [queue=N] [overflow=HOW] [replay=N] [group=G]
+    publish P TOPIC N [retain=yes]         N events, numbered by their publisher
+    take S [N]                             what has come, in the order in which a program is given it
+
 Only the channel `work` is used, for pushes or for requests, unless `serve` says otherwise.
 Proof of death is found unless `proof off`.
 """
@@ -30,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
+from tests.protocol.feeds import Feed, publish
 from tests.protocol.store import Store
 from tests.protocol.world import Process, Run, Said, World
 from zerowait.engines.brokerless.protocol import frames
@@ -38,7 +45,7 @@ from zerowait.message import Numbers, Outcome, Service, Verdict
 
 CHANNEL = "work"
 LINES_OF_RUNS = 6
-QUIET = (frames.Ping, frames.Pong, frames.Credit, frames.Want, frames.State, frames.Hello)
+QUIET = (frames.Ping, frames.Pong, frames.Credit, frames.Want, frames.State, frames.Hello, frames.Room)
 VERDICTS = {"retry": Verdict.RETRY, "dead": Verdict.DEAD, "unstarted": Verdict.UNSTARTED}
 
 
@@ -57,6 +64,8 @@ class Scenario:
         self._takes: dict[str, float] = {}
         self._killers: dict[int, str] = {}
         self._outcomes: dict[tuple[str, int], Outcome] = {}
+        self._feeds: dict[str, list[Feed]] = {}
+        self._published: dict[str, int] = {}
 
     def play(self, command: str) -> list[str]:
         words = command.split()
@@ -121,6 +130,15 @@ class Scenario:
                 return f"DROP {dropped}{'' if frame.answers else ' (unasked)'}"
             case frames.Goodbye():
                 return f"GOODBYE({frame.code})"
+            case frames.Subscribe():
+                where = f" after {frame.count}" if frame.epoch else ""
+                return f"SUBSCRIBE {frame.pattern}{where}{', ends' if frame.ends else ''}"
+            case frames.Subscribed():
+                missed = " unknown" if frame.missed < 0 else f" {frame.missed}"
+                return f"SUBSCRIBED after {frame.count}, missed{missed}{', ends' if frame.ends else ''}"
+            case frames.Events():
+                counts = ", ".join(f"{id}: {c}" for id, c in frame.subscriptions.items())
+                return f"EVENTS {sum(many for _, many in frame.topics)} (subscription {counts})"
             case _:
                 return type(frame).__name__.upper()
 
@@ -215,6 +233,54 @@ class Scenario:
         process = self.processes[name]
         process.core.owner.asks.cancel(process.instance, 1, int(number))
         self.world.touch(process)
+    def _do_publisher(self, name: str, history: str = "0") -> None:
+        self.processes[name] = process = Process(self.world, name)
+        process.core.announce_topic(">", b"", b"", int(history))
+        self._published.setdefault(name, 0)
+
+    def _do_subscriber(self, name: str) -> None:
+        self.processes[name] = Process(self.world, name)
+
+    def _do_subscribe(
+        self,
+        name: str,
+        pattern: str,
+        queue: str = "1000",
+        overflow: str = "drop_oldest",
+        replay: str = "0",
+        group: str = "",
+    ) -> None:
+        feeds = self._feeds.setdefault(name, [])
+        feed = Feed(
+            self.world, self.processes[name], pattern, len(feeds) + 1, queue=int(queue), overflow=overflow,
+            replay=int(replay), group=group,
+        )  # fmt: skip
+        feeds.append(feed)
+
+    def _do_publish(self, name: str, topic: str, count: str, retain: str = "") -> list[str]:
+        first = self._published[name] + 1
+        self._published[name] += int(count)
+        events = [(topic, number) for number in range(first, first + int(count))]
+        addressed = publish(self.processes[name], *events, retain=bool(retain))
+        return [f"addressed to {addressed[topic]}"]
+
+    def _do_take(self, name: str, most: str = "1000000") -> list[str]:
+        lines: list[str] = []
+        for feed in self._feeds[name]:
+            for (sender, topic), events in groupby(feed.take(int(most)), lambda got: got[:2]):
+                run: list[str] = []
+                numbers: list[tuple[int, int]] = []
+                for _, _, number, missed in events:
+                    if missed:
+                        run += [ranges(numbers)] if numbers else []
+                        run.append("(unknown how many missed)" if missed < 0 else f"({missed} missed)")
+                        numbers = []
+                    numbers.append((number, 1))
+                run.append(ranges(numbers))
+                lines.append(f"{topic} of {sender}: {' '.join(run)}")
+            lines += [f"ended, {missed} lost" for missed in feed.ended]
+            feed.ended.clear()
+        return lines or ["nothing"]
 
     def _do_dial(self, a: str, b: str) -> None:
         self.world.dial(self.processes[a], self.processes[b])

@@ -20,6 +20,7 @@ from zerowait.engines.brokerless.protocol.frames import (
     Credit,
     Drop,
     Event,
+    Events,
     Fragment,
     Frame,
     Goodbye,
@@ -32,10 +33,12 @@ from zerowait.engines.brokerless.protocol.frames import (
     Part,
     Ping,
     Pong,
+    Room,
     Schema,
     Served,
     State,
     Subscribe,
+    Subscribed,
     Want,
 )
 from zerowait.message import ARRAY32, BODY_HEADER, Verdict
@@ -49,6 +52,21 @@ FENCE = 1_700_000_600_000
 
 ITEM = BODY_HEADER.pack(ARRAY32, 1) + b"\xa4done"
 FAILURE = b"\x82\xa5error\xadUnknownDomain\xa4data\xc4\x0a\x81\xa6domain\xa1x"
+
+
+def _events(
+    payloads: list[bytes],
+    topics: tuple[tuple[str, int], ...],
+    counts: dict[int, int],
+    headers: dict[int, dict[str, str]] | None = None,
+) -> Events:
+    body = bytearray(BODY_HEADER.pack(ARRAY32, len(payloads)))
+    ends = array("I")
+    for payload in payloads:
+        body += payload
+        ends.append(len(body))
+    last = 100 + len(payloads)
+    return Events(EPOCH, last, topics, counts, 1, 0, memoryview(ends).cast("B"), memoryview(body), headers or {})
 
 
 class Vector(Struct, frozen=True):
@@ -180,13 +198,41 @@ VECTORS = [
         "part", "the first 4 of 10 bytes of a frame that is cut", Fragment(1, 0, 10, memoryview(b"\x9d\x07\x01\x02"))
     ),
     Vector("piece", "the ninth CHUNK of the stream that request 3 asked for: one item", Chunk(BOX, 3, 8, ITEM)),
-    Vector("resume", "from event 99 on, which was its 40th", Subscribe(5, "prices.*", EPOCH, 99, 40)),
+    Vector(
+        "resume",
+        "from event 99 on, which was its 40th; 250 units may be sent, and 750 events may wait",
+        Subscribe(5, "prices.*", EPOCH, 99, 40, 0, 0, "", False, 250, 750, frames.DROP_OLDEST),
+    ),
+    Vector(
+        "join",
+        "a group of subscribers, with the last 20 events, or those of the last minute",
+        Subscribe(6, "prices.>", replay=20, replay_ms=60_000, group="billing", limit=250, queue=750),
+    ),
+    Vector("leave", "nothing more of it is wanted", Subscribe(5, "prices.*", ends=True)),
     Vector(
         "matched",
         "event 100 matches subscription 5 as its 41st",
         Event(EPOCH, 100, "prices.eur", {5: 41}, 1, {}, b"\x07"),
     ),
     Vector("question", "how is this type described?", Schema(bytes(range(16)))),
+    Vector(
+        "matched",
+        "events 101 to 103, of two topics; they are the 42nd to the 44th of subscription 5",
+        _events([b"\x07", b"\x08", b"\xa3low"], (("prices.eur", 2), ("prices.usd", 1)), {5: 42}),
+    ),
+    Vector(
+        "retained",
+        "the last value of a topic, for who has just subscribed: it has no count",
+        _events([b"\x09"], (("prices.chf", 1),), {6: 0}, {0: {"source": "bank"}}),
+    ),
+    Vector("begun", "41 have matched until now, and the next is the 42nd", Subscribed(5, EPOCH, 100, 41)),
+    Vector("unknown", "where it left off is not known here, nor what it missed", Subscribed(5, EPOCH, 0, 0, -1)),
+    Vector(
+        "ended",
+        "its queue was full, and it asked to be ended then",
+        Subscribed(5, EPOCH, 2_000, 1_200, 751, True, "more than 750 events waited for it"),
+    ),
+    Vector("more", "500 units in all, and events up to the 240th have come", Room(5, 500, 240)),
     Vector("question", "what the command line asks", Control(1, False, b"\x81\xa2do\xa6status")),
 ]
 

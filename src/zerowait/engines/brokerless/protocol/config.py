@@ -20,6 +20,7 @@ class Config(Struct, frozen=True, kw_only=True):
     undecided_after: float = 600.0  # without a link to who could choose: outputs leave all the same
     drain: float = 5.0
     no_responder: float = 1.0  # a request that nobody serves for so long fails
+    topic_bytes: int = 64 << 20  # of events that wait for subscribers, or are kept for later ones, a pattern each
     message_bytes: int = 16 * 1024 * 1024
     crash_limit: int = 3  # deaths of workers while a message ran, one of them alone: then it is a dead letter
     alone_within: float = 2.0  # how long a worker stands still for a message that is to run alone and does not come

@@ -27,7 +27,9 @@ from zerowait.engines.brokerless.protocol.frames import (
 from zerowait.engines.brokerless.protocol.link import Link, LinkPhase
 from zerowait.engines.brokerless.protocol.owner.owner import Owner
 from zerowait.engines.brokerless.protocol.peers import Peer, Peers
+from zerowait.engines.brokerless.protocol.publisher.publisher import Publisher
 from zerowait.engines.brokerless.protocol.sessions import Sessions
+from zerowait.engines.brokerless.protocol.subscriber.subscriber import Subscriber
 from zerowait.engines.brokerless.protocol.tables import is_expected
 from zerowait.engines.brokerless.protocol.worker.streams import Outflow
 from zerowait.engines.brokerless.protocol.worker.worker import Finished, Worker
@@ -53,7 +55,11 @@ class Core:
         self.peers = Peers(me.boot, config)
         self.owner = Owner(self.effects, self.peers, config, wall_us)
         self.worker = Worker(self.effects, config, lock)
-        self.sessions = Sessions(me, config, self.effects, self.peers, self.owner, self.worker)
+        self.publisher = Publisher(me.instance, self.effects, config)
+        self.subscriber = Subscriber(self.effects)
+        self.sessions = Sessions(
+            me, config, self.effects, self.peers, self.owner, self.worker, self.publisher, self.subscriber
+        )
         self.still_ms = 0  # how long the handlers' loop has not turned, as the shell saw it last
         self.obituaries: list[
             Obituary
@@ -128,6 +134,13 @@ class Core:
         gets none of them. To be said before the first of them is offered."""
         self.owner.sender.declare(channel, description)
 
+    def announce_topic(self, pattern: str, fingerprint: bytes, description: bytes, history: int) -> bool:
+        """This process publishes to that topic, or to those of that pattern. False: that was known."""
+        is_new = self.publisher.declare(pattern, fingerprint, description, history)
+        if is_new:
+            self._tell_state()
+        return is_new
+
     def _state(self, side: str) -> State:
         channels = tuple(
             Served(s.channel, s.kind, s.idempotent, s.fingerprint, lanes=frames.LANES, concurrency=s.concurrency)
@@ -135,7 +148,7 @@ class Core:
         )
         boxes = tuple(Owned(c.box, c.epoch, c.name, c.durable) for c in self.owner.custody.values())
         return State(
-            channels=() if side == "owner" else channels,
+            channels=(*(() if side == "owner" else channels), *(() if side == "worker" else self.publisher.served())),
             boxes=() if side == "worker" else boxes,
             obituaries=tuple(self.obituaries),
             draining=self._draining,
@@ -197,6 +210,11 @@ class Core:
                 self.owner.receive(link, frame, now)
             case frames.Batch() | frames.Confirm() | frames.Drop() | frames.Want():
                 self.worker.receive(link, frame, now)
+            case frames.Events() | frames.Event() | frames.Subscribed():
+                self.subscriber.receive(link, frame)
+            case frames.Subscribe() | frames.Room():
+                if link.side != "worker":
+                    self.publisher.receive(link, frame, now)
             case State():
                 self._state_of(link, frame, now)
             case Ping():
@@ -233,6 +251,8 @@ class Core:
         link.state(state)
         self.owner.served(link, served)
         self.worker.announced(link, boxes, now)
+        if link.side != "owner":
+            self.subscriber.announced(link)
         for obituary in state.obituaries:
             self.buried(obituary.instance, now, obituary)
         self.effects.add(Say("state", "", link.instance))
@@ -240,12 +260,17 @@ class Core:
     def _schema(self, link: Link, schema: frames.Schema) -> None:
         if schema.description:
             self.owner.sender.described(link, schema)
+            self.subscriber.described(link, schema)
             self.effects.add(Say("state", "", link.instance))
-        elif (description := self.worker.description(schema.fingerprint)) is not None:
-            self.effects.send(link.conn, frames.Schema(schema.fingerprint, description))
+            return
+        described = self.worker.description(schema.fingerprint) or self.publisher.description(schema.fingerprint)
+        if described is not None:
+            self.effects.send(link.conn, frames.Schema(schema.fingerprint, described))
         # Else it is served no more: the STATE that says so is on its way.
 
     def _pong(self, link: Link, peer: Peer | None, pong: Pong, now: float) -> None:
+        if not link.is_round:  # now its subscriptions are known
+            self.effects.add(Say("state", "", link.instance))
         sent = link.answered(pong.serial)
         if sent is not None:
             self.worker.renew(link, sent + self.config.resume_grace, now)
@@ -280,6 +305,7 @@ class Core:
                 self.peers.forget(peer)
                 returned = self.owner.gone(instance)
                 self.worker.owner_gone(boxes, now, final=frame.code == 0)
+                self._no_more(instance, peer.hello.name, left=frame.code == 0)
                 self.effects.add(Say("left", frame.words, instance, messages=returned))
 
     def answer(self, conn: int, serial: int, body: bytes) -> None:
@@ -305,12 +331,18 @@ class Core:
         returned = self.owner.gone(instance, is_dead=True, is_death=is_death, name=name, obituary=obituary)
         if peer is not None:
             self.worker.owner_gone(peer.boxes, now)
+            self._no_more(instance, peer.hello.name)
         if peer is not None or returned:  # of others an obituary is only handed on
             self.effects.add(Say("dead", "", instance, messages=returned))
 
     def inherit(self, obituaries: Sequence[Obituary]) -> None:
         """How earlier lives of this process ended: everybody who is met is told."""
         self.obituaries = [*obituaries, *self.obituaries][-OBITUARIES:]
+
+    def _no_more(self, instance: int, name: str, *, left: bool = False) -> None:
+        """For topics: it publishes and hears nothing any more. left: it had told all there was."""
+        self.publisher.gone(instance)
+        self.subscriber.gone(instance, name, left=left)
 
     def obituary(self, obituary: Obituary, now: float) -> None:
         """To be told to everybody: that instance has ended."""
@@ -342,6 +374,7 @@ class Core:
             is_death = self.peers.seems_dead(peer)
             returned = self.owner.gone(peer.instance, is_death=is_death, name=peer.hello.name)
             self.worker.owner_gone(peer.boxes, now)
+            self._no_more(peer.instance, peer.hello.name)
             words = f"not back within {self.config.resume_grace:g} s"
             self.effects.add(Say("gone", words, peer.instance, messages=returned))
         for peer in self.peers.proofs_wanted(now):
@@ -350,11 +383,12 @@ class Core:
             self._refuse(link, frames.SILENT, f"no HELLO and STATE within {self.config.handshake:g} s", now)
         for peer in self.sessions.deaf(now):
             self._stuck(peer, now, self.config.stuck, f"it has not answered for {self.config.stuck:g} s")
+        self.publisher.tick(now)
         self._calm_until = min(self._calm(), default=float("inf"))
         self.sessions.changed = False
 
     def _calm(self) -> list[float]:
-        return [at for at in (self.peers.wake(), self.sessions.wake()) if at is not None]
+        return [at for at in (self.peers.wake(), self.sessions.wake(), self.publisher.wake()) if at is not None]
 
     def next_wake(self) -> float | None:
         """When `wake` wants to be called next, whatever happens meanwhile."""
@@ -383,6 +417,7 @@ class Core:
         """What follows from all that came in since the last flush."""
         self.owner.send(now)
         self.worker.share(now)
+        self.publisher.flush()
 
     # -- leaving -----------------------------------------------------------------------------------------------------
 
@@ -398,7 +433,7 @@ class Core:
 
     def farewell(self, now: float, *, final: bool) -> None:
         """The last word on each link. `final`: nothing of its own is left; else it only says that it is over."""
-        code, words = (0, "") if final else (frames.LEAVING, "it had to leave")
+        code, words = (0, "") if final and self.publisher.is_settled() else (frames.LEAVING, "it had to leave")
         for link in list(self.links.values()):
             if link.hello is not None and link.side == "both":
                 self.sessions.end(link, code, words, now)

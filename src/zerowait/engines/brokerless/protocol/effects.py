@@ -225,6 +225,11 @@ class Effects:
             behind = isinstance(frame, Drop) and not frame.answers
             self._effects.append(Send(conn, encode(frame), frame.__class__ is Batch, behind))
 
+    def send_events(self, conn: int, data: bytes) -> None:
+        """Encoded already, for all who get the same. Of one connection they keep their order, large ones too."""
+        if conn in self.live:
+            self._effects.append(Send(conn, data, passable=True, behind=True))
+
     def close(self, conn: int, words: str = "") -> None:
         if conn in self.live:
             self.live.discard(conn)

@@ -20,6 +20,10 @@ import msgspec
 from msgspec import Struct, field
 
 from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, SEGMENT_MESSAGES
+from zerowait.names import is_pattern
+
+CHANNEL_BYTES = 200
+MOMENT_MOST = 253_402_300_800_000_000  # microseconds UTC: the end of the year 9999
 
 MAGIC = b"ZWT\x00"
 VERSIONS = (1, 1)  # lowest and highest that we understand
@@ -48,6 +52,8 @@ ORDINARY = 0
 ASIDE = 1  # one suspect a link, beside ordinary work
 ALONE = 2  # one in the whole process
 LANES = 3
+DROP_OLDEST, CONFLATE, DISCONNECT = 0, 1, 2  # what becomes of events for whose subscription the queue is full
+UNKNOWN = -1  # so many were missed, where nobody can know
 
 
 class ProtocolError(Exception):
@@ -232,6 +238,9 @@ class Subscribe(Struct, array_like=True, tag=15, frozen=True):
     replay_ms: int = 0
     group: str = ""
     ends: bool = False
+    limit: int = 0  # units that may be sent for it in this session, until a ROOM says more
+    queue: int = 0  # events that may wait for it at the publisher; then `overflow` says what becomes of the next
+    overflow: int = 0  # DROP_OLDEST, CONFLATE, DISCONNECT
 
 
 class Event(Struct, array_like=True, tag=16):
@@ -242,6 +251,40 @@ class Event(Struct, array_like=True, tag=16):
     sent_at: int
     headers: dict[str, str] = field(default_factory=dict[str, str])
     body: bytes = b""
+
+
+class Events(Struct, array_like=True, tag=21):
+    """Many events of one publisher, in their order."""
+
+    epoch: int
+    event: int  # the number of the last of them
+    topics: tuple[tuple[str, int], ...]  # (topic, how many events follow one another on it)
+    subscriptions: dict[int, int]  # subscription → its count, of the first here that matches it; 0: it has none
+    sent_at: int  # microseconds UTC: of the first
+    base: int  # what to subtract from the ends, as in a BATCH
+    ends: memoryview
+    body: memoryview  # a msgpack array (array32 header) of payloads
+    headers: dict[int, dict[str, str]] = field(default_factory=dict[int, dict[str, str]])  # position here → headers
+
+
+class Subscribed(Struct, array_like=True, tag=22, frozen=True):
+    """The publisher's answer: from where on it tells, and how much before that will never come."""
+
+    subscription: int
+    epoch: int
+    event: int  # the last that had been published
+    count: int  # the first that comes is one more, unless some were dropped meanwhile
+    missed: int = 0  # UNKNOWN: it cannot say
+    ends: bool = False  # nothing comes any more: its queue overflowed
+    words: str = ""
+
+
+class Room(Struct, array_like=True, tag=23, frozen=True, gc=False):
+    """More may be sent for a subscription."""
+
+    subscription: int
+    limit: int  # units since the session began
+    count: int = 0  # of the last event that has come: those up to it need not be kept for another session
 
 
 class Schema(Struct, array_like=True, tag=17, frozen=True):
@@ -275,10 +318,13 @@ Frame = (
     | Event
     | Schema
     | Control
+    | Events
+    | Subscribed
+    | Room
 )
 FRAMES: tuple[type[Frame], ...] = (
     Hello, State, Held, Drop, Want, Credit, Batch, Outcome, Confirm, Ping, Pong, Goodbye, Fragment,
-    Chunk, Subscribe, Event, Schema, Control,
+    Chunk, Subscribe, Event, Schema, Control, Events, Subscribed, Room,
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
@@ -415,6 +461,32 @@ def check_batch(batch: Batch) -> int:
     if announced != (ARRAY32, count) or batch.ends.cast("I")[-1] - batch.base != len(batch.body):
         raise ProtocolError(MALFORMED, "a BATCH whose body does not end where its lengths say")
     return count
+
+
+def check_events(events: Events) -> int:
+    """How many events it brings. Raises ProtocolError where topics, lengths and body do not fit one another."""
+    count = 0
+    counts_are_sane = all(0 <= each < NUMBER_MOST for each in events.subscriptions.values())
+    if not counts_are_sane or not 0 <= events.event < NUMBER_MOST or not 0 <= events.sent_at < MOMENT_MOST:
+        raise ProtocolError(MALFORMED, f"EVENTS up to number {events.event}, sent at {events.sent_at}")
+    for topic, many in events.topics:
+        if many < 1 or len(topic) > CHANNEL_BYTES:
+            raise ProtocolError(MALFORMED, f"EVENTS of which {many} are of one topic")
+        count += many
+    if not 0 < count <= SEGMENT_MESSAGES or len(events.ends) != 4 * count:
+        raise ProtocolError(MALFORMED, f"EVENTS: {count} with {len(events.ends) // 4} lengths")
+    announced = BODY_HEADER.unpack_from(events.body) if len(events.body) >= BODY_START else None
+    if announced != (ARRAY32, count) or events.ends.cast("I")[-1] - events.base != len(events.body):
+        raise ProtocolError(MALFORMED, "EVENTS whose body does not end where their lengths say")
+    return count
+
+
+def check_subscribe(said: Subscribe) -> None:
+    """Raises ProtocolError for a pattern that is none, and for numbers that make no sense."""
+    numbers = (said.epoch, said.event, said.count, said.replay, said.replay_ms, said.limit, said.queue)
+    is_sane = all(0 <= number < NUMBER_MOST for number in numbers[1:]) and said.epoch >= 0
+    if not is_pattern(said.pattern) or not is_sane or not DROP_OLDEST <= said.overflow <= DISCONNECT:
+        raise ProtocolError(MALFORMED, f"a SUBSCRIBE to {said.pattern[:40]!r} with numbers {numbers}")
 
 
 def fragments(data: bytes, serial: int) -> list[bytes]:

@@ -27,6 +27,7 @@ from zerowait.engines.brokerless.protocol.owner.credit import Credit
 
 FRAGMENTED_AT_ONCE = 4  # messages of a connection that may arrive in fragments side by side
 PINGS_REMEMBERED = 16
+TOPIC = "topic"  # the kind of what is published
 OURS = 0  # in place of an outbox: what this process pushes itself, to whichever of its own
 
 
@@ -54,6 +55,7 @@ class Link:
         "draining",
         "held",
         "hello",
+        "is_round",
         "opened_at",
         "ours",
         "parts",
@@ -65,6 +67,7 @@ class Link:
         "serial",
         "served",
         "side",
+        "topics",
         "unfit",
     )
 
@@ -78,6 +81,7 @@ class Link:
         self.hello: Hello | None = None
         self.serial = 0  # of our HELLO on it
         self.served: dict[str, Served] = {}
+        self.topics: tuple[Served, ...] = ()  # what its other end publishes
         # (channel, outbox or OURS) → why nothing of that goes there; None: not known yet whether it may
         self.unfit: dict[tuple[str, int], Mismatch | None] = {}
         self.schemas: dict[bytes, Description | None] = {}  # types of theirs that we have asked for; None: no answer
@@ -87,6 +91,7 @@ class Link:
         self.credits: dict[tuple[str, int], Credit] = {}
         self.held: dict[int, int] = {}  # outbox of theirs → the serial of the HELD that its DROP must answer
         self.permitted_until = 0.0  # they cannot have taken anything back before that time (rules §3.4)
+        self.is_round = False  # a PONG has come: what its other end says to our STATE has come before it
         self.pings: dict[int, float] = {}  # serial → when it was sent; answered ones go
         self.parts: dict[int, tuple[bytearray, int]] = {}
 
@@ -109,7 +114,8 @@ class Link:
     def state(self, state: State) -> None:
         """Takes a snapshot."""
         self.phase = LinkPhase.READY
-        self.served = {served.channel: served for served in state.channels}
+        self.served = {served.channel: served for served in state.channels if served.kind != TOPIC}
+        self.topics = tuple(served for served in state.channels if served.kind == TOPIC)
         self.draining = state.draining
         self.boxes = {owned.box: owned for owned in state.boxes}
 
@@ -148,6 +154,7 @@ class Link:
     def answered(self, serial: int) -> float | None:
         """When the PING that this PONG answers was sent. Those before it will not be answered any more."""
         sent = self.pings.get(serial)
+        self.is_round = True
         if sent is not None:
             self.pings = {number: at for number, at in self.pings.items() if number > serial}
         return sent

@@ -16,12 +16,22 @@ from zerowait.engines.brokerless.protocol.frames import Goodbye, Hello, Limits, 
 from zerowait.engines.brokerless.protocol.link import Link, LinkPhase
 from zerowait.engines.brokerless.protocol.owner.owner import Owner
 from zerowait.engines.brokerless.protocol.peers import Peer, Peers
+from zerowait.engines.brokerless.protocol.publisher.publisher import Publisher
+from zerowait.engines.brokerless.protocol.subscriber.subscriber import Subscriber
 from zerowait.engines.brokerless.protocol.worker.worker import Worker
 
 
 class Sessions:
     def __init__(
-        self, me: Identity, config: Config, effects: Effects, peers: Peers, owner: Owner, worker: Worker
+        self,
+        me: Identity,
+        config: Config,
+        effects: Effects,
+        peers: Peers,
+        owner: Owner,
+        worker: Worker,
+        publisher: Publisher,
+        subscriber: Subscriber,
     ) -> None:
         self._me = me
         self._config = config
@@ -29,6 +39,8 @@ class Sessions:
         self._peers = peers
         self._owner = owner
         self._worker = worker
+        self._publisher = publisher
+        self._subscriber = subscriber
         self.links: dict[int, Link] = {}
         self.changed = False  # there may be an earlier time to wake than was reckoned last
         self._serial = 0
@@ -134,6 +146,8 @@ class Sessions:
             return
         self._owner.closed(link)
         self._worker.closed(link, now)
+        self._publisher.closed(link, now)
+        self._subscriber.closed(link)
         peer = self._peers.get(link.instance)
         if peer is not None and peer.link is link:
             self._peers.lost(peer, now)

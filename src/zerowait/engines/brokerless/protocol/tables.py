@@ -19,7 +19,6 @@ VIOLATION = "violation"  # GOODBYE with UNEXPECTED (or NOT_OURS, where no HELLO 
 IGNORE = "ignore"
 
 _BEFORE_STATE = {frames.State, frames.Ping, frames.Pong, frames.Goodbye, frames.Control, frames.Fragment}
-_LATER_PATTERNS = {frames.Subscribe, frames.Event}
 
 LINK: dict[tuple[LinkPhase, type], str] = {}
 _frame: type
@@ -28,8 +27,6 @@ for _frame in frames.FRAMES:
     LINK[LinkPhase.GREETED, _frame] = ACCEPT if _frame in _BEFORE_STATE else VIOLATION
     LINK[LinkPhase.READY, _frame] = VIOLATION if _frame is frames.Hello else ACCEPT
     LINK[LinkPhase.LOST, _frame] = IGNORE
-for _frame in _LATER_PATTERNS:
-    LINK[LinkPhase.READY, _frame] = IGNORE
 
 
 def is_expected(phase: LinkPhase, frame: Frame) -> bool:

@@ -174,7 +174,7 @@ class Sender:
             channel: (served.kind, link.instance)
             for link in self._links.values()
             if link.phase is LinkPhase.READY
-            for channel, served in link.served.items()
+            for channel, served in (*link.served.items(), *((each.channel, each) for each in link.topics))
         }
 
     def channels_served(self) -> dict[str, int]:

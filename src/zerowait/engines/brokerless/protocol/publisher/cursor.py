@@ -1,0 +1,154 @@
+"""A subscription as its publisher has it: a position in its pattern's stream, what its subscriber has room for, and
+what becomes of what has no room."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from zerowait.engines.brokerless.protocol.frames import CONFLATE, Subscribe
+from zerowait.engines.brokerless.protocol.owner.credit import units
+from zerowait.engines.brokerless.protocol.publisher.history import Part, Ranges, Stream
+
+Latest = tuple[Part, int, int]  # part, position in its block, count
+
+
+class Taker:
+    """Where events go: a subscription in a session. sent, limit: units since the session began."""
+
+    __slots__ = ("c", "conn", "id", "instance", "limit", "message_bytes", "seen", "sent")
+
+    def __init__(self, conn: int, instance: int, frame: Subscribe, message_bytes: int, c: int) -> None:
+        self.conn = conn  # 0: its session is over, and may be taken up again
+        self.instance = instance
+        self.id = frame.subscription
+        self.limit = frame.limit
+        self.sent = 0
+        self.message_bytes = message_bytes
+        self.c = c  # the count of the last event that it was sent, or that was dropped before it
+        self.seen = c  # of the last that is known to have come
+
+    def has_seen(self, count: int) -> None:
+        """Of a group's member nothing is kept."""
+
+    def left(self) -> int:
+        return self.limit - self.sent if self.conn else 0
+
+
+class Cursor(Taker):
+    """ahead: what comes before the stream: replayed and retained events. dirty: of one that conflates, the newest event
+    of each topic that was not sent; else None."""
+
+    __slots__ = (
+        "ahead", "dirty", "dropped", "flying", "members", "name", "overflow", "queue", "skipped", "stream", "until",
+    )  # fmt: skip
+
+    def __init__(self, stream: Stream, conn: int, instance: int, frame: Subscribe, message_bytes: int, c: int) -> None:
+        super().__init__(conn, instance, frame, message_bytes, c)
+        self.stream = stream
+        self.queue = max(1, frame.queue)
+        self.overflow = frame.overflow
+        self.ahead: deque[Part] = deque()
+        self.dirty: dict[str, Latest] | None = {} if frame.overflow == CONFLATE and not frame.group else None
+        self.flying: dict[str, Latest] = {}  # likewise, what was sent and is not known to have come
+        self.until: float | None = None  # without a session: how long it is kept
+        self.name = frame.group
+        self.members: dict[int, Taker] = {}  # of a group: connection → who shares its events
+        self.dropped = 0  # in all
+        self.skipped = 0  # of a group: dropped, and told to none of its members yet
+
+    def pending(self) -> bool:
+        """Whether there is something to send."""
+        if self.ahead:
+            return True
+        if self.dirty is not None:
+            return bool(self.dirty)
+        if self.c < (oldest := self.stream.oldest()):
+            self.skip(oldest - self.c)
+        return self.stream.count > self.c
+
+    def kept(self) -> int:
+        """Up to which count nothing need be kept for it."""
+        return self.stream.count if self.dirty is not None else self.c if self.name else self.seen
+
+    def lag(self) -> int:
+        """How many events wait for it here."""
+        return len(self.dirty) if self.dirty is not None else self.stream.count - self.c
+
+    def next(self) -> tuple[Part, int]:
+        """Of one with something pending: what is to be sent next, and how many of it have been sent."""
+        if self.ahead:
+            part = self.ahead[0]
+            return part, max(0, self.c + 1 - part.c) if part.c else 0
+        if self.dirty is not None:
+            part, at, c = next(iter(self.dirty.values()))
+            return Part(part.block, ((at, at + 1),), 1, c), 0
+        return self.stream.after(self.c)
+
+    def took(self, part: Part, count: int, skip: int) -> None:
+        """These have been sent, or will never be."""
+        if self.ahead:
+            if part.c:
+                self.c = part.c + skip + count - 1
+            if skip + count >= part.count:
+                self.ahead.popleft()
+        elif self.dirty is not None:
+            topic = next(iter(self.dirty))
+            latest = self.dirty.pop(topic)
+            self.flying.pop(topic, None)
+            self.flying[topic] = latest
+            self.c = part.c
+        else:
+            self.c += count
+
+    def has_seen(self, count: int) -> None:
+        """So far they have come."""
+        self.seen = max(self.seen, min(count, self.c))
+        while self.flying and next(iter(self.flying.values()))[2] <= self.seen:
+            del self.flying[next(iter(self.flying))]
+
+    def take_over(self, ghost: Cursor) -> None:
+        """Goes on for one whose session is over: what had not come there is sent here."""
+        self.ahead.extend(part for part in ghost.ahead if not part.c or part.last > self.c)
+        if self.dirty is not None and ghost.dirty is not None:
+            latest = ghost.flying | ghost.dirty
+            left = sorted((each[2], topic, each) for topic, each in latest.items() if each[2] > self.c)
+            self.dirty.update((topic, each) for _, topic, each in left)
+
+    def skip(self, count: int) -> None:
+        self.c += count
+        self.dropped += count
+        self.skipped += count
+
+    def conflate(self, part: Part) -> None:
+        assert self.dirty is not None
+        before = part.c
+        for start, stop in part.ranges:
+            for topic, a, b, *_ in part.block.runs:
+                a, b = max(a, start), min(b, stop)
+                if a < b:
+                    self.dirty.pop(topic, None)  # the newest stand last, so that counts rise
+                    self.dirty[topic] = part, b - 1, before + b - 1 - start
+            before += stop - start
+
+    def rotate(self) -> Taker | None:
+        """Of a group: whose turn it is, among those with room."""
+        for conn in list(self.members):
+            member = self.members.pop(conn)
+            self.members[conn] = member
+            if member.left() > 0:
+                return member
+        return None
+
+
+def fitting(part: Part, skip: int, left: int) -> tuple[Ranges, int]:
+    """As many of the part's events, after the first `skip`, as so many units allow, one at the least: it may
+    overdraw. Gives them and what they cost."""
+    count = part.count - skip
+    if count > left:
+        count = left
+    while True:
+        ranges = part.cut(skip, count)
+        cost = units(count, sum(part.block.size(a, b) for a, b in ranges))
+        if cost <= left or count == 1:
+            return ranges, cost
+        count = max(1, min(count - 1, count * left // cost))

@@ -1,0 +1,396 @@
+"""The publisher's side: who has subscribed to what, and what each of them is sent (rules §10).
+
+An event is matched once for each topic's set of patterns, encoded once, and framed once for all subscribers that stand
+at the same place. What a subscriber has no room for waits here, as a position in its pattern's stream; beyond its queue
+the oldest are passed over, and their counts say how many.
+
+A subscription is known again, after its connection broke, by (epoch, last count): the epoch is this life of the
+publisher, and the counts of a pattern go on while nobody has subscribed to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from zerowait.engines.brokerless.protocol.config import Config
+from zerowait.engines.brokerless.protocol.effects import Effects, Say
+from zerowait.engines.brokerless.protocol.frames import (
+    DISCONNECT,
+    MALFORMED,
+    UNKNOWN,
+    ProtocolError,
+    Room,
+    Served,
+    Subscribe,
+    Subscribed,
+    check_subscribe,
+)
+from zerowait.engines.brokerless.protocol.link import Link
+from zerowait.engines.brokerless.protocol.publisher.cursor import Cursor, Taker
+from zerowait.engines.brokerless.protocol.publisher.history import Block, Part, Range, Ring, Stream
+from zerowait.engines.brokerless.protocol.publisher.sending import Sending
+from zerowait.patterns import Patterns, overlap
+
+STREAMS_REMEMBERED = 1_024  # patterns that nobody subscribes to any more and whose events are still counted …
+STREAM_IDLE = 3_600.0  # … for so many seconds
+RETAINED_MOST = 100_000  # topics whose last value is kept
+SUBSCRIPTIONS_MOST = 4_096  # of one connection
+RELIABLE_SLACK = 1_024  # of a reliable topic: what was published before its publisher knew of a queue's bound
+
+
+class Announced(Struct):
+    """A topic that this process publishes, as it was declared. fingerprint and description: of its type."""
+
+    pattern: str
+    fingerprint: bytes = b""
+    description: bytes = b""
+    ring: Ring | None = None
+
+
+class Publisher:
+    def __init__(self, epoch: int, effects: Effects, config: Config) -> None:
+        self.epoch = epoch
+        self.event = 0  # the number of the last that was published
+        self.announced: dict[str, Announced] = {}
+        self._effects = effects
+        self._config = config
+        self._streams: dict[str, Stream] = {}
+        self._patterns: Patterns[Stream] = Patterns()
+        self._cursors: dict[int, list[Cursor]] = {}  # connection → subscriptions that stand for themselves
+        self._groups: dict[tuple[str, str], Cursor] = {}
+        self._ghosts: list[Cursor] = []
+        self._rings: Patterns[Ring] = Patterns()
+        self._retained: dict[str, Part] = {}
+        self._dirty: dict[Stream, None] = {}
+        self._roomy: set[int] = set()  # connections that have more room
+
+    # -- what is published ---------------------------------------------------------------------------------------------
+
+    def declare(self, pattern: str, fingerprint: bytes, description: bytes, history: int) -> bool:
+        """This process publishes to that topic. False: that was known."""
+        known = self.announced.get(pattern)
+        if known is not None and known.fingerprint == fingerprint and (known.ring or not history):
+            return False
+        ring = known.ring if known is not None else None
+        if history and ring is None:
+            ring = Ring(pattern, history)
+            self._rings.add(pattern, ring)
+        self.announced[pattern] = Announced(pattern, fingerprint, description, ring)
+        return True
+
+    def served(self) -> tuple[Served, ...]:
+        """As STATE says it."""
+        return tuple(Served(each.pattern, "topic", fingerprint=each.fingerprint) for each in self.announced.values())
+
+    def description(self, fingerprint: bytes) -> bytes | None:
+        found = (each.description for each in self.announced.values() if each.fingerprint == fingerprint)
+        return next((each for each in found if each), None)
+
+    def publish(self, block: Block) -> dict[str, int]:
+        """Takes these events: they get their numbers, and leave at the next flush. Gives for each topic to how many
+        subscriptions they are addressed."""
+        block.first = self.event + 1
+        self.event += block.count
+        addressed: dict[str, int] = {}
+        found: dict[Stream, list[Range]] = {}
+        for topic, start, stop, retain, reliable in block.runs:
+            for stream in self._patterns.match(topic):
+                if reliable:
+                    stream.is_reliable = True
+                ranges = found.setdefault(stream, [])
+                if ranges and ranges[-1][1] == start:
+                    ranges[-1] = ranges[-1][0], stop
+                else:
+                    ranges.append((start, stop))
+            for ring in self._rings.match(topic):
+                ring.append(block, start, stop, self._config.topic_bytes)
+            if retain:
+                self._retain(topic, block, stop - 1)
+            if topic not in addressed:
+                addressed[topic] = self.addressed(topic)
+        for stream, ranges in found.items():
+            stream.append(block, tuple(ranges), sum(stop - start for start, stop in ranges))
+            self._dirty[stream] = None
+        return addressed
+
+    def _retain(self, topic: str, block: Block, at: int) -> None:
+        self._retained.pop(topic, None)
+        self._retained[topic] = Part(block, ((at, at + 1),), 1, 0).compact()
+        while len(self._retained) > RETAINED_MOST:
+            del self._retained[next(iter(self._retained))]
+
+    def addressed(self, topic: str) -> int:
+        """To how many subscriptions an event of this topic goes, a group counting as one."""
+        return sum(
+            1 for stream in self._patterns.match(topic) for cursor in stream.cursors if cursor.conn or cursor.members
+        )
+
+    def room(self, topic: str) -> int | None:
+        """How many events the fullest queue among its subscribers still takes; None: there are none."""
+        rooms = [c.queue - c.lag() for s in self._patterns.match(topic) for c in s.cursors if c.dirty is None]
+        return min(rooms, default=None)
+
+    def subscribers(self, pattern: str) -> set[int]:
+        """The connections with processes that have subscribed to something of this."""
+        return {
+            conn
+            for stream in self._streams.values()
+            if overlap(stream.pattern, pattern)
+            for cursor in stream.cursors
+            for conn in (cursor.members or (cursor.conn,))
+            if conn
+        }
+
+    def is_settled(self) -> bool:
+        """Whether everything has been sent that may be."""
+        cursors = [c for of in self._cursors.values() for c in of] + list(self._groups.values())
+        return not any(c.pending() and (c.conn or c.members) for c in cursors)
+
+    # -- subscriptions -------------------------------------------------------------------------------------------------
+
+    def receive(self, link: Link, said: Subscribe | Room, now: float) -> None:
+        if isinstance(said, Room):
+            taker = self._taker(link.conn, said.subscription)
+            if taker is not None:
+                taker.has_seen(said.count)
+                taker.limit = max(taker.limit, said.limit)
+                self._roomy.add(link.conn)
+        elif said.ends:
+            self._leave(link.conn, said.subscription)
+            self._effects.add(Say("state", "", link.instance))
+        else:
+            self._subscribe(link, said, now)
+
+    def _taker(self, conn: int, id: int) -> Taker | None:
+        for cursor in self._cursors.get(conn, ()):
+            if cursor.id == id:
+                return cursor
+        for group in self._groups.values():
+            if (member := group.members.get(conn)) is not None and member.id == id:
+                return member
+        return None
+
+    def _subscribe(self, link: Link, said: Subscribe, now: float) -> None:
+        check_subscribe(said)
+        if self._taker(link.conn, said.subscription) is not None:
+            raise ProtocolError(MALFORMED, f"subscription {said.subscription} twice on one connection")
+        if len(self._cursors.get(link.conn, ())) >= SUBSCRIPTIONS_MOST:
+            raise ProtocolError(MALFORMED, f"more than {SUBSCRIPTIONS_MOST} subscriptions on one connection")
+        stream = self._stream(said.pattern)
+        answer = self._join(stream, link, said, now) if said.group else self._begin(stream, link, said, now)
+        self._effects.send(link.conn, answer)
+        self._roomy.add(link.conn)
+        self._dirty[stream] = None
+        self._effects.add(Say("state", "", link.instance))
+
+    def _stream(self, pattern: str) -> Stream:
+        stream = self._streams.get(pattern)
+        if stream is None:
+            # Counts begin where no earlier life of this stream can have been: it counted some of these events.
+            stream = self._streams[pattern] = Stream(pattern, self.event)
+            self._patterns.add(pattern, stream)
+        stream.idle_since = None
+        return stream
+
+    def _begin(self, stream: Stream, link: Link, said: Subscribe, now: float) -> Subscribed:
+        """A subscription that stands for itself: where it left off if that is known, else from now on or as far back
+        as it asks."""
+        conn, id = link.conn, said.subscription
+        ghost = next(
+            (g for g in self._ghosts if g.instance == link.instance and g.id == id and g.stream is stream), None
+        )
+        if ghost is not None:
+            self._end_ghost(ghost)
+        is_ours = said.epoch == self.epoch
+        is_known = is_ours and stream.base <= said.count <= stream.count
+        cursor = Cursor(stream, conn, link.instance, said, link.message_bytes, stream.count)
+        missed = 0
+        if is_known:
+            cursor.c = said.count
+            if ghost is not None:
+                cursor.take_over(ghost)
+        else:
+            missed = UNKNOWN if said.epoch else 0
+            self._go_back(cursor, said, now, all_there_is=bool(said.epoch))
+        first = cursor.seen = cursor.c
+        self._cursors.setdefault(conn, []).append(cursor)
+        stream.cursors.append(cursor)
+        if cursor.dirty is not None:
+            stream.conflating.append(cursor)
+        return Subscribed(id, self.epoch, self.event, first, missed)
+
+    def _go_back(self, cursor: Cursor, said: Subscribe, now: float, *, all_there_is: bool) -> None:
+        """Puts replayed and retained events before the stream. all_there_is: of a publisher that was restarted nothing
+        has been seen."""
+        pattern, replay = cursor.stream.pattern, said.replay
+        history: list[Part] = []
+        if replay or said.replay_ms or all_there_is:
+            since = now - said.replay_ms / 1_000 if said.replay_ms and not all_there_is else float("-inf")
+            rings = [each.ring for each in self.announced.values() if each.ring is not None]
+            history = [part for ring in rings for part in ring.matching(pattern, since)]
+            history.sort(key=lambda part: part.block.first + part.ranges[0][0])
+            if replay and not all_there_is:
+                history = _newest(history, replay)
+        c = cursor.stream.count - sum(part.count for part in history)
+        c = max(c, 0)
+        cursor.c = c
+        for part in history:
+            part.c = c + 1
+            c += part.count
+        told = {part.block.first + at for part in history for at in range(*part.ranges[0])}
+        kept = [
+            part
+            for topic, part in self._retained.items()
+            if part.block.first + part.ranges[0][0] not in told and overlap(pattern, topic)
+        ]
+        kept.sort(key=lambda part: part.block.first + part.ranges[0][0])
+        cursor.ahead.extend([*kept, *history])
+
+    def _join(self, stream: Stream, link: Link, said: Subscribe, now: float) -> Subscribed:
+        """A member of a group: one of them gets each event. Its counts are its own."""
+        key = (stream.pattern, said.group)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Cursor(stream, 0, 0, said, link.message_bytes, stream.count)
+            self._go_back(group, said, now, all_there_is=False)
+            stream.cursors.append(group)
+        group.until = None
+        group.queue = max(group.queue, said.queue)
+        is_ours = said.epoch == self.epoch
+        missed = UNKNOWN if said.epoch and not is_ours else 0
+        member = Taker(link.conn, link.instance, said, link.message_bytes, said.count if is_ours else 0)
+        group.members[link.conn] = member
+        return Subscribed(said.subscription, self.epoch, self.event, member.c, missed)
+
+    def _leave(self, conn: int, id: int) -> None:
+        for cursor in self._cursors.get(conn, []):
+            if cursor.id == id:
+                self._cursors[conn].remove(cursor)
+                self._forget(cursor)
+                return
+        for key, group in list(self._groups.items()):
+            if (member := group.members.get(conn)) is not None and member.id == id:
+                del group.members[conn]
+                if not group.members:
+                    del self._groups[key]
+                    self._forget(group)
+                return
+
+    def _forget(self, cursor: Cursor) -> None:
+        stream = cursor.stream
+        stream.cursors.remove(cursor)
+        if cursor in stream.conflating:
+            stream.conflating.remove(cursor)
+        self._dirty[stream] = None
+
+    # -- connections ---------------------------------------------------------------------------------------------------
+
+    def closed(self, link: Link, now: float) -> None:
+        """Its subscriptions are kept for a while: they may be taken up again on another connection."""
+        until = now + self._config.resume_grace
+        for cursor in self._cursors.pop(link.conn, []):
+            cursor.conn, cursor.until = 0, until
+            self._ghosts.append(cursor)
+        for group in self._groups.values():
+            if group.members.pop(link.conn, None) is not None and not group.members:
+                group.until = until
+        self._roomy.discard(link.conn)
+
+    def gone(self, instance: int) -> None:
+        """It will not be back."""
+        for ghost in [each for each in self._ghosts if each.instance == instance]:
+            self._end_ghost(ghost)
+
+    def _end_ghost(self, ghost: Cursor) -> None:
+        self._ghosts.remove(ghost)
+        self._forget(ghost)
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        for ghost in [each for each in self._ghosts if each.until is not None and each.until <= now]:
+            self._end_ghost(ghost)
+        for key, group in list(self._groups.items()):
+            if not group.members and group.until is not None and group.until <= now:
+                del self._groups[key]
+                self._forget(group)
+        idle = [s for s in self._streams.values() if not s.cursors]
+        for stream in idle:
+            if stream.idle_since is None:
+                stream.idle_since = now
+        idle.sort(key=lambda s: s.idle_since or 0.0)
+        beyond = len(idle) - STREAMS_REMEMBERED
+        for at, stream in enumerate(idle):
+            if at < beyond or now >= (stream.idle_since or now) + STREAM_IDLE:
+                del self._streams[stream.pattern]
+                self._patterns.remove(stream.pattern, stream)
+                self._dirty.pop(stream, None)
+
+    def wake(self) -> float | None:
+        """When `tick` is to be called next, for those who have been away too long."""
+        times = [c.until for c in (*self._ghosts, *self._groups.values()) if c.until is not None]
+        return min(times, default=None)
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Everything that may go, goes."""
+        if not self._dirty and not self._roomy:
+            return
+        dirty, self._dirty = self._dirty, {}
+        roomy, self._roomy = self._roomy, set()
+        conns = dict.fromkeys(roomy)
+        groups: dict[Cursor, None] = {}
+        for stream in dirty:
+            for cursor in stream.cursors:
+                if cursor.name:
+                    groups[cursor] = None
+                elif cursor.conn:
+                    conns[cursor.conn] = None
+        for group in self._groups.values():
+            if not roomy.isdisjoint(group.members):
+                groups[group] = None
+        sending = Sending(self._effects, self.epoch)
+        touched = dict(dirty)
+        for conn in conns:
+            cursors = self._cursors.get(conn, ())
+            touched.update((cursor.stream, None) for cursor in cursors)
+            sending.feed(conn, cursors)
+        for group in groups:
+            touched[group.stream] = None
+            sending.share(group)
+        for stream in touched:
+            for cursor in list(stream.cursors):
+                self._bound(cursor)
+            stream.keep(self._config.topic_bytes)
+
+    def _bound(self, cursor: Cursor) -> None:
+        """What its queue does not hold."""
+        stream = cursor.stream
+        most = cursor.queue + (RELIABLE_SLACK if stream.is_reliable else 0)
+        if cursor.dirty is not None or stream.count - cursor.c <= most or cursor.ahead:
+            return
+        if cursor.overflow == DISCONNECT and not cursor.name:
+            if cursor.conn:
+                words = f"more than {cursor.queue} events waited for it"
+                said = Subscribed(cursor.id, self.epoch, self.event, cursor.c, cursor.lag(), True, words)
+                self._effects.send(cursor.conn, said)
+                self._cursors[cursor.conn].remove(cursor)
+            else:
+                self._ghosts.remove(cursor)
+            self._forget(cursor)
+            return
+        cursor.skip(cursor.stream.count - cursor.c - cursor.queue)
+
+
+def _newest(history: Sequence[Part], most: int) -> list[Part]:
+    found: list[Part] = []
+    for part in reversed(history):
+        if most <= 0:
+            break
+        stop, many = part.ranges[0][1], min(most, part.count)
+        found.append(Part(part.block, ((stop - many, stop),), many, 0))
+        most -= many
+    return found[::-1]

@@ -1,0 +1,240 @@
+"""What has come of a subscription and was not looked at: a queue for each publisher, from which one takes in turn.
+
+The publisher sends no more than there is room for, so each queue is bounded by its window. What was missed is reckoned
+when an event is taken, from its count and that of the event taken before it, so that whatever is dropped on the way is
+counted once, wherever that was."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+
+from msgspec import Struct
+
+from zerowait.engines.brokerless.protocol.frames import UNKNOWN
+
+
+class Piece(Struct):
+    """Events of one frame that match the subscription. runs: (topic, start, stop), positions in the frame, ascending;
+    c: the count of the first, 0: they have none."""
+
+    runs: tuple[tuple[str, int, int], ...]
+    c: int
+    count: int
+    cost: float  # of one event, in units
+    body: memoryview | bytes
+    ends: memoryview  # of uint32
+    base: int
+    sent_at: int
+    headers: Mapping[int, dict[str, str]] | None
+    taken: int = 0
+
+
+class Mark(Struct):
+    """A session begins: so many before its first event are lost; UNKNOWN: nobody knows how many."""
+
+    c: int
+    missed: int
+
+
+class Source:
+    """The queue of one publisher. taken: units that were looked at; told: how many of them it knows of."""
+
+    __slots__ = ("c", "instance", "latest", "lost", "name", "queue", "seen", "sender", "taken", "told", "unknown")
+
+    def __init__(self, instance: int, sender: str) -> None:
+        self.instance = instance
+        self.sender = sender
+        self.queue: deque[Piece | Mark] = deque()
+        self.latest: dict[str, Piece] = {}  # of a subscription that conflates: topic → its newest event
+        self.c = 0  # the count of the event taken last
+        self.lost = 0  # known to be lost before the next one
+        self.unknown = False  # and perhaps more
+        self.taken = 0.0
+        self.told = 0.0
+        self.seen = 0  # the count of the last that has come
+
+
+class Taken(Struct):
+    """Events start … stop - 1 of a piece, in their order. missed: lost directly before the first of them."""
+
+    source: Source
+    piece: Piece
+    topics: tuple[tuple[str, int], ...]  # (topic, how many)
+    start: int
+    stop: int
+    missed: int
+
+
+class Inbox:
+    """put, mark, end: the network thread. take: any thread. renew: told, under no lock, that a publisher should learn
+    of more room; notify: that there is something to take, or that there will be nothing more."""
+
+    def __init__(
+        self,
+        lock: AbstractContextManager[object],
+        window: int,
+        *,
+        conflate: bool = False,
+        renew: Callable[[], object],
+        notify: Callable[[], object],
+    ) -> None:
+        self.window = window
+        self.conflate = conflate
+        self.error: Exception | None = None  # why there will be nothing more
+        self.missed = 0  # in all that was taken
+        self._lock = lock
+        self._renew = renew
+        self._notify = notify
+        self._sources: dict[int, Source] = {}
+        self._turns: deque[Source] = deque()  # those that have something
+        self._again: deque[tuple[Taken, int]] = deque()
+
+    def __bool__(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._turns)
+
+    def source(self, instance: int, sender: str) -> Source:
+        with self._lock:
+            source = self._sources.get(instance)
+            if source is None:
+                source = self._sources[instance] = Source(instance, sender)
+            return source
+
+    def begin(self, source: Source) -> int:
+        """A session with this publisher begins: how much it may use of the window until it is told of more. What is
+        here from before counts against it."""
+        with self._lock:
+            pieces = [p for p in (*source.queue, *source.latest.values()) if isinstance(p, Piece)]
+            held = sum(p.cost * (p.count - p.taken) for p in pieces)
+            source.taken = source.told = -held
+            return max(0, int(self.window - held))
+
+    def forget(self, instance: int) -> None:
+        """Its publisher is no more; what has come of it stays."""
+        with self._lock:
+            self._sources.pop(instance, None)
+
+    def put(self, source: Source, piece: Piece) -> None:
+        with self._lock:
+            was_empty = not source.queue and not source.latest
+            if self.conflate:
+                self._conflate(source, piece)
+            else:
+                source.queue.append(piece)
+            if piece.c:
+                source.seen = piece.c + piece.count - 1
+            if was_empty:
+                self._turns.append(source)
+        self._notify()
+
+    def _conflate(self, source: Source, piece: Piece) -> None:
+        c = piece.c
+        for topic, start, stop in piece.runs:
+            old = source.latest.pop(topic, None)
+            source.taken += piece.cost * (stop - start - 1) + (old.cost if old is not None else 0.0)
+            last = c + stop - start - 1 if c else 0
+            source.latest[topic] = Piece(
+                ((topic, stop - 1, stop),), last, 1, piece.cost, piece.body, piece.ends, piece.base, piece.sent_at,
+                piece.headers,
+            )  # fmt: skip
+            c += stop - start if c else 0
+
+    def mark(self, source: Source, mark: Mark) -> None:
+        """A session with this publisher begins."""
+        with self._lock:
+            source.seen = mark.c
+            if not source.queue and not source.latest:
+                self._passed(source, mark)
+            elif self.conflate:
+                source.lost += max(0, mark.missed)
+                source.unknown |= mark.missed == UNKNOWN
+            else:
+                source.queue.append(mark)
+
+    def _passed(self, source: Source, mark: Mark) -> None:
+        if not source.c or mark.missed:
+            source.c = max(source.c, mark.c) if mark.missed > 0 else mark.c
+        if mark.missed == UNKNOWN:
+            source.unknown = True
+        else:
+            source.lost += mark.missed
+
+    def end(self, error: Exception) -> None:
+        """Nothing more comes. What has come can be taken."""
+        if self.error is None:
+            self.error = error
+        self._notify()
+
+    def take(self, most: int, *, one_topic: bool = False) -> Taken | None:
+        """The next events, at most so many, all of one publisher: one after another has its turn."""
+        with self._lock:
+            while self._turns:
+                source = self._turns.popleft()
+                found = self._take(source, most, one_topic)
+                if source.queue or source.latest:
+                    self._turns.append(source)
+                if found is not None:
+                    renew = source.taken - source.told >= self.window / 2
+                    break
+            else:
+                return None
+        if renew:
+            self._renew()
+        return found
+
+    def _take(self, source: Source, most: int, one_topic: bool) -> Taken | None:
+        while source.queue and isinstance(mark := source.queue[0], Mark):
+            source.queue.popleft()
+            self._passed(source, mark)
+        if self.conflate and source.latest:
+            piece = source.latest.pop(next(iter(source.latest)))
+        elif source.queue:
+            first = source.queue[0]
+            assert isinstance(first, Piece)
+            piece = first
+        else:
+            return None
+        begun = piece.taken
+        topics: list[tuple[str, int]] = []
+        at = start = stop = -1
+        skip = begun
+        for topic, a, b in piece.runs:
+            if skip >= b - a:
+                skip -= b - a
+                continue
+            a, skip = a + skip, 0
+            if start < 0:
+                start = at = a
+            if a != at or most <= 0 or (one_topic and topics and topics[0][0] != topic):
+                break
+            stop = at = min(b, a + most)
+            topics.append((topic, stop - a))
+            most -= stop - a
+            if stop < b:
+                break
+        count = stop - start
+        piece.taken += count
+        if not self.conflate and piece.taken >= piece.count:
+            source.queue.popleft()
+        source.taken += piece.cost * count
+        missed, source.lost = source.lost, 0
+        if piece.c:
+            first_c = piece.c + begun
+            missed += first_c - source.c - 1 if source.c or first_c else 0
+            source.c = first_c + count - 1
+        self.missed += missed
+        if source.unknown:
+            missed, source.unknown = UNKNOWN, False
+        return Taken(source, piece, tuple(topics), start, stop, missed)
+
+    def rooms(self) -> list[tuple[Source, int]]:
+        """Who is to be told of more room: and how much there may be used since its session began."""
+        found: list[tuple[Source, int]] = []
+        with self._lock:
+            for source in self._sources.values():
+                if source.taken - source.told >= self.window / 2:
+                    source.told = source.taken
+                    found.append((source, int(source.taken + 1e-6) + self.window))
+        return found
