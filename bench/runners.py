@@ -111,6 +111,8 @@ class NoOutputs:
     def prepare(self, to: object, value: object, options: Any) -> object:
         return value
 
+    prepare_event = prepare
+
     def size(self, output: Any) -> int:
         return 100
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from zerowait.replies import Reply
     from zerowait.retry import Retry
     from zerowait.settings import Settings
+    from zerowait.subscriptions import Event
+    from zerowait.topic import Topic
 
 __version__ = "0.1.0"
 
@@ -34,6 +36,7 @@ __all__ = [
     "Client",
     "Context",
     "Dead",
+    "Event",
     "Expired",
     "NoResponder",
     "PeerLost",
@@ -50,6 +53,7 @@ __all__ = [
     "RetryLater",
     "Settings",
     "StreamChannel",
+    "Topic",
     "ZerowaitError",
     "__version__",
 ]
@@ -78,6 +82,8 @@ _HOMES = {
     "Plain": "plain",
     "Retry": "retry",
     "Settings": "settings",
+    "Event": "subscriptions",
+    "Topic": "topic",
 }
 
 

@@ -13,6 +13,7 @@ from zerowait.errors import UsageError
 from zerowait.handlers.every import timed_spec
 from zerowait.handlers.registry import Registry, pull_spec, reply_spec
 from zerowait.handlers.rhythm import rhythm_of
+from zerowait.handlers.topical import subscribed, topic_spec
 from zerowait.names import check_process
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from zerowait.client import Client
     from zerowait.retry import Retry
     from zerowait.settings import Settings
+    from zerowait.topic import Topic
 
     R = TypeVarWithDefault("R", default=Any)
 else:
@@ -66,6 +68,27 @@ class Pull(Protocol[P_in, P_r]):
     def __call__(self, fn: Callable[[P_in], X], /) -> Callable[[P_in], X]: ...
     @overload
     def __call__(self, fn: Callable[[P_in, Context[P_r]], X], /) -> Callable[[P_in, Context[P_r]], X]: ...
+
+
+class SubscribeOptions(TypedDict, total=False):
+    """What may be said of a subscription.
+
+    group: of all processes that name it, one handles each event; else each process does. durable: what is published
+    while the group is away waits in the publisher's outbox, and is acknowledged, retried and dead-lettered as a push.
+    replay, replay_seconds, overflow, queue: those of `Client.subscribe`; not with durable.
+    concurrency, timeout: those of a pull. retry: what becomes of a failure; once is enough unless it is said here, or
+    the group is durable.
+    """
+
+    group: str | None
+    durable: bool
+    replay: int
+    replay_seconds: float
+    overflow: Literal["drop_oldest", "conflate", "disconnect"]
+    queue: int
+    concurrency: int | None
+    timeout: float | None
+    retry: Retry | None
 
 
 class Every(Protocol[P_r]):
@@ -265,6 +288,34 @@ class App(Generic[R]):
             spec = reply_spec(fn, where, names=names, **options)
             self._registry.add(spec)
             _remember_channel(fn, spec.channel)
+            return fn
+
+        return register
+
+    @overload
+    def subscribe(self, topic: Topic[In], **options: Unpack[SubscribeOptions]) -> Pull[In, R]: ...
+    @overload
+    def subscribe(self, topic: str, **options: Unpack[SubscribeOptions]) -> Callable[[F], F]: ...
+    def subscribe(self, topic: Any, **options: Any) -> Any:
+        """Registers the handler of a topic, or of all that its pattern matches: each process handles each event, or
+        with `group="billing"` one process of that group.
+
+        The handler is as one of `pull` is, and returns nothing; `ctx.channel` is the concrete topic, `ctx.missed` how
+        many events were lost directly before this one. What it raises is logged, and retried if `retry` says so; with
+        `durable=True`, which wants a group, it is as with a push. Options: see SubscribeOptions.
+        Raises UsageError, when the module is imported, for whatever can be known to be wrong by then.
+        """
+        for name in options.keys() - SubscribeOptions.__annotations__.keys():
+            from zerowait.names import nearest
+
+            meant = nearest(name, sorted(SubscribeOptions.__annotations__))
+            raise UsageError(f"@app.subscribe takes no {name}=." + (f" Did you mean {meant}=?" if meant else ""))
+        here = currentframe()
+        names = here.f_back.f_locals if here is not None and here.f_back is not None else {}
+        subscribed(topic)
+
+        def register(fn: F) -> F:
+            self._registry.add(topic_spec(fn, topic, names=names, **options))
             return fn
 
         return register

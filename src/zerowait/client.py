@@ -8,13 +8,14 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from zerowait.context import AROUND, DEADLINE
 from zerowait.errors import UsageError, ZerowaitError
-from zerowait.message import BODY_START
+from zerowait.message import BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
 from zerowait.names import check_process
 from zerowait.pending import Pending
+from zerowait.publications import Published
 from zerowait.receipts import Receipt
 from zerowait.replies import Reply
 from zerowait.settings import Settings
@@ -37,10 +38,14 @@ if TYPE_CHECKING:
     from zerowait.results import Peers
     from zerowait.snapshot import Status
     from zerowait.streams import Stream
+    from zerowait.subscriptions import Subscription
+    from zerowait.topic import Topic
+    from zerowait.topics.bundle import TopicLane
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 _ROOMS = ("zerowait.opening", "zerowait.observing", "zerowait.loading")
+T = TypeVar("T")
 
 
 class Client:
@@ -61,6 +66,7 @@ class Client:
         self.name = check_process(name, "a client")
         self._settings = settings
         self._headers = headers
+        self._topics: dict[Any, TopicLane] = {}  # likewise, of topics
         self._lanes: dict[Any, Lane] = {}  # those of the short way; emptied by whatever ends it: closing, a fork
         self._asks: dict[Any, AskLane] = {}  # likewise, of requests
         self._opened: Opened | None = None
@@ -217,7 +223,118 @@ class Client:
         """
         return self._open().stream(to, value, options)
 
+    # -- topics ------------------------------------------------------------------------------------------------------
+
+    @overload
+    def publish(
+        self, to: Topic[T], value: T, *, retain: bool | None = None, headers: Mapping[str, str] | None = None
+    ) -> Pending[int]: ...
+    @overload
+    def publish(
+        self, to: str, value: object, *, retain: bool | None = None, headers: Mapping[str, str] | None = None
+    ) -> Pending[int]: ...
+    def publish(self, to: Any, value: Any, *, retain: Any = None, headers: Any = None) -> Pending[int]:
+        """Tells all who subscribe to the topic, and returns at once; the number is to how many it is addressed.
+
+        A subscriber that is slow misses events and knows how many; it slows nobody. For durable groups it is safe once
+        it is done. retain: whether it is kept as the topic's last value for those who join later, in place of what the
+        topic says. headers: text, 8 KiB in all.
+
+        Raises EncodeError, TooLarge, Closed; QueueFull where a subscriber of a `reliable` topic or a durable group has
+        no room; then nothing was taken. UsageError for a program that must be changed.
+        """
+        # The short way takes no lock: `zerowait.topics.bundle` tells how.
+        try:
+            lane = self._topics[to]
+        except (KeyError, TypeError):
+            pass
+        else:
+            if type(value) is lane.exact and retain is None and headers is None:
+                slot = lane.slot
+                try:
+                    bundle = slot.pop()
+                except IndexError:
+                    pass
+                else:
+                    try:
+                        press = lane.press
+                        if bundle is press.newest:
+                            buffer, ends = bundle.buffer, bundle.ends
+                            lane.encode_into(value, buffer, -1)
+                            if bundle.lane is not lane:
+                                bundle.turn(lane)
+                            ends.append(size := len(buffer))
+                            if size >= SEGMENT_BYTES or len(ends) >= SEGMENT_MESSAGES:
+                                slot = press.closed
+                            return Published(bundle, lane)
+                        slot = press.closed
+                    except BaseException as error:
+                        bundle.undo()
+                        if not isinstance(error, Exception):
+                            raise
+                    finally:
+                        slot.append(bundle)
+        options = {"retain": retain, "headers": headers}
+        return self._open().publish(to, value, {name: said for name, said in options.items() if said is not None})
+
+    @overload
+    def subscribe(
+        self,
+        to: Topic[T],
+        *,
+        replay: int = 0,
+        replay_seconds: float = 0.0,
+        overflow: Literal["drop_oldest", "conflate", "disconnect"] = "drop_oldest",
+        queue: int = 1000,
+        idle: float | None = None,
+    ) -> Subscription[T]: ...
+    @overload
+    def subscribe(
+        self,
+        to: str,
+        *,
+        yields: type[T],
+        replay: int = 0,
+        replay_seconds: float = 0.0,
+        overflow: Literal["drop_oldest", "conflate", "disconnect"] = "drop_oldest",
+        queue: int = 1000,
+        idle: float | None = None,
+    ) -> Subscription[T]: ...
+    @overload
+    def subscribe(
+        self,
+        to: str,
+        *,
+        replay: int = 0,
+        replay_seconds: float = 0.0,
+        overflow: Literal["drop_oldest", "conflate", "disconnect"] = "drop_oldest",
+        queue: int = 1000,
+        idle: float | None = None,
+    ) -> Subscription[Any]: ...
+    def subscribe(self, to: Any, **options: Any) -> Any:
+        """Collects the events of a topic, or of all that its pattern matches, from this call on.
+
+        replay: how many of the last events come first, as far as publishers keep them (`Topic(history=)`);
+        replay_seconds: those of the last seconds; with both, what both allow. queue: how many events of a publisher may
+        wait to be looked at; then overflow says what becomes of the next: "drop_oldest" drops the oldest that are not
+        on their way here yet, "conflate" keeps the newest of each topic, "disconnect" ends the subscription, and its
+        loop raises Overflowed. idle: the loop ends after so many seconds without an event. yields: the type of the
+        values, where the topic is given by its name.
+
+        Raises UsageError for options that make no sense, and Closed.
+        """
+        return self._open().subscribe(to, options)
+
     # -- looking -----------------------------------------------------------------------------------------------------
+
+    def subscribers(self, of: Topic[Any] | str) -> Peers:
+        """Who has subscribed to this topic, or to something of its pattern. `at_least(n)`: what is published after it
+        is done reaches n of them, without any sleep."""
+        return self._open().subscribers(of)
+
+    def publishers(self, of: Topic[Any] | str) -> Peers:
+        """Who publishes something of this topic, and knows of our subscriptions to it."""
+        return self._open().publishers(of)
 
     def workers(self, of: PushChannel[Any] | RequestChannel[Any, Any] | StreamChannel[Any, Any] | str) -> Peers:
         """Who serves this channel now. `at_least(n)` is the synchronised start: a Pending, done when so many are
@@ -255,7 +372,8 @@ class Client:
 
                 self._lanes.clear()
                 self._asks.clear()
-                self._opened = open_client(self, self._settings, self._lanes, self._asks, self._headers)
+                self._topics.clear()
+                self._opened = open_client(self, self._settings, self._lanes, self._asks, self._topics, self._headers)
             return self._opened
 
     def close(self, drain: float | None = None) -> Pending[int]:
@@ -274,6 +392,7 @@ class Client:
             self._closed = True
             self._lanes.clear()
             self._asks.clear()
+            self._topics.clear()
             if self._opened is None or not self._opened.is_ours():
                 from zerowait.opening import nothing_to_close
 

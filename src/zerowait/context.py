@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from zerowait.client import Client
     from zerowait.handlers.visits import Visit
     from zerowait.replies import Reply
+    from zerowait.topic import Topic
 
     R_co = TypeVarWithDefault("R_co", covariant=True, default=object)
 else:
     R_co = TypeVar("R_co", covariant=True)
 
 Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 # In a handler: what is told of a push that goes around its context, by a client. It is set once for all runs of a
 # runner, and read by the first push of a sheaf and not by each: so neither a run nor the short way of a push pays.
@@ -81,8 +83,8 @@ class Context(Generic[R_co]):
 
     @property
     def channel(self) -> str:
-        """The channel's name."""
-        return self._visit.delivery.channel
+        """The channel's name; of an event the topic's, without any `*` or `>`."""
+        return self._visit.channel
 
     @property
     def attempt(self) -> int:
@@ -112,8 +114,9 @@ class Context(Generic[R_co]):
 
     @property
     def missed(self) -> int:
-        """Events lost directly before this one. Always 0 for what was pushed."""
-        return 0
+        """Events that matched and were lost directly before this one; -1: nobody knows how many, for its publisher was
+        started anew. 0 for what was pushed."""
+        return self._visit.missed
 
     @overload
     def push(self, to: PushChannel[In], value: In, **options: Unpack[PushOptions]) -> None: ...
@@ -150,6 +153,22 @@ class Context(Generic[R_co]):
         """
         reply: Reply[Any] = self._visit.ask(self._client(), to, value, options)
         return reply
+
+    @overload
+    def publish(
+        self, to: Topic[T], value: T, *, retain: bool | None = None, headers: Mapping[str, str] | None = None
+    ) -> None: ...
+    @overload
+    def publish(
+        self, to: str, value: object, *, retain: bool | None = None, headers: Mapping[str, str] | None = None
+    ) -> None: ...
+    def publish(self, to: Any, value: Any, **options: Any) -> None:
+        """Publishes as part of this run's outcome: once it has succeeded, and not at all if it fails.
+
+        Checked and encoded now; the options are those of `Client.publish`. Raises EncodeError and TooLarge, and
+        UsageError once the handler has ended (use a client there).
+        """
+        self._visit.publish(to, value, {name: said for name, said in options.items() if said is not None})
 
     def remaining(self) -> float:
         """Seconds until the handler's deadline, at least 0; inf if it has none."""

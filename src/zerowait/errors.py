@@ -6,7 +6,7 @@ Exception
 │  │  ├─ QueueFull  EncodeError  TooLarge  Closed
 │  │  └─ StoreError          (also an OSError)
 │  ├─ NotHandled             raised by whoever waits
-│  │  ├─ NoResponder  PeerLost  RemoteError  BadAnswer  Dead  Cancelled
+│  │  ├─ NoResponder  PeerLost  RemoteError  BadAnswer  Dead  Cancelled  Overflowed
 │  │  └─ Expired             (also a TimeoutError)
 │  ├─ NotPermitted           (also a PermissionError)   at the call once known, else while waiting
 │  ├─ ContractMismatch                                  waiting for workers that expect what is sent
@@ -239,6 +239,22 @@ class Dead(NotHandled):
 
 class Cancelled(NotHandled):
     """You took it back yourself, by `cancel()` or `withdraw()`. Not an `asyncio.CancelledError`: your task goes on."""
+
+
+class Overflowed(NotHandled):
+    """A subscription with `overflow="disconnect"` was slower than a publisher: it has ended, with these events lost.
+
+    Subscribe again, with a larger queue or a quicker loop. missed: how many. peer: the publisher's name.
+    """
+
+    def __init__(self, *, channel: str, peer: str, missed: int) -> None:
+        super().__init__(
+            f"The queue of the subscription to {channel} is full: {peer} has ended it, and {missed:,} events that "
+            'waited there are lost. Subscribe again, with a larger queue= or overflow="drop_oldest".',
+            channel=channel,
+        )
+        self.peer = peer
+        self.missed = missed
 
 
 class NotPermitted(ZerowaitError, PermissionError):

@@ -220,6 +220,7 @@ class Delivery(Struct):
     token: Any = None  # the engine's own
     deaths: Mapping[int, int] | None = None  # number → workers that died while they ran it; absent: none
     durable: bool = True  # it lies on its sender's disk: so must what is sent for it
+    missed: int = 0  # of events: lost directly before the first
 
     def number(self, index: int) -> int:
         for first, count in self.ranges:

@@ -31,6 +31,7 @@ from zerowait.engines.brokerless.plainly import PlainPorts
 from zerowait.engines.brokerless.telling import Telling
 from zerowait.errors import ContractMismatch, UsageError, ZerowaitError
 from zerowait.estate import Estate
+from zerowait.feeds import Feeds
 from zerowait.outbox.entrance import Entrance, Ready
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.lane import Lane
@@ -44,6 +45,7 @@ from zerowait.requests.entrance import Asking
 from zerowait.results import Meeting, Peers
 from zerowait.settings import Settings
 from zerowait.streams import Stream
+from zerowait.topics.bundle import TopicLane
 
 if TYPE_CHECKING:
     from zerowait.client import Client
@@ -63,6 +65,7 @@ class Opened:
         settings: Settings,
         lanes: dict[Any, Lane],
         asks: dict[Any, AskLane],
+        topics: dict[Any, TopicLane],
         headers: Callable[[], Mapping[str, str]] | None,
     ) -> None:
         self.name = name
@@ -82,6 +85,7 @@ class Opened:
         self._started: Promise[None] = self.promise("write `async with`")
         self.telling = Telling(name, self.callbacks)
         self.plain = PlainPorts(settings.message_bytes, refused=self.telling.refused)
+        self.feeds = Feeds(self, topics, headers)
         self.node = Node(
             name,
             settings,
@@ -94,6 +98,7 @@ class Opened:
             wall_us=self.wall_us,
             plainly=self.plain,
             pressure=lambda before: self.estate.pressure(before),
+            topical=self.feeds.topical,
         )
         limits = partial(
             Limits,
@@ -106,13 +111,17 @@ class Opened:
         self.memory_limits = limits(messages=settings.memory_messages, nbytes=settings.memory_bytes)
         self.disk_limits = limits(messages=settings.outbox_messages, nbytes=settings.outbox_bytes)
         self.estate = Estate(self)
+        self.publish = self.feeds.publish
+        self.subscribe = self.feeds.subscribe
+        self.subscribers = self.feeds.subscribers
+        self.publishers = self.feeds.publishers
         self.entrance = Entrance(
             settings,
             intake=self.estate.intake,
             plain=self._plain_intake,
             short=lanes,
             want=self.node.want,
-            declare=self._declare,
+            declare=self.declare,
             headers=headers,
             other_kind=self.node.other_kind,
         )
@@ -148,7 +157,7 @@ class Opened:
                 waiting += row.waiting_and_in_flight - self.node.in_flight(box.id).get(channel, 0)
         self.telling.lonely(channel, waiting, served, troubles)
 
-    def _declare(self, channel: str, codec: Codec[Any]) -> None:
+    def declare(self, channel: str, codec: Codec[Any]) -> None:
         description = packed(codec.describe())
         self.estate.declare(channel, description)
         self.node.declare(channel, description)
@@ -229,14 +238,15 @@ class Opened:
         name = of if isinstance(of, str) else of.name
         if not isinstance(of, str):
             if of.kind == "push":
-                self._declare(name, of.codec())
+                self.declare(name, of.codec())
             else:
                 self._use(name, of.kind, of.terms.idempotent, of.codec())
         self.node.want(name)
         return Peers(self, "workers", name)
 
     def peers(self, role: str, channel: str) -> list[str]:
-        return self.node.workers(channel)
+        of = {"subscribers": self.node.subscribers, "publishers": self.node.publishers}
+        return of.get(role, self.node.workers)(channel)
 
     def when_peers(self, role: str, channel: str, n: int) -> Promise[None]:
         if n < 1:
@@ -252,7 +262,8 @@ class Opened:
             meeting = kept()
             if meeting is None or meeting.is_over:
                 return True
-            there, misfits = len(self.node.workers(channel)), self.node.misfits(channel)
+            there = len(self.peers(role, channel))
+            misfits = self.node.misfits(channel) if role == "workers" else ()
             if there >= n:
                 meeting.set(None)
             elif misfits and there + len(misfits) >= n:
@@ -301,6 +312,7 @@ class Opened:
             self._asks.clear()
             if self.requests is not None:
                 self.requests.refuse(error)
+            self.feeds.fail(error)
             self._started.fail(error)
             return
         self.estate.settle_in(self._has_boxes)
@@ -340,6 +352,7 @@ class Opened:
         asked = [self.requests.intake] if self.requests is not None else []
         for intake in [*self.estate.intakes(), *self._plains.values(), *asked]:
             intake.close(self.name)
+        self.feeds.close()
         return closing
 
     def _close(self, promise: Promise[int], drain: float) -> None:
@@ -356,6 +369,7 @@ class Opened:
             self.node.stop(final=self.estate.is_settled())
             if self.requests is not None:
                 self.requests.close()
+            self.feeds.end()
             left = self.estate.close()
             self.telling.left(left, self.estate.folder(), self.plain.left())
         except Exception as error:
@@ -402,23 +416,27 @@ def open_client(
     settings: Settings | None,
     lanes: dict[Any, Lane],
     asks: dict[Any, AskLane],
+    topics: dict[Any, TopicLane],
     headers: Callable[[], Mapping[str, str]] | None,
 ) -> Opened:
     """The first verb of a client: everything begins in the background."""
     refuse_green_threads()
-    opened = Opened(client.name, settings if settings is not None else Settings.load(), lanes, asks, headers)
+    opened = Opened(client.name, settings if settings is not None else Settings.load(), lanes, asks, topics, headers)
     if not client._watches_forks:
         client._watches_forks = True
-        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(client), lanes, asks))
+        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(client), lanes, asks, topics))
     opened.start()
     return opened
 
 
-def _forked(client: weakref.ref[Client], lanes: dict[Any, Lane], asks: dict[Any, AskLane]) -> None:
+def _forked(
+    client: weakref.ref[Client], lanes: dict[Any, Lane], asks: dict[Any, AskLane], topics: dict[Any, TopicLane]
+) -> None:
     """In a child: the short way ends, so that its first verb opens its own. The parent's things stay referenced and
     untouched: were they collected here, closing them would close the parent's."""
     lanes.clear()
     asks.clear()
+    topics.clear()
     mine = client()
     if mine is not None:
         mine._lock = threading.RLock()  # another thread of the parent's may have held the old one

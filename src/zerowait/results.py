@@ -7,8 +7,9 @@ from typing import Protocol
 
 from zerowait.pending import Pending, Promise
 from zerowait.streams import Stream
+from zerowait.subscriptions import Subscription
 
-__all__ = ["Meeting", "Observer", "Peers", "Stream"]
+__all__ = ["Meeting", "Observer", "Peers", "Stream", "Subscription"]
 
 
 class Observer(Protocol):

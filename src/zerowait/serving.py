@@ -24,7 +24,9 @@ from zerowait.client import Client
 from zerowait.context import Context
 from zerowait.engines.brokerless.clock import clock
 from zerowait.errors import UsageError
+from zerowait.feeding import EventFeed, Feeding
 from zerowait.handlers.outputs import Opening, Output, Spooled, Tagged
+from zerowait.handlers.registry import Feed
 from zerowait.handlers.stage import Stage
 from zerowait.message import Delivery, Prepared, Sent, Service, Spool, Unspool
 from zerowait.outbox.bundle import bundle
@@ -32,6 +34,7 @@ from zerowait.outbox.entrance import Ready
 from zerowait.outbox.plaincodec import plain_decoder
 from zerowait.outbox.sheaf import MESSAGE_COST, Sheaf
 from zerowait.ticking import Ticking
+from zerowait.topics.entrance import ReadyEvent
 
 if TYPE_CHECKING:
     from zerowait.app import App
@@ -53,7 +56,14 @@ class Started(Struct, frozen=True):
     endpoints: tuple[str, ...]
     serves: tuple[Service, ...]
     drain: float
+    subscribes: Mapping[str, str]  # topics, and who handles each event
     timed: Mapping[str, str]  # channels of handlers that run by the clock, and when
+
+
+def _shared(feed: Feed) -> str:
+    if feed.group:
+        return f"one process of group {feed.group} handles each event"
+    return "each process handles each event; group= to share"
 
 
 class _Opening:
@@ -110,12 +120,17 @@ class _Outputs:
     def prepare(self, to: object, value: object, options: Mapping[str, Any]) -> Output:
         return self._opened.prepare(to, value, options)
 
+    def prepare_event(self, to: object, value: object, options: Mapping[str, Any]) -> Output:
+        return self._opened.feeds.entrance.prepare(to, value, options)
+
     def size(self, output: Output) -> int:
-        assert isinstance(output, Ready)
+        assert isinstance(output, (Ready, ReadyEvent))
         return len(output.payload) + MESSAGE_COST
 
     def spool(self, delivery: Delivery, index: int, outputs: list[Output]) -> _Spooled | None:
         ready = [(index, output) for output in outputs if isinstance(output, Ready)]
+        if len(ready) < len(outputs) or isinstance(delivery.token, EventFeed):
+            return None  # events are for those who are there, and nobody chooses what is sent for one
         intakes = [output.lane.intake for _, output in ready]
         durable = delivery.durable or any(intake.durable for intake in intakes)
         home = self._opened.estate.home(True)
@@ -142,13 +157,16 @@ class _Outputs:
                 spooled += output.parts
                 durable = True
                 continue
-            assert isinstance(output, Ready)
-            intake = output.lane.intake
-            if intake.is_plain:  # a bare socket acknowledges nothing: there is nothing to choose
-                opened.entrance.release(output)
-                continue
-            durable = durable or intake.durable
-            kept.append((index, output))
+            # An event is for those who are there; what goes to durable groups is chosen as every push is.
+            for ready in opened.feeds.entrance.leave(output) if isinstance(output, ReadyEvent) else [output]:
+                assert isinstance(ready, Ready)
+                intake = ready.lane.intake
+                # A bare socket acknowledges nothing, and nobody owns an event: there is nothing to choose.
+                if intake.is_plain or isinstance(delivery.token, EventFeed):
+                    opened.entrance.release(ready)
+                    continue
+                durable = durable or intake.durable
+                kept.append((index, ready))
         if not kept and not spooled:
             return None
         parts = [*spooled, *bundle(kept, opened.now_us())]
@@ -174,6 +192,7 @@ class Serving:
         self.drain = 0.0  # seconds; of the settings, once they are read
         self._stage: Stage | None = None
         self._opened: Opened | None = None
+        self._feeding: Feeding | None = None
         self._ticking: asyncio.Task[None] | None = None
 
     async def start(self) -> Started:
@@ -204,13 +223,16 @@ class Serving:
         )
         if any(spec.inbox == "disk" for spec in specs):
             await asyncio.wrap_future(opened.estate.own_disk())
-        await stage.open(node.counter, _Outputs(opened), node.list_started(stage.runners))
+        self._feeding = feeding = Feeding(node.counter, opened.feeds, specs, stage.ready)
+        desk = feeding if len(feeding) else node.counter
+        await stage.open(desk, _Outputs(opened), node.list_started(stage.runners))
         for spec in specs:
             plain = settings.channel(spec.channel).plain or getattr(spec.declared, "plain", None)
             if plain is not None:
                 entrance = opened.estate.plain_entrance(spec, settings)
                 opened.plain.pull_from(spec.channel, plain, plain_decoder(plain, spec.codec), entrance)
         await asyncio.wrap_future(node.call(lambda: node.serve(stage)))
+        feeding.begin()
         ticking = Ticking(specs, settings.home_folder() / settings.namespace / "every", self._tick)
         self._ticking = asyncio.create_task(ticking.run(), name="zerowait every")
         from zerowait import __version__
@@ -218,6 +240,7 @@ class Serving:
         return Started(
             version=__version__, pid=os.getpid(), name=app.name, instance=node.instance, namespace=settings.namespace,
             endpoints=tuple(node.endpoints), serves=tuple(stage.services), drain=settings.drain,
+            subscribes={spec.channel: _shared(spec.feed) for spec in specs if spec.feed is not None},
             timed={spec.channel: str(spec.rhythm) for spec in specs if spec.rhythm is not None},
         )  # fmt: skip
 
@@ -245,9 +268,16 @@ class Serving:
             # What handlers have sent may wait for its choice, and is to be handled here too.
             if opened.estate.is_stored() and not opened.estate.is_choosing():
                 await asyncio.wrap_future(opened.estate.turned())  # what is stored has been offered, too
-                if await asyncio.wrap_future(opened.node.call(opened.node.has_finished_own)):
+                if await asyncio.wrap_future(opened.node.call(self._has_finished_own)):
                     return
             await asyncio.sleep(0.005)
+
+    def _has_finished_own(self) -> bool:
+        """On the network thread."""
+        assert self._opened is not None
+        node, feeding = self._opened.node, self._feeding
+        events = feeding is not None and len(feeding) and (not node.topical.is_settled() or feeding.has_rest())
+        return node.has_finished_own() and not events
 
     async def stop(self) -> int:
         """Drains: afterwards nothing of this app runs, and what was settled is known to its senders as far as they
@@ -260,6 +290,8 @@ class Serving:
         node, until = opened.node, time.monotonic() + self.drain
         if self._ticking is not None:
             self._ticking.cancel()
+        if self._feeding is not None:
+            self._feeding.end()
         await asyncio.wrap_future(node.call(node.drain))
         given_up = await stage.drain(self.drain)
         # What has ended is said at once; its senders' confirmations take a commit of theirs.

@@ -66,3 +66,19 @@ def test_a_question_gets_its_answer_and_the_exception_of_its_contract() -> None:
 
 def test_a_stream_is_read_as_far_as_one_likes() -> None:
     assert run("examples.stream").split("\n") == ["1: hello", "2: hello", "3: hello", ""]
+
+
+def test_prices_are_shown_and_counted() -> None:
+    said = run("examples.publish_subscribe").splitlines()
+    assert said == [
+        "the last price is addressed to 2",
+        "shown: [1.5, 2.5, 3.5, 1.0]",
+        "counted: [1.0, 1.5, 2.5, 3.5]",
+    ]
+
+
+def test_the_bank_waits_for_a_screen_without_sleeping(start: Start) -> None:
+    bank = start(sys.executable, "-m", "examples.publish_subscribe", "bank")
+    screen = start(sys.executable, "-m", "examples.publish_subscribe", "screen")
+    screen.until(lambda it: "prices.usd 1.0 from bank" in it.out)
+    assert bank.ended() == 0

@@ -233,6 +233,7 @@ class Scenario:
         process = self.processes[name]
         process.core.owner.asks.cancel(process.instance, 1, int(number))
         self.world.touch(process)
+
     def _do_publisher(self, name: str, history: str = "0") -> None:
         self.processes[name] = process = Process(self.world, name)
         process.core.announce_topic(">", b"", b"", int(history))

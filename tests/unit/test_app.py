@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from math import inf
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgspec
@@ -437,6 +438,7 @@ class Called:
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
+        self._visit = SimpleNamespace(served=channel)
 
 
 @pytest.mark.asyncio
@@ -494,6 +496,9 @@ def test_it_is_shown_with_its_handlers() -> None:
 class NoOutputs:
     def prepare(self, to: object, value: object, options: Any) -> Any:
         return (to, value, dict(options))
+
+    def prepare_event(self, to: object, value: object, options: Any) -> Any:
+        return self.prepare(to, value, options)
 
     def size(self, output: Any) -> int:
         return 100

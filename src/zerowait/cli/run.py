@@ -145,8 +145,8 @@ def _banner(target: str, app: App, started: Started) -> None:
 
 
 def _served(started: Started) -> list[str]:
-    if not started.serves:
+    if not started.serves and not started.subscribes:
         return ["nothing: this app has no handlers"]
-    width = max(len(each.channel) for each in started.serves)
+    width = max(len(channel) for channel in (*(each.channel for each in started.serves), *started.subscribes))
     when = {each.channel: started.timed.get(each.channel, f"{each.concurrency} at a time") for each in started.serves}
-    return [f"{channel:<{width}}  {said}" for channel, said in when.items()]
+    return [f"{channel:<{width}}  {said}" for channel, said in (when | dict(started.subscribes)).items()]

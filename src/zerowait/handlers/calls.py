@@ -130,6 +130,7 @@ def _visit(crew: Crew, run: Run) -> tuple[Visit, Any]:
     if expires is not None:
         deadline = min(deadline, now + expires - kit.clock())
     visit = Visit(job.delivery, run.position, kit.resources, kit.outputs, lambda: crew.leaving, deadline)
+    visit.served = spec.channel
     if spec.kind != "push":
         visit.answers = True
         run.visit = visit

@@ -78,7 +78,7 @@ class Crew(ABC):
         self._timer: asyncio.TimerHandle | None = None
         self._strays = 0
         self._told_around = False
-        self._failing = Failing(spec.fn, spec.channel, kit.loop)
+        self._failing = Failing(spec.fn, spec.channel, kit.loop, is_kept=spec.feed is None)
         # Held at the two ends of a job and while a rest is taken away. Async runners share a thread with the sweep, and
         # need it only where outputs are stored.
         self._lock = threading.Lock()

@@ -23,13 +23,18 @@ log = logging.getLogger("zerowait.handlers")
 RETRY_S = 1.0
 SUM_S = 10.0
 DEATHS = 10  # lines in SUM_S
+LOST = "it is lost to this subscription: events are kept for a group with durable=True, and not for this one"
 DEAD = "it is a dead letter now: see `zerowait dead list`"
 
 
 class Failing:
-    """Of one channel; any thread. loop: on which what was left out is said in time."""
+    """Of one channel; any thread. loop: on which what was left out is said in time. is_kept: whether there are dead
+    letters; of events there are none."""
 
-    def __init__(self, fn: Callable[..., Any], channel: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], channel: str, loop: asyncio.AbstractEventLoop, *, is_kept: bool = True
+    ) -> None:
+        self._dead = DEAD if is_kept else LOST
         self._fn = fn
         self._channel = channel
         self._loop = loop
@@ -50,7 +55,7 @@ class Failing:
         if not (self._may_say_death(id, reason) if is_dead else self._may_say_retry()):
             return
         again = "who asked is told" if self._answers else f"it is tried again in {outcome.after:.3g} s"
-        fate = DEAD if is_dead else again
+        fate = self._dead if is_dead else again
         log.warning(
             "%s failed on message %s of %s: %s; %s",
             called(self._fn),

@@ -48,6 +48,10 @@ class Outputs(Protocol):
         """
         ...
 
+    def prepare_event(self, to: object, value: object, options: Mapping[str, Any]) -> Output:
+        """The same for what is published. `to` is a topic or its name; the options are those of `publish`."""
+        ...
+
     def size(self, output: Output) -> int:
         """Bytes that it takes in memory, about."""
         ...

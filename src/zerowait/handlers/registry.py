@@ -29,13 +29,28 @@ Target = PushChannel[Any] | str
 Layer = Callable[[Any, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
+class Feed(Struct, frozen=True):
+    """What a handler is subscribed to. group: of all processes that name it, one handles each event; "": each does."""
+
+    pattern: str
+    group: str = ""
+    replay: int = 0
+    replay_seconds: float = 0.0
+    queue: int = 1_000
+    overflow: int = 0
+
+    def terms(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("replay", "replay_seconds", "queue", "overflow")}
+
+
 class HandlerSpec(Struct, frozen=True, kw_only=True, dict=True):
     """One handler: what it serves and how it is run. concurrency, timeout, retry: None where nothing was said.
 
     declared: the channel, None if only its name was given. value_type: what the handler takes by its annotation.
     to: channels, or their names, that get what it returns. result_type: what it gives by its annotation; of a stream
     each item. idempotent: of requests, whether one may run twice. rhythm: when it runs by the clock.
-    inbox: "disk" if each outcome is on disk before it is told.
+    inbox: "disk" if each outcome is on disk before it is told. feed: of a subscription that no outbox is behind,
+    what it is.
     """
 
     kind: str
@@ -54,6 +69,7 @@ class HandlerSpec(Struct, frozen=True, kw_only=True, dict=True):
     retry: Retry | None = None
     rhythm: Rhythm | None = None
     inbox: str = "memory"
+    feed: Feed | None = None
 
     @cached_property
     def codec(self) -> Codec[Any]:
@@ -157,7 +173,7 @@ class Registry:
     def _add_layer_of(self, other: Registry, layer: Layer) -> None:
         # An included app's middleware is about that app's handlers only.
         async def for_its_own(ctx: Any, call: Callable[[], Awaitable[Any]]) -> Any:
-            return await (layer(ctx, call) if ctx.channel in other._by_channel else call())
+            return await (layer(ctx, call) if ctx._visit.served in other._by_channel else call())
 
         self.add_layer(for_its_own)
 

@@ -90,6 +90,7 @@ class Stage:
                 idempotent=spec.idempotent,
             )
             for spec in self._specs
+            if spec.feed is None
         )
 
     # From the engine, any thread

@@ -10,6 +10,7 @@ from zerowait.context import DEADLINE
 from zerowait.errors import UsageError
 from zerowait.handlers.outputs import Output, Outputs, Spooled
 from zerowait.message import Delivery
+from zerowait.patterns import TOPIC_HEADER, parted
 
 SPOOL_BYTES = 1 << 20
 MANY = 64  # replies of a run; then those that are done are forgotten
@@ -37,6 +38,7 @@ class Visit:
         "outputs",
         "over",
         "resources",
+        "served",
         "until",
     )
 
@@ -63,6 +65,7 @@ class Visit:
         self._outputs = outputs
         self._bytes = 0  # of the outputs in memory
         self._spooled: list[Spooled] = []
+        self.served = delivery.channel  # what its handler serves: for events a pattern, perhaps of a group
 
     @property
     def number(self) -> int:
@@ -80,7 +83,26 @@ class Visit:
         return 1 + (failures.get(number, 0) if failures else 0) + (deaths.get(number, 0) if deaths else 0)
 
     @property
+    def channel(self) -> str:
+        """The channel, or the topic of an event."""
+        pattern_and_group = parted(self.delivery.channel)
+        if pattern_and_group is None:
+            return self.delivery.channel
+        return self._headers().get(TOPIC_HEADER) or pattern_and_group[0]
+
+    @property
+    def missed(self) -> int:
+        """Events lost directly before this one."""
+        return self.delivery.missed if self.index == 0 else 0
+
+    @property
     def headers(self) -> Mapping[str, str]:
+        headers = self._headers()
+        if TOPIC_HEADER in headers:
+            return {name: said for name, said in headers.items() if name != TOPIC_HEADER}
+        return headers
+
+    def _headers(self) -> Mapping[str, str]:
         headers = self.delivery.headers
         return (headers.get(self.number) if headers else None) or {}
 
@@ -89,12 +111,22 @@ class Visit:
 
         Raises the caller's mistakes, and UsageError once the handler has ended.
         """
+        self._check()
+        self._take(self._outputs.prepare(to, value, options))
+
+    def publish(self, to: object, value: object, options: Mapping[str, Any]) -> None:
+        """The same for an event."""
+        self._check()
+        self._take(self._outputs.prepare_event(to, value, options))
+
+    def _check(self) -> None:
         if self.over:
             raise UsageError(
                 f"This context belongs to a run of {self.delivery.channel!r} that has ended: what it sends could no "
                 "longer be part of its outcome. Send with a client, or keep the handler running until all is pushed."
             )
-        output = self._outputs.prepare(to, value, options)
+
+    def _take(self, output: Output) -> None:
         self.outputs.append(output)
         self._bytes += self._outputs.size(output)
 

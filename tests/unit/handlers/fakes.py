@@ -62,6 +62,7 @@ class Spec(Struct):
     idempotent: bool = False
     answers: Any = None
     errors: tuple[type[Exception], ...] = ()
+    feed: None = None
 
 
 def delivery(values: Sequence[Any], channel: str = "work", **fields: Any) -> Delivery:
@@ -229,6 +230,9 @@ class FakeOutputs:
     def prepare(self, to: object, value: object, options: Any) -> Output:
         msgspec.msgpack.encode(value)
         return (to, value)
+
+    def prepare_event(self, to: object, value: object, options: Any) -> Any:
+        return self.prepare(to, value, options)
 
     def size(self, output: Any) -> int:
         return 100

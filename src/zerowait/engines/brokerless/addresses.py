@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from zerowait.errors import SettingsError
+from zerowait.patterns import overlap
 
 SOCKET_PATH_BYTES = 102  # macOS takes 103 and a zero byte, Linux 107
 EXAMPLE = "tcp://mail.internal:5511"
@@ -75,6 +76,15 @@ class AddressBook:
         if exact is not None:
             return exact
         return next((self._beginnings[start] for start in self._longest_first if channel.startswith(start)), ())
+
+    def overlapping(self, pattern: str) -> tuple[str, ...]:
+        """The endpoints of all names that a pattern of topics may be about."""
+        start = pattern.split("*")[0].split(">")[0]
+        exact = [e for name, es in self._exact.items() if overlap(name, pattern) for e in es]
+        begun = [
+            e for name, es in self._beginnings.items() if name.startswith(start) or start.startswith(name) for e in es
+        ]
+        return tuple(dict.fromkeys([*exact, *begun]))
 
     def endpoints(self) -> tuple[str, ...]:
         """All of them, each once, in the order they were written."""

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from zerowait.engines.brokerless.addresses import AddressBook
 from zerowait.engines.brokerless.entry import Entry
+from zerowait.patterns import overlap
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 0.6  # and half of it more by chance: who restarts elsewhere has its first message within a second
@@ -70,9 +71,13 @@ class Contacts:
         linked: Callable[[int], bool],
         now: float,
         sought: Collection[int] = (),
+        *,
+        publishes: Collection[str] = (),
+        subscribes: Collection[str] = (),
     ) -> list[Contact]:
         """Those to be dialled at this moment. wanted: channels that this process pushes to; served: those that it
-        handles, whose senders may be the ones that listen. linked: whether there is a link with that instance
+        handles, whose senders may be the ones that listen. publishes, subscribes: topics; either side dials the other,
+        so that whoever comes last need not wait to be found. linked: whether there is a link with that instance
         already. sought: outboxes whose owner is to be asked something."""
         keep: dict[str, Contact] = {}
         for entry in self._local.values() if sought else ():
@@ -82,6 +87,15 @@ class Contacts:
             for entry in self._local.values():
                 if channel in entry.serves:
                     self._keep(keep, entry.endpoints[0], "", entry.instance)
+        if publishes or subscribes:
+            for entry in self._local.values():
+                if _meet(publishes, entry.subscribes) or _meet(subscribes, entry.publishes):
+                    self._keep(keep, entry.endpoints[0], "", entry.instance)
+            for topic in {*publishes, *subscribes}:
+                for address in self._book.overlapping(topic):
+                    for endpoint in self._resolve(address):
+                        if endpoint not in self._own:
+                            self._keep(keep, endpoint, address, 0)
         for channel in {*wanted, *served}:
             for address in self._book.of(channel):
                 for endpoint in self._resolve(address):
@@ -145,6 +159,25 @@ class Contacts:
         found = {c.endpoint: c.trouble for c in self._contacts.values() if c.source in addresses}
         return {**{address: "not resolved" for address in addresses if not self._resolve(address)}, **found}
 
+    def serving(self, channel: str) -> tuple[str, str] | None:
+        """If a process of this namespace serves a channel of this name: its kind, and who. Any thread."""
+        for entry in self._local.values():  # replaced, never changed
+            if (kind := entry.serves.get(channel)) is not None:
+                return kind, f"{entry.name} (pid {entry.pid})"
+        return None
+
+    def published(self) -> set[str]:
+        """The topics that processes of this namespace publish."""
+        return {topic for entry in self._local.values() for topic in entry.publishes}
+
+    def groups(self) -> set[str]:
+        """The channels of durable groups that processes of this namespace serve."""
+        return {channel for entry in self._local.values() for channel in entry.serves if "@" in channel}
+
     def channels(self) -> set[str]:
         """What the processes of this namespace serve, linked to us or not."""
         return {channel for entry in self._local.values() for channel in entry.serves}
+
+
+def _meet(ours: Iterable[str], theirs: Iterable[str]) -> bool:
+    return any(overlap(one, other) for one in ours for other in theirs)

@@ -37,6 +37,8 @@ class Entry(Struct, frozen=True):
     serves: dict[str, str] = {}  # channel → kind
     boxes: tuple[int, ...] = ()  # outboxes it has open
     since: int = 0  # microseconds UTC
+    publishes: tuple[str, ...] = ()  # topics
+    subscribes: tuple[str, ...] = ()
 
 
 class NotAnEntry(ValueError):

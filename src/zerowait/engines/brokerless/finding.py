@@ -50,12 +50,15 @@ class Finder:
         self._contacts = contacts
         self._wire = wire
         self._refresh = refresh
+        self.publishes: tuple[str, ...] = ()
+        self.subscribes: tuple[str, ...] = ()
 
     def pause(self) -> float:
         """How many seconds the next look may wait."""
         wanted, owner = self._wanted.channels, self._core.owner
         is_lonely = any(not owner.workers(channel) for channel in wanted) or bool(self._core.worker.claims.sought())
-        return LOOK_S if is_lonely else 5 * LOOK_S if wanted else 10 * LOOK_S
+        has_topics = self.publishes or self.subscribes
+        return LOOK_S if is_lonely else 5 * LOOK_S if wanted or has_topics else 10 * LOOK_S
 
     def look(self, now: float) -> None:
         """Dials whoever is due."""
@@ -63,7 +66,11 @@ class Finder:
         if entries is not None:
             self._contacts.look(entries)
         served, sought = self._core.worker.services, self._core.worker.claims.sought()
-        for contact in self._contacts.due(self._wanted.channels, served, self._is_linked, now, sought):
+        due = self._contacts.due(
+            self._wanted.channels, served, self._is_linked, now, sought, publishes=self.publishes,
+            subscribes=self.subscribes,
+        )  # fmt: skip
+        for contact in due:
             try:
                 self._contacts.dialled(contact, self._wire.dial(contact.endpoint, contact.connect_s()))
             except ZerowaitError as error:

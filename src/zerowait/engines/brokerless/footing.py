@@ -42,6 +42,8 @@ class Footing:
         self.endpoints: list[str] = []
         self._serves: Mapping[str, str] = {}
         self._boxes: tuple[int, ...] = ()
+        self._publishes: tuple[str, ...] = ()
+        self._subscribes: tuple[str, ...] = ()
         self._failed = ""  # what was said last of mending that failed
 
     def listen(self, addresses: Sequence[str]) -> None:
@@ -50,10 +52,13 @@ class Footing:
         self._directory.listening()
         self._own([*self.endpoints, *addresses])
 
-    def announce(self, serves: Mapping[str, str], boxes: Iterable[int]) -> None:
-        """serves: channel → kind. boxes: the outboxes that it has open. Raises StoreError; it is tried again at each
-        look at the directory."""
+    def announce(
+        self, serves: Mapping[str, str], boxes: Iterable[int], publishes: Iterable[str], subscribes: Iterable[str]
+    ) -> None:
+        """serves: channel → kind. boxes: the outboxes that it has open. publishes, subscribes: topics. Raises
+        StoreError; it is tried again at each look at the directory."""
         self._serves, self._boxes = serves, tuple(boxes)
+        self._publishes, self._subscribes = tuple(publishes), tuple(subscribes)
         self._announce()
 
     def _announce(self) -> None:
@@ -61,6 +66,7 @@ class Footing:
         entry = Entry(
             instance=me.instance, name=me.name, pid=os.getpid(), boot=me.boot, device=me.device, inode=me.inode,
             endpoints=tuple(self.endpoints), serves=dict(self._serves), boxes=self._boxes, since=self._since_us,
+            publishes=self._publishes, subscribes=self._subscribes,
         )  # fmt: skip
         self._directory.announce(entry)
 

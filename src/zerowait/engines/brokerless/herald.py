@@ -31,6 +31,7 @@ class Herald:
         self._watching: list[Callable[[], bool]] = []
         self._kinds: dict[str, tuple[str, int]] = {}  # what channels are served as; replaced, never changed
         self._misused: set[str] = set()  # channels that are served as something else than they are used as: was told
+        self._served: dict[str, tuple[str, int]] = {}  # likewise, of what is no topic
 
     def is_asker(self, instance: int) -> bool:
         """Whether this is a command line that only looks in."""
@@ -66,6 +67,11 @@ class Herald:
     def changed(self) -> None:
         self._watching = [look for look in self._watching if not look()]
 
+    def served(self, channel: str) -> tuple[str, str] | None:
+        """If a peer serves a channel of this name, which is no topic: its kind, and who. Any thread."""
+        kind, instance = self._served.get(channel) or ("", 0)
+        return (kind, self._name(instance)) if kind else None
+
     def other_kind(self, channel: str, kind: str) -> tuple[str, str] | None:
         """If a peer serves this channel as another kind than that: its kind, and who. Any thread."""
         served, instance = self._kinds.get(channel) or ("", 0)
@@ -74,6 +80,12 @@ class Herald:
     def _look_at_kinds(self) -> None:
         """Channels that a peer serves as another kind than we use them as are told of, and no more sent to."""
         sender = self._core.owner.sender
+        self._served = {
+            channel: (served.kind, link.instance)
+            for link in self._core.links.values()
+            if link.hello is not None
+            for channel, served in link.served.items()
+        }
         self._kinds = kinds = sender.kinds_served()
         before, self._misused = self._misused, set()
         for channel, (kind, instance) in kinds.items():

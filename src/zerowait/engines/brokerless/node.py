@@ -41,8 +41,10 @@ from zerowait.engines.brokerless.protocol.core import OBITUARIES, Core
 from zerowait.engines.brokerless.protocol.effects import Say
 from zerowait.engines.brokerless.protocol.frames import FRAME_BYTES
 from zerowait.engines.brokerless.protocol.link import Mismatch
+from zerowait.engines.brokerless.protocol.subscriber.subscriber import Wanted as Subscription
 from zerowait.engines.brokerless.resolve import Resolver
 from zerowait.engines.brokerless.started import Started
+from zerowait.engines.brokerless.topical import Topical
 from zerowait.engines.brokerless.views import PeerView, Views
 from zerowait.engines.brokerless.wire import Heard, Lost, Opened, PlainHeard, Wire, raise_descriptor_limit
 from zerowait.engines.engine import Handlers
@@ -83,6 +85,7 @@ class Node:
         wall_us: Callable[[float], int],
         plainly: Plainly,
         pressure: Callable[[int], int],
+        topical: Callable[[Callable[[], None]], Topical],
     ) -> None:
         self.name = name
         self.settings = settings
@@ -100,6 +103,7 @@ class Node:
         self._plainly = plainly
         self._pressed = 0
         self._pressure = pressure
+        self.topical = topical(self.wake)
         self._thread: threading.Thread | None = None
         self._wire: Wire | None = None
         self._turning = Turn()  # while the thread is awake
@@ -167,6 +171,54 @@ class Node:
     def list_started(self, slots: int) -> Started | None:
         """Where the runners say what they are at, a slot each, for whoever finds this process dead."""
         return self.directory.list_started(self.instance, slots) if self.directory is not None else None
+
+    def announce_topic(self, pattern: str, fingerprint: bytes, description: bytes, history: int) -> None:
+        """This process publishes there: to be said before the first event."""
+
+        def tell() -> None:
+            if self.topical.announce(pattern, fingerprint, description, history):
+                self._self_link()
+                self._announce()
+                self._wanted.look_at = 0.0
+
+        self.call(tell)
+
+    def subscribe(self, wanted: Subscription) -> Future[None]:
+        """This process wants these events."""
+
+        def tell() -> None:
+            self.topical.subscribe(wanted)
+            self._self_link()
+            self._performer.perform(clock())
+            while self._loop:  # what this process publishes from here on is for it, too
+                self._loop.carry(clock())
+                self.core.flush(clock())
+                self._performer.perform(clock())
+            self._announce()
+            self._wanted.look_at = 0.0
+
+        return self.call(tell)
+
+    def unsubscribe(self, id: int) -> None:
+        def tell() -> None:
+            self.topical.unsubscribe(id)
+            self._announce()
+
+        self.call(tell)
+
+    def served_here(self, topic: str) -> tuple[str, str] | None:
+        """If a peer serves a channel of this name that is no topic: its kind, and who. Any thread."""
+        if self.counter is None:
+            return None
+        return self._herald.served(topic) or self._contacts.serving(topic)
+
+    def subscribers(self, pattern: str) -> list[str]:
+        """Who has subscribed to something of this, by name."""
+        return self._views.subscribers(pattern) if self.counter is not None else []
+
+    def publishers(self, pattern: str) -> list[str]:
+        """Who publishes something of this, by name."""
+        return self.core.subscriber.publishers(pattern) if self.counter is not None else []
 
     def in_flight(self, box: int) -> dict[str, int]:
         """How many messages of each channel are in flight."""
@@ -248,7 +300,7 @@ class Node:
         self._announce()
 
     def _self_link(self) -> None:
-        if self._hands and self.outboxes:
+        if (self._hands and self.outboxes) or self.core.subscriber.wanted:
             self._loop.open(clock())
 
     def drain(self) -> None:
@@ -265,7 +317,7 @@ class Node:
 
     def is_settled(self) -> bool:
         """Whether waiting any longer is of no use for what this process sends (rules §11.2)."""
-        return ending.is_settled(self.core)
+        return ending.is_settled(self.core) and self.topical.is_settled()
 
     def has_finished_own(self) -> bool:
         """Whether nothing waits or is in flight of what this process pushes to channels that it serves itself."""
@@ -336,6 +388,7 @@ class Node:
         self.core = core = Core(identity_of(me), config, lock=threading.Lock(), wall_us=self._wall_us)
         core.inherit([directory.ending(instance) for instance in directory.ended(self.name, OBITUARIES)])
         self.outboxes.open(core)
+        self.topical.open(core)
         self._loop = Loop(core)
         self._resolver = Resolver(on_change=self.wake)
         self._contacts = contacts = Contacts(
@@ -366,7 +419,7 @@ class Node:
         self._footing = Footing(directory, me, wire, self._since_us, become=core.become, own=contacts.own)
         self._performer = Performer(
             core, wire, directory, outlets=self._outlets, loop=self._loop, outboxes=self.outboxes, finder=self._finder,
-            contacts=contacts, hands=self._hands, reopen=self._reopen, say=self._herald.say,
+            contacts=contacts, hands=self._hands, reopen=self._reopen, say=self._told,
             answer=self._answer, call=self.call,
         )  # fmt: skip
         self._footing.listen([settings.listen] if isinstance(settings.listen, str) else list(settings.listen))
@@ -374,10 +427,17 @@ class Node:
         self._announce()
         self._plainly.open(wire)
 
+    def _told(self, said: Say) -> None:
+        if said.topic == "state":  # a durable group may have come
+            self.topical.met(self.core.owner.channels_served())
+        self._herald.say(said)
+
     def _announce(self) -> None:
         worker = self.core.worker
         serves = {} if worker.draining else {each.channel: each.kind for each in worker.services.values()}
-        self._footing.announce(serves, self.outboxes)
+        finder, topical = self._finder, self.topical
+        finder.publishes, finder.subscribes = topical.publishes(), topical.subscribes()
+        self._footing.announce(serves, self.outboxes, finder.publishes, finder.subscribes)
 
     def _turn(self) -> None:
         wire, core = self._wire, self.core
@@ -404,10 +464,11 @@ class Node:
                 case PlainHeard():
                     self._plainly.heard(event)
         self._loop.carry(now)
-        self._from_others()
+        self._from_others(now)
         # What has come goes on before anything else is looked at: somebody may wait for it.
         core.flush(now)
         self._performer.perform(now)
+        self.topical.allow()
         self._plain_again = self._plainly.turn()
         self._look(now)
         self._hands.feel()
@@ -428,7 +489,12 @@ class Node:
 
     def _has_work(self) -> bool:
         return bool(
-            self._calls or self.outboxes.has_work() or self._loop or self._outlets.has_fragments() or self.counter
+            self._calls
+            or self.outboxes.has_work()
+            or self._loop
+            or self._outlets.has_fragments()
+            or self.counter
+            or self.topical.has_work()
         )
 
     def _rest(self, now: float) -> float:
@@ -442,13 +508,14 @@ class Node:
             times.append(now + self._plain_again)
         return max(0.0, min(times) - now)
 
-    def _from_others(self) -> None:
+    def _from_others(self, now: float) -> None:
         # An outbox is announced by a call before its first offer: so those that came before the calls, and no others.
         offers = self.outboxes.offers()
         self._calls.run()
         self.outboxes.take(offers)
         self._hands.take()
         self.outboxes.begin()
+        self.topical.take(now)
 
     def _look(self, now: float) -> None:
         if now < self._wanted.look_at:
@@ -457,4 +524,7 @@ class Node:
         self._hands.watch()
         self._footing.mend()
         self._finder.look(now)
+        self.topical.met([*self._contacts.groups(), *self.core.owner.channels_served()])
+        published = {served.channel for link in self.core.links.values() for served in link.topics}
+        self.topical.look(now, published | self._contacts.published())
         self._concerns.look(now)

@@ -77,6 +77,17 @@ class Telling:
                 log.info("%s: %s", peer, said.words)
             case "mismatch":
                 self._mismatched(said, name, instance)
+            case "misfit":
+                log.warning(
+                    "%s publishes %s as %s, and here it is expected as %s: %s. What cannot be read is counted as "
+                    "missed",
+                    peer,
+                    said.channel,
+                    *said.types,
+                    said.words,
+                )
+            case "gap":
+                log.warning("events of %s on %s may be missing: %s", peer, said.channel, said.words)
             case "kind":
                 log.warning(
                     "%s serves %s as a %s channel, and this process uses it as another kind: what was pushed waits "

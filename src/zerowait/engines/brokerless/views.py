@@ -9,6 +9,7 @@ from msgspec import Struct
 from zerowait.engines.brokerless.contacts import Contacts
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.link import Link, Mismatch
+from zerowait.patterns import overlap
 
 
 class PeerView(Struct, frozen=True):
@@ -66,6 +67,15 @@ class Views:
         """Who serves this channel now, by name."""
         return [link.hello.name for link in self._core.owner.sender.there(channel) if link.hello is not None]
 
+    def subscribers(self, pattern: str) -> list[str]:
+        """Who has subscribed to something of this, by name; a durable group's members among them."""
+        conns = self._core.publisher.subscribers(pattern)
+        return [
+            link.hello.name
+            for conn, link in self._core.links.items()
+            if link.hello is not None and link.is_round and (conn in conns or _has_group(link, pattern))
+        ]
+
     def misfits(self, channel: str) -> list[tuple[str, Mismatch]]:
         """Who serves this channel and expects another type than is pushed here: name, and the difference."""
         return [(link.hello.name, each) for link, each in self._core.owner.misfits(channel) if link.hello is not None]
@@ -73,3 +83,8 @@ class Views:
 
 def _differences(link: Link) -> dict[str, str]:
     return {channel: mismatch.difference for (channel, _), mismatch in link.unfit.items() if mismatch is not None}
+
+
+def _has_group(link: Link, pattern: str) -> bool:
+    """Whether a member of a durable group of this is at its other end."""
+    return any("@" in each and overlap(each.rpartition("@")[0], pattern) for each in link.served)

@@ -1,0 +1,123 @@
+"""Topics on the network thread: what was published goes into the protocol, and what this process wants is known
+there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from zerowait.engines.brokerless.protocol.core import Core
+from zerowait.engines.brokerless.protocol.publisher.history import Block
+from zerowait.engines.brokerless.protocol.subscriber.subscriber import Wanted
+from zerowait.names import nearest
+from zerowait.patterns import overlap, parted
+from zerowait.topics.bundle import RELIABLE, RETAIN, Press, TopicLane
+from zerowait.topics.groups import Groups
+
+log = logging.getLogger("zerowait.node")
+
+LONELY_S = 10.0
+
+
+class Topical:
+    """On the network thread, but for `renew`.
+
+    press: where what is published gathers. groups: the durable ones. reliable: the lanes whose publisher waits for its
+    subscribers. wake: tells the network thread that there is something.
+    """
+
+    def __init__(
+        self, press: Press, groups: Groups, reliable: Callable[[], list[TopicLane]], wake: Callable[[], None]
+    ) -> None:
+        self._press = press
+        self._groups = groups
+        self._reliable = reliable
+        self._wake = wake
+        self._renew = False
+        self._lonely: dict[str, float] = {}  # subscriptions that nobody publishes for, and since when
+        self._told: set[str] = set()
+        self._core: Core
+
+    def open(self, core: Core) -> None:
+        self._core = core
+
+    def renew(self) -> None:
+        """Any thread: something was taken, and publishers should learn that there is room."""
+        if not self._renew:
+            self._renew = True
+            self._wake()
+
+    def has_work(self) -> bool:
+        return self._renew or self._press.has_work()
+
+    def is_settled(self) -> bool:
+        """Whether all that was published has been sent to those who have room for it."""
+        return not self._press.has_work() and self._core.publisher.is_settled()
+
+    def take(self, now: float) -> None:
+        """What was published since the last turn is numbered and addressed."""
+        if self._renew:
+            self._renew = False
+            self._core.subscriber.renew()
+        publisher = self._core.publisher
+        for bundle in self._press.take():
+            if not bundle.ends:
+                bundle.addressed({})
+                continue
+            lanes = [(lane, start) for lane, start in bundle.runs if lane.reliable]
+            headers = {at: dict(said) for at, said in bundle.headers.items()} if bundle.headers else None
+            body, ends, said = bundle.let_go()
+            starts = {start: stop - start for _, start, stop, _ in said}
+            for lane, start in lanes:
+                lane.published += starts[start]
+            runs = tuple((t, a, b, bool(f & RETAIN), bool(f & RELIABLE)) for t, a, b, f in said)
+            bundle.addressed(publisher.publish(Block(body, ends, runs, bundle.sent_at, now, headers)))
+
+    def allow(self) -> None:
+        """After what could go has gone: how much more of reliable topics may be published."""
+        for lane in self._reliable():
+            self._press.allow(lane, self._core.publisher.room(lane.name))
+
+    def look(self, now: float, published: Iterable[str]) -> None:
+        """A subscription that nobody publishes for says so after a while, if it may be a mistake: another name is
+        near. published: topics that are, in this namespace and by peers."""
+        names = sorted({*published, *self._core.publisher.announced})
+        for pattern in self.subscribes():
+            if any(overlap(pattern, name) for name in names):
+                self._lonely.pop(pattern, None)
+                continue
+            since = self._lonely.setdefault(pattern, now)
+            meant = nearest(pattern, names) if now - since >= LONELY_S else None
+            if meant is not None and pattern not in self._told:
+                self._told.add(pattern)
+                log.warning(
+                    "nobody publishes %s, for 10 s now; published are %s. Did you mean %s?",
+                    pattern,
+                    ", ".join(names[:10]),
+                    meant,
+                )
+
+    # -- through calls -------------------------------------------------------------------------------------------------
+
+    def announce(self, pattern: str, fingerprint: bytes, description: bytes, history: int) -> bool:
+        return self._core.announce_topic(pattern, fingerprint, description, history)
+
+    def subscribe(self, wanted: Wanted) -> None:
+        self._core.subscriber.add(wanted)
+
+    def unsubscribe(self, id: int) -> None:
+        self._core.subscriber.remove(id)
+
+    def publishes(self) -> tuple[str, ...]:
+        return tuple(self._core.publisher.announced)
+
+    def subscribes(self) -> tuple[str, ...]:
+        return tuple({wanted.pattern for wanted in self._core.subscriber.wanted.values()})
+
+    def met(self, channels: Iterable[str]) -> None:
+        """Channels that others serve: durable groups among them are remembered by who publishes what they want."""
+        mine = self._core.publisher.announced
+        for channel in channels:
+            both = parted(channel)
+            if both is not None and any(overlap(pattern, both[0]) for pattern in mine):
+                self._groups.met(channel)

@@ -1,0 +1,198 @@
+"""Topics of one client or app: what it publishes and has subscribed to, from the verbs to the network thread."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import count
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerowait.channels import Channel
+from zerowait.codec import Codec
+from zerowait.contract import packed
+from zerowait.engines.brokerless.protocol.subscriber.inbox import Inbox
+from zerowait.engines.brokerless.protocol.subscriber.subscriber import Wanted, window_of
+from zerowait.engines.brokerless.topical import Topical
+from zerowait.errors import Closed, Overflowed, UsageError, ZerowaitError
+from zerowait.names import check_topic
+from zerowait.outbox.lane import Lane
+from zerowait.pending import Pending, refuse_elsewhere
+from zerowait.results import Peers
+from zerowait.subscriptions import Subscription
+from zerowait.topic import CONFLATE, DISCONNECT, Topic, checked
+from zerowait.topics.bundle import Press, TopicLane
+from zerowait.topics.entrance import TopicEntrance
+from zerowait.topics.groups import Groups
+
+if TYPE_CHECKING:
+    from zerowait.opening import Opened
+
+
+class Feeds:
+    def __init__(
+        self, opened: Opened, short: dict[Any, TopicLane], headers: Callable[[], Mapping[str, str]] | None
+    ) -> None:
+        self._opened = opened
+        self._numbers = count(1)
+        self._inboxes: weakref.WeakSet[Inbox] = weakref.WeakSet()
+        self.press = Press(
+            opened.callbacks,
+            now_us=opened.now_us,
+            wake=lambda: opened.node.wake(),
+            give_way=lambda: opened.node.give_way(),
+            room=lambda: opened.promise("write `await error.room`"),
+        )
+        self.groups = Groups(
+            self._folder, lane=self._group_lane, promise=opened.promise, want=lambda channel: opened.node.want(channel)
+        )
+        self.entrance = TopicEntrance(
+            opened.settings,
+            self.press,
+            self.groups,
+            short=short,
+            announce=self._announce,
+            headers=headers,
+            other_kind=lambda topic: opened.node.served_here(topic),
+        )
+        self._topical: Topical
+
+    def topical(self, wake: Callable[[], None]) -> Topical:
+        """The part on the network thread."""
+        self._topical = Topical(self.press, self.groups, self.entrance.reliable, wake)
+        return self._topical
+
+    # -- publishing ----------------------------------------------------------------------------------------------------
+
+    def publish(self, to: Any, value: Any, options: Mapping[str, Any]) -> Pending[int]:
+        return self.entrance.publish(to, value, options)
+
+    def _announce(self, pattern: str, codec: Codec[Any], history: int) -> None:
+        self._opened.node.announce_topic(pattern, codec.fingerprint(), packed(codec.describe()), history)
+
+    def _folder(self) -> Path:
+        settings = self._opened.settings
+        return Path(settings.home_folder()) / settings.namespace / "groups" / self._opened.name
+
+    def _group_lane(self, channel: str, codec: Codec[Any]) -> Lane:
+        opened = self._opened
+        lane = opened.estate.intake(True).lane(channel)
+        opened.declare(channel, codec)
+        opened.node.want(channel)
+        return lane
+
+    # -- subscribing ---------------------------------------------------------------------------------------------------
+
+    def subscribe(self, to: Any, options: Mapping[str, Any]) -> Subscription[Any]:
+        given = dict(options)
+        yields = given.pop("yields", Any)
+        name, codec = _subject(to, yields)
+        idle = given.pop("idle", None)
+        if idle is not None and (isinstance(idle, bool) or not isinstance(idle, (int, float)) or not 0 < idle < inf):
+            raise UsageError(f"idle= takes seconds as a number above 0, or None, not {idle!r}.")
+        terms = checked(given)
+        if self.press.is_over is not None:
+            raise Closed(name=self.press.is_over)
+        id, pid, node = next(self._numbers), self._opened.pid, self._opened.node
+        subscription: Subscription[Any] = Subscription(
+            name, codec, idle, partial(_unsubscribe, node, id), partial(refuse_elsewhere, pid, "This subscription")
+        )
+        told = weakref.ref(subscription)
+
+        def notify() -> None:
+            mine = told()
+            if mine is not None:
+                mine._ring()
+
+        inbox = self.inbox(terms, notify)
+        subscription._inbox = inbox
+
+        def ended(peer: str, missed: int, words: str) -> None:
+            mine = told()
+            if mine is not None:
+                mine.missed += missed
+            inbox.end(Overflowed(channel=name, peer=peer, missed=missed))
+
+        self.want(id, name, inbox, terms, codec, ended=ended if terms["overflow"] == DISCONNECT else None)
+        return subscription
+
+    def inbox(self, terms: Mapping[str, Any], notify: Callable[[], object]) -> Inbox:
+        window = window_of(terms["queue"], terms["overflow"])
+        conflate = terms["overflow"] == CONFLATE
+        inbox = Inbox(threading.Lock(), window, conflate=conflate, renew=self._topical.renew, notify=notify)
+        self._inboxes.add(inbox)
+        return inbox
+
+    def want(
+        self,
+        id: int,
+        pattern: str,
+        inbox: Inbox,
+        terms: Mapping[str, Any],
+        codec: Codec[Any],
+        *,
+        group: str = "",
+        ended: Callable[[str, int, str], object] | None = None,
+    ) -> None:
+        wanted = Wanted(
+            id, pattern, inbox, terms["replay"], round(terms["replay_seconds"] * 1_000), group, terms["queue"],
+            terms["overflow"], packed(codec.describe()), ended,
+        )  # fmt: skip
+        asked = self._opened.node.subscribe(wanted)
+        asked.add_done_callback(lambda over: inbox.end(error) if (error := _error(over)) is not None else None)
+
+    def unwant(self, id: int) -> None:
+        self._opened.node.unsubscribe(id)
+
+    def number(self) -> int:
+        return next(self._numbers)
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def subscribers(self, of: Any) -> Peers:
+        return Peers(self._opened, "subscribers", self.entrance.announce(of))
+
+    def publishers(self, of: Any) -> Peers:
+        name, _ = _subject(of, Any)
+        return Peers(self._opened, "publishers", name)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def fail(self, error: ZerowaitError) -> None:
+        self.press.fail(error)
+        for inbox in list(self._inboxes):
+            inbox.end(error)
+
+    def close(self) -> None:
+        """Accepts nothing more."""
+        self.press.close(self._opened.name)
+
+    def end(self) -> None:
+        """The network thread is no more: who waits for events is told."""
+        self.press.fail(Closed(name=self._opened.name))
+        for inbox in list(self._inboxes):
+            inbox.end(Closed(f"The client {self._opened.name!r} is closed: nothing more comes of its subscriptions."))
+
+
+def _subject(to: Any, yields: Any) -> tuple[str, Codec[Any]]:
+    if isinstance(to, str):
+        return check_topic(to), Codec(yields)
+    if isinstance(to, Topic):
+        if yields is not Any:
+            raise UsageError(f"yields= is for a topic given by its name: {to!r} says its type itself.")
+        return to.name, to.codec()
+    if isinstance(to, Channel):
+        raise UsageError(f"subscribe() is for topics, and {to!r} is of kind {to.kind}.")
+    raise UsageError(f"subscribe() takes a Topic or a topic's name, not {to!r:.80}.")
+
+
+def _unsubscribe(node: Any, id: int) -> None:
+    node.unsubscribe(id)
+
+
+def _error(over: Any) -> Exception | None:
+    error: Exception | None = over.exception()
+    return error

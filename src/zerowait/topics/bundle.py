@@ -1,0 +1,285 @@
+"""Where publishing begins: events gather in a bundle until the network thread takes it.
+
+As with pushes the short way takes no lock: whoever pops the bundle from its slot owns it. But events of one thread must
+keep their order over all topics, so there is one slot for all of them, and an event goes into the newest bundle only:
+who finds an older one there, which another thread has just put back, closes it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable, Mapping
+from threading import Lock
+from time import sleep
+from typing import Any, Final
+
+from zerowait.callbacks import Callbacks
+from zerowait.errors import Closed, QueueFull, ZerowaitError
+from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
+from zerowait.publications import Published
+
+PRESSED: Final = 8  # bundles that wait: from here on who publishes naps, so that the thread that sends keeps up
+NAP_S: Final = 0.001
+LONGEST_NAP_S: Final = 0.02
+BUNDLES_MOST: Final = 256  # and from here on is refused: that thread stands still
+
+RETAIN, RELIABLE = 1, 2  # what is said of a run
+
+
+class TopicLane:
+    """One topic, as it is published to. exact: the class of values that go the short way. groups: channels of the
+    durable groups that get it too."""
+
+    __slots__ = (
+        "accepted", "allowed", "codec", "encode_into", "exact", "flags", "groups", "name", "press", "published",
+        "reliable", "rooms", "slot",
+    )  # fmt: skip
+
+    def __init__(
+        self, press: Press, name: str, codec: Any, exact: type | None, *, retain: bool, reliable: bool
+    ) -> None:
+        self.press = press
+        self.slot = press.slot
+        self.name = name
+        self.codec = codec
+        self.exact = None if reliable else exact
+        self.encode_into = codec.encode_into
+        self.flags = RETAIN * retain | RELIABLE * reliable
+        self.reliable = reliable
+        self.groups: tuple[Any, ...] = ()
+        # Of a reliable one: how many were accepted, how many may be before somebody's queue is full, and how many of
+        # them have been published; who waits for room.
+        self.accepted = 0
+        self.allowed: float = float(SEGMENT_MESSAGES // 2)
+        self.published = 0
+        self.rooms: Any = None
+
+
+class Bundle:
+    """Events in the order in which they were published. Whoever has it in hand owns it, until it is taken."""
+
+    __slots__ = ("buffer", "counts", "ends", "error", "headers", "lane", "runs", "sent_at", "watch", "watchers")
+
+    def __init__(self, sent_at: int, watch: Lock) -> None:
+        self.sent_at = sent_at
+        self.buffer = bytearray(BODY_START)
+        self.ends: list[int] = []
+        self.runs: list[tuple[TopicLane, int]] = []  # (lane, position of the first)
+        self.lane: TopicLane | None = None  # of the last run
+        self.headers: dict[int, Mapping[str, str]] | None = None
+        self.counts: Mapping[str, int] | None = None  # topic → to how many it was addressed, once that is known
+        self.error: Exception | None = None
+        self.watch = watch
+        self.watchers: list[Callable[[], object]] | None = None
+
+    def turn(self, lane: TopicLane) -> None:
+        """What comes next is on another topic."""
+        self.lane = lane
+        self.runs.append((lane, len(self.ends)))
+
+    def add(self, lane: TopicLane, payload: bytes, headers: Mapping[str, str] | None) -> None:
+        if headers:
+            if self.headers is None:
+                self.headers = {}
+            self.headers[len(self.ends)] = headers
+        if self.lane is not lane:
+            self.turn(lane)
+        self.buffer += payload
+        self.ends.append(len(self.buffer))
+
+    def undo(self) -> None:
+        """Drops what an interrupted or failed encoding has left behind the last whole event."""
+        del self.buffer[self.ends[-1] if self.ends else BODY_START :]
+        if self.runs and self.runs[-1][1] >= len(self.ends):
+            self.runs.pop()
+            self.lane = self.runs[-1][0] if self.runs else None
+
+    def is_full(self) -> bool:
+        return len(self.buffer) >= SEGMENT_BYTES or len(self.ends) >= SEGMENT_MESSAGES
+
+    def let_go(self) -> tuple[bytearray, memoryview, tuple[tuple[str, int, int, int], ...]]:
+        """Body, ends and runs, for who publishes them: (topic, start, stop, what is said of it)."""
+        body, ends = self.buffer, array("I", self.ends)
+        BODY_HEADER.pack_into(body, 0, ARRAY32, len(ends))
+        starts = [*(at for _, at in self.runs[1:]), len(ends)]
+        runs = tuple(
+            (lane.name, start, stop, lane.flags) for (lane, start), stop in zip(self.runs, starts, strict=True)
+        )
+        self.buffer, self.ends = bytearray(BODY_START), []
+        return body, memoryview(ends), runs
+
+    def addressed(self, counts: Mapping[str, int]) -> None:
+        self.counts = counts
+        self._tell()
+
+    def failed(self, error: Exception) -> None:
+        self.error = error
+        self.addressed({})
+
+    def _tell(self) -> None:
+        with self.watch:
+            watchers, self.watchers = self.watchers, None
+        for call in watchers or ():
+            call()
+
+    def when_addressed(self, call: Callable[[], object]) -> None:
+        with self.watch:
+            if self.counts is None:
+                if self.watchers is None:
+                    self.watchers = []
+                self.watchers.append(call)
+                return
+        call()
+
+    def forget(self, call: Callable[[], object]) -> None:
+        with self.watch:
+            if self.watchers is not None and call in self.watchers:
+                self.watchers.remove(call)
+
+
+class Press:
+    """All bundles of a client. wake: tells the network thread; give_way: lets it finish its turn."""
+
+    def __init__(
+        self,
+        callbacks: Callbacks,
+        *,
+        now_us: Callable[[], int],
+        wake: Callable[[], object],
+        give_way: Callable[[], object],
+        room: Callable[[], Any],
+    ) -> None:
+        self.callbacks = callbacks
+        self.slot: list[Bundle] = []
+        self.closed: list[Bundle] = []  # nobody adds to them
+        self.newest: Bundle | None = None
+        self.error: ZerowaitError | None = None  # raised by every verb
+        self.is_over: str | None = None  # the name of the client that was closed
+        self._now_us = now_us
+        self._wake = wake
+        self._give_way = give_way
+        self._room = room
+        self._begun: deque[Bundle] = deque()
+        self._lock = Lock()
+        self._watch = Lock()
+        self._rooms: list[Any] = []
+
+    # Any thread
+
+    def publish(
+        self, lane: TopicLane, payload: bytes, headers: Mapping[str, str] | None = None, *, force: bool = False
+    ) -> Published:
+        """The careful way. force: though queues are full. Raises Closed, QueueFull, and what opening the client
+        raised."""
+        self._check(lane, force=force)
+        with self._lock:
+            self._take_allowance(lane, force=force)
+            bundle = self._grab()
+            is_new = bundle is None
+            if bundle is None:
+                self.newest = bundle = Bundle(self._now_us(), self._watch)
+                self._begun.append(bundle)
+            bundle.add(lane, payload, headers)
+            (self.closed if bundle.is_full() else self.slot).append(bundle)
+        if is_new:
+            self._wake()
+            self._keep_pace()
+        return Published(bundle, lane)
+
+    def _check(self, lane: TopicLane, *, force: bool) -> None:
+        if self.is_over is not None:
+            raise Closed(name=self.is_over)
+        if self.error is not None:
+            raise self.error
+        if len(self._begun) >= BUNDLES_MOST and not force:
+            raise self._full(lane, BUNDLES_MOST * SEGMENT_MESSAGES)
+
+    def _full(self, lane: TopicLane, most: int) -> QueueFull:
+        room = self._room()
+        if lane.reliable:
+            lane.rooms = [*(lane.rooms or ()), room]
+        else:
+            self._rooms.append(room)
+        self._wake()
+        return QueueFull(limit_bytes=0, limit_messages=most, room=room, channel=lane.name, durable=False)
+
+    def _take_allowance(self, lane: TopicLane, *, force: bool) -> None:
+        if lane.reliable:
+            if lane.accepted >= lane.allowed and not force:
+                raise self._full(lane, max(0, int(lane.allowed) - lane.published))
+            lane.accepted += 1
+
+    def _grab(self) -> Bundle | None:
+        """The newest, if nobody has it in hand and it has room."""
+        while True:
+            try:
+                bundle = self.slot.pop()
+            except IndexError:
+                return None
+            if bundle is self.newest and not bundle.is_full():
+                return bundle
+            self.closed.append(bundle)
+
+    def _keep_pace(self) -> None:
+        waiting = len(self._begun)
+        if waiting > PRESSED:
+            sleep(min(LONGEST_NAP_S, NAP_S * (waiting - PRESSED)))
+        else:
+            self._give_way()
+
+    # The network thread
+
+    def has_work(self) -> bool:
+        return bool(self._begun)
+
+    def take(self) -> list[Bundle]:
+        """All that is in nobody's hand, in its order; what comes after a bundle that is, waits for it."""
+        taken: list[Bundle] = []
+        if not self._begun:
+            return taken
+        with self._lock:
+            available: set[Bundle] = set()
+            for slot in (self.slot, self.closed):
+                try:
+                    while True:
+                        available.add(slot.pop())
+                except IndexError:
+                    pass
+            while self._begun and self._begun[0] in available:
+                bundle = self._begun.popleft()
+                available.discard(bundle)
+                if bundle is self.newest:
+                    self.newest = None
+                bundle.undo()
+                taken.append(bundle)
+            for bundle in available:
+                (self.slot if bundle is self.newest else self.closed).append(bundle)
+            rooms, self._rooms = self._rooms, []
+        for room in rooms:
+            room.set(None)
+        return taken
+
+    def allow(self, lane: TopicLane, room: int | None) -> None:
+        """So many more of a reliable topic may be accepted than have been published; None: any number."""
+        with self._lock:
+            lane.allowed = float("inf") if room is None else lane.published + max(0, room)
+            is_roomy = lane.accepted < lane.allowed
+            rooms = lane.rooms if is_roomy else None
+            if is_roomy:
+                lane.rooms = None
+        for each in rooms or ():
+            each.set(None)
+
+    def fail(self, error: ZerowaitError) -> None:
+        """Nothing will ever be published."""
+        self.error = error
+        for bundle in self.take():
+            bundle.failed(error)
+
+    def close(self, name: str) -> None:
+        self.is_over = name
+        with self._lock:
+            rooms, self._rooms = self._rooms, []
+        for room in rooms:
+            room.set(None)

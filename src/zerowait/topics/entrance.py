@@ -1,0 +1,207 @@
+"""What a call of `publish` means: which topic, encoded how, kept for whom. Raises the caller's mistakes, and then
+nothing was taken."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from msgspec import Struct
+
+from zerowait.channels import Channel
+from zerowait.codec import Codec
+from zerowait.errors import NotAccepted, TooLarge, UsageError
+from zerowait.names import check_topic
+from zerowait.outbox.entrance import Ready
+from zerowait.patterns import is_wild
+from zerowait.pending import Pending
+from zerowait.settings import Settings
+from zerowait.topic import Topic
+from zerowait.topics.bundle import Press, TopicLane
+from zerowait.topics.groups import Groups
+
+log = logging.getLogger("zerowait.topics")
+
+OPTIONS = frozenset({"retain", "headers"})
+REMEMBERED = 8_192  # topics whose lanes are kept; a program that makes up names would keep them for ever
+NAMED_MOST = 64  # topics without a declaration that are announced by name; beyond that: all
+
+
+class ReadyEvent(Struct):
+    """An encoded event with its options: what a handler publishes, until it has succeeded."""
+
+    lane: TopicLane
+    payload: bytes
+    headers: Mapping[str, str] | None
+
+
+class TopicEntrance:
+    """short: the client's lanes for the short way, which this fills. announce: told of each topic that is published to,
+    before its first event: pattern, codec, history. groups: the durable ones. headers: of the client. other_kind: if a
+    peer serves a channel of that name as another kind than a topic, the kind and who."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        press: Press,
+        groups: Groups,
+        *,
+        short: dict[Any, TopicLane],
+        announce: Callable[[str, Codec[Any], int], None],
+        headers: Callable[[], Mapping[str, str]] | None = None,
+        other_kind: Callable[[str], tuple[str, str] | None] = lambda topic: None,
+    ) -> None:
+        self._settings = settings
+        self._press = press
+        self._groups = groups
+        self._short = short
+        self._announce = announce
+        self._headers = headers
+        self._other_kind = other_kind
+        self._lanes: dict[tuple[Any, bool | None], TopicLane] = {}
+        self._named: set[str] = set()
+        self._reliable: list[TopicLane] = []
+        groups.changed = self._look_at_groups
+
+    def reliable(self) -> list[TopicLane]:
+        """Those whose publisher waits for its subscribers."""
+        return self._reliable
+
+    def publish(self, to: Any, value: Any, options: Mapping[str, Any]) -> Pending[int]:
+        return self.release(self.prepare(to, value, options))
+
+    def prepare(self, to: Any, value: Any, options: Mapping[str, Any]) -> ReadyEvent:
+        """Checks and encodes, takes nothing."""
+        for name in options.keys() - OPTIONS:
+            raise UsageError(f"publish() takes no {name}=: it takes {', '.join(sorted(OPTIONS))}.")
+        retain = options.get("retain")
+        if retain is not None and not isinstance(retain, bool):
+            raise UsageError(f"retain= is True or False, not {retain!r}.")
+        lane = self._lanes.get((to, retain)) if isinstance(to, (str, Channel)) else None
+        if lane is None:
+            lane = self._lane(to, retain, value)
+        if (other := self._other_kind(lane.name)) is not None:
+            raise UsageError(
+                f"publish() is for topics, and {lane.name} is served as a {other[0]} channel by {other[1]}: nothing "
+                "was taken. Give one of the two another name."
+            )
+        lane.codec.check(value, self._settings.check == "deep", lane.name)
+        payload = lane.codec.encode(value)
+        if len(payload) > self._settings.message_bytes:
+            raise TooLarge(size_bytes=len(payload), limit_bytes=self._settings.message_bytes, channel=lane.name)
+        return ReadyEvent(lane, payload, self._checked(options.get("headers"), lane.name))
+
+    def release(self, ready: ReadyEvent) -> Pending[int]:
+        """Takes it, or raises and has taken nothing."""
+        lane = ready.lane
+        if not lane.groups:
+            return self._press.publish(lane, ready.payload, ready.headers)
+        # First what may be refused; what is safe for a group need not be published to be delivered.
+        safe = self._groups.append(lane.groups, lane.name, ready.payload, ready.headers)
+        return safe.beside(self._press.publish(lane, ready.payload, ready.headers))
+
+    def leave(self, ready: ReadyEvent) -> list[Ready]:
+        """The same for what a handler publishes, once it has succeeded: taken even if queues are full. Gives what is to
+        be pushed for durable groups."""
+        lane = ready.lane
+        try:
+            self._press.publish(lane, ready.payload, ready.headers, force=True)
+        except NotAccepted as error:
+            log.warning("what a handler published on %s is lost: %s", lane.name, error)
+        return self._groups.ready(lane.groups, lane.name, ready.payload, ready.headers)
+
+    # -- which way -----------------------------------------------------------------------------------------------------
+
+    def _lane(self, to: Any, retain: bool | None, value: Any) -> TopicLane:
+        topic: Topic[Any] | None = None
+        if isinstance(to, str):
+            name, declared, codec = check_topic(to), "", Codec[Any](Any)
+        elif isinstance(to, Topic):
+            topic = to  # pyright: ignore[reportUnknownVariableType]
+            name, declared, codec = topic.name, topic.declared, topic.codec()
+        elif isinstance(to, Channel):
+            raise UsageError(f"publish() is for topics, and {to!r} is of kind {to.kind}.")
+        else:
+            raise UsageError(f"publish() takes a Topic or a topic's name first, not {to!r:.80}.")
+        if is_wild(name):
+            raise UsageError(
+                f"{name} stands for several topics, and an event is published on one: fill its places, as in "
+                f'Topic[…]({name!r}).at("word").'
+            )
+        if len(self._lanes) >= REMEMBERED:
+            for old in list(self._lanes)[: REMEMBERED // 2]:
+                self._short.pop(old[0], None)
+                if not self._lanes[old].reliable:  # they count
+                    del self._lanes[old]
+        exact = codec.exact
+        if topic is None and codec.encode_into is not None and not hasattr(value.__class__, "__pydantic_validator__"):
+            exact = value.__class__
+        if codec.encode_into is None:
+            exact = None
+        self._tell(declared or name, codec, topic)
+        lane = self._lanes[to, retain] = TopicLane(
+            self._press,
+            name,
+            codec,
+            exact,
+            retain=topic is not None and topic.retain if retain is None else retain,
+            reliable=topic is not None and topic.reliable,
+        )
+        lane.groups = self._groups.of(name, codec)
+        if lane.reliable:
+            self._reliable.append(lane)
+        is_short = self._headers is None and self._settings.check == "type" and lane.exact is not None
+        if is_short and retain is None and not lane.groups:
+            self._short[to] = lane
+        return lane
+
+    def announce(self, topic: Any) -> str:
+        """This process will publish there; gives the name."""
+        if isinstance(topic, str):
+            self._tell(check_topic(topic), Codec[Any](Any), None)
+            return topic
+        if not isinstance(topic, Topic):
+            raise UsageError(f"This takes a Topic or a topic's name, not {topic!r:.80}.")
+        declared = cast("Any", topic)
+        self._tell(declared.declared, declared.codec(), declared)
+        return topic.name
+
+    def _tell(self, pattern: str, codec: Codec[Any], topic: Topic[Any] | None) -> None:
+        if topic is None:
+            if pattern in self._named:
+                return
+            if len(self._named) >= NAMED_MOST:
+                pattern = ">"
+            self._named.add(pattern)
+        self._announce(pattern, codec, topic.history if topic is not None else 0)
+
+    def _look_at_groups(self) -> None:
+        """A durable group has come: what is published is kept for it from now on."""
+        for (to, _), lane in list(self._lanes.items()):
+            lane.groups = self._groups.of(lane.name, lane.codec)
+            if lane.groups:
+                self._short.pop(to, None)
+
+    # -- options -------------------------------------------------------------------------------------------------------
+
+    def _checked(self, said: Any, topic: str) -> Mapping[str, str] | None:
+        if said is None and self._headers is None:
+            return None
+        if said is not None and not hasattr(said, "items"):
+            raise UsageError(f'headers= takes a mapping of text to text, as {{"trace": "1"}}, not {said!r:.80}.')
+        headers = dict(self._headers()) if self._headers is not None else {}
+        headers.update(said or {})
+        size = 0
+        for name, value in headers.items():
+            if not all(isinstance(part, str) for part in (name, value)):
+                raise UsageError(f"Headers are text: {name!r} is {value!r}.")
+            size += len(name.encode(errors="replace")) + len(value.encode(errors="replace"))
+        if size > self._settings.headers_bytes:
+            raise TooLarge(
+                f"The headers of an event on {topic} are {size} bytes, more than the {self._settings.headers_bytes} "
+                "allowed: nothing was taken. Put the data into the event, or raise headers_bytes.",
+                size_bytes=size,
+                limit_bytes=self._settings.headers_bytes,
+            )
+        return headers or None

@@ -1,0 +1,173 @@
+"""Durable groups: what is published is pushed for each of them, through the publisher's own outbox.
+
+The channel of a group is `<pattern>@<group>`: a push channel as any other, so that what waits for a group that is away
+is stored, redelivered, retried and dead-lettered by the same rules. Which groups there are is remembered on disk, a
+file each in `groups/<client>` of the namespace, so that a publisher that starts knows of them before they come.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from zerowait.codec import Codec
+from zerowait.outbox.entrance import Ready
+from zerowait.outbox.lane import Lane
+from zerowait.outbox.sheaf import Sheaf
+from zerowait.patterns import TOPIC_HEADER, is_wild, matches, parted
+from zerowait.pending import Pending, Promise
+
+log = logging.getLogger("zerowait.outbox")
+
+GROUPS_MOST = 1_024
+
+
+class Safe:
+    """What was appended for groups: in which sheaf, at which place."""
+
+    def __init__(self, promise: Promise[int], taken: list[tuple[Sheaf, int]]) -> None:
+        self._promise = promise
+        self.taken = taken
+
+    def beside(self, published: Pending[int]) -> Pending[int]:
+        """Done when it is safe for all groups, and addressed to those who are there; counts both."""
+        promise, taken = self._promise, self.taken
+
+        def over() -> None:
+            error = next((sheaf.error for sheaf, _ in taken if sheaf.error is not None), None)
+            if error is None:
+                error = published.exception()
+            if error is not None:
+                promise.fail(error)
+            else:
+                promise.set(published.result() + len(taken))
+
+        left, lock = len(taken) + 1, threading.Lock()
+
+        def one() -> None:
+            nonlocal left
+            with lock:
+                left -= 1
+                is_over = left == 0
+            if is_over:
+                over()
+
+        published._watch(one)
+        for sheaf, index in taken:
+            sheaf.when_stored(index, one)
+        return promise
+
+
+class Groups:
+    """folder: where they are remembered. lane: the way into the outbox for a group's channel. promise: makes one.
+    want: told of a channel whose workers are to be found. changed: told that there is another group."""
+
+    def __init__(
+        self,
+        folder: Callable[[], Path],
+        *,
+        lane: Callable[[str, Codec[Any]], Lane],
+        promise: Callable[[str], Promise[Any]],
+        want: Callable[[str], None],
+    ) -> None:
+        self.changed: Callable[[], None] = _nothing
+        self._folder = folder
+        self._lane = lane
+        self._promise = promise
+        self._want = want
+        self._known: dict[str, tuple[str, str]] | None = None  # channel → (pattern, group)
+        self._lanes: dict[str, Lane] = {}
+        self._lock = threading.RLock()
+
+    def known(self) -> dict[str, tuple[str, str]]:
+        """All that there are. Read at first use."""
+        with self._lock:
+            if self._known is None:
+                self._known = {}
+                with suppress(OSError):
+                    for name in sorted(os.listdir(self._folder())):
+                        channel = unquote(name)
+                        if not name.startswith(".") and (both := parted(channel)) is not None:
+                            self._known[channel] = both
+            return self._known
+
+    def of(self, topic: str, codec: Codec[Any]) -> tuple[Any, ...]:
+        """(channel's lane, whether the topic is to be said) of the groups that get this topic."""
+        found: list[tuple[Lane, bool]] = []
+        with self._lock:
+            for channel, (pattern, _) in self.known().items():
+                if matches(pattern, topic):
+                    found.append((self._lane(channel, codec), is_wild(pattern)))
+        return tuple(found)
+
+    def met(self, channel: str) -> None:
+        """A process serves this group: it is remembered from now on."""
+        both = parted(channel)
+        with self._lock:
+            known = self.known()
+            if both is None or channel in known or len(known) >= GROUPS_MOST:
+                return
+            known[channel] = both
+        self._want(channel)
+        # The network thread waits for no disk.
+        threading.Thread(target=self._remember, args=(channel, both), name="zerowait groups", daemon=True).start()
+        self.changed()
+
+    def _remember(self, channel: str, both: tuple[str, str]) -> None:
+        try:
+            folder = self._folder()
+            for each in (folder.parent, folder):
+                each.mkdir(mode=0o700, exist_ok=True)
+            with open(folder / quote(channel, safe="@"), "wb") as file:
+                os.fsync(file.fileno())
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            log.warning(
+                "the durable group %s of %s cannot be remembered (%s): what is published is kept for it as long as "
+                "this process lives, and from the next one's start only once the group is there",
+                both[1],
+                both[0],
+                error,
+            )
+
+    def ready(
+        self, lanes: tuple[tuple[Lane, bool], ...], topic: str, payload: bytes, headers: Mapping[str, str] | None
+    ) -> list[Ready]:
+        """What is to be pushed for each of them."""
+        return [
+            Ready(lane, payload, {"headers": said} if (said := _said(headers, topic, says_topic)) else {})
+            for lane, says_topic in lanes
+        ]
+
+    def append(
+        self,
+        lanes: tuple[tuple[Lane, bool], ...],
+        topic: str,
+        payload: bytes,
+        headers: Mapping[str, str] | None,
+    ) -> Safe:
+        """Stores it for each of them. Raises as a push does, and then nothing was taken: the first is refused, or none
+        is."""
+        taken: list[tuple[Sheaf, int]] = []
+        for lane, says_topic in lanes:
+            said = _said(headers, topic, says_topic)
+            taken.append(lane.append(payload, headers=said, force=bool(taken)))
+        return Safe(self._promise("write `await zw.publish(…)`"), taken)
+
+
+def _said(headers: Mapping[str, str] | None, topic: str, says_topic: bool) -> Mapping[str, str] | None:
+    return {**(headers or {}), TOPIC_HEADER: topic} if says_topic else headers or None
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,203 @@
+"""Where publishing begins: whatever threads do, the events of each keep their order, and none is lost or twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.waiting import wait_until
+from zerowait.callbacks import Callbacks
+from zerowait.codec import Codec
+from zerowait.errors import Closed, QueueFull, ZerowaitError
+from zerowait.message import SEGMENT_MESSAGES
+from zerowait.pending import Promise
+from zerowait.publications import Published
+from zerowait.topics.bundle import BUNDLES_MOST, Bundle, Press, TopicLane
+
+CODEC: Codec[int] = Codec(int)
+
+
+class Table:
+    """A press, and what was taken from it."""
+
+    def __init__(self) -> None:
+        self.callbacks = Callbacks("test")
+        self.woken = 0
+        self.press = Press(
+            self.callbacks,
+            now_us=lambda: 1,
+            wake=self.wake,
+            give_way=lambda: None,
+            room=lambda: Promise(self.callbacks),
+        )
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def lane(self, name: str, **said: Any) -> TopicLane:
+        return TopicLane(self.press, name, CODEC, int, **({"retain": False, "reliable": False} | said))
+
+    def take(self) -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        for bundle in self.press.take():
+            body, ends, runs = bundle.let_go()
+            values = msgspec.msgpack.decode(bytes(body))
+            assert len(values) == len(ends)
+            found += [(topic, value) for topic, start, stop, _ in runs for value in values[start:stop]]
+            bundle.addressed({topic: 3 for topic, *_ in runs})
+        return found
+
+
+def publish(lane: TopicLane, number: int) -> Published:
+    """As the client's short way does it."""
+    press, slot = lane.press, lane.slot
+    if lane.exact is None:
+        return press.publish(lane, CODEC.encode(number))
+    try:
+        bundle: Bundle = slot.pop()
+    except IndexError:
+        return press.publish(lane, CODEC.encode(number))
+    try:
+        if bundle is press.newest:
+            lane.encode_into(number, bundle.buffer, -1)
+            if bundle.lane is not lane:
+                bundle.turn(lane)
+            bundle.ends.append(len(bundle.buffer))
+            if len(bundle.ends) >= SEGMENT_MESSAGES:
+                slot = press.closed
+            return Published(bundle, lane)
+        slot = press.closed
+    finally:
+        slot.append(bundle)
+    return press.publish(lane, CODEC.encode(number))
+
+
+def test_events_are_taken_in_the_order_of_their_publication_over_all_topics() -> None:
+    table = Table()
+    lanes = [table.lane(name) for name in "ab"]
+    pending = [publish(lanes[number % 2], number) for number in range(3_000)]
+
+    assert not pending[0].done()
+    assert table.take() == [("ab"[number % 2], number) for number in range(3_000)]
+    assert {each.result(0) for each in pending} == {3}
+    assert table.take() == []
+
+
+def test_the_network_thread_is_woken_once_a_bundle() -> None:
+    table = Table()
+    lane = table.lane("a")
+    for number in range(SEGMENT_MESSAGES + 1):
+        publish(lane, number)
+    assert table.woken == 2
+
+
+def test_what_somebody_has_in_hand_holds_up_what_comes_after_it() -> None:
+    table = Table()
+    lane = table.lane("a")
+    publish(lane, 1)
+    held = table.press.slot.pop()
+    publish(lane, 2)  # another thread's: it may not overtake
+
+    assert table.take() == []
+    table.press.slot.append(held)
+    assert table.take() == [("a", 1), ("a", 2)]
+
+
+def test_an_older_bundle_gets_nothing_more() -> None:
+    table = Table()
+    lane = table.lane("a")
+    publish(lane, 1)
+    held = table.press.slot.pop()
+    publish(lane, 2)
+    table.press.slot.append(held)
+    publish(lane, 3)
+
+    assert table.take() == [("a", 1), ("a", 2), ("a", 3)]
+
+
+def test_threads_lose_nothing_and_keep_their_order() -> None:
+    table = Table()
+    count, threads = 4_000, 4
+
+    def work(name: str) -> None:
+        lanes = [table.lane(f"{name}.{at}") for at in range(2)]
+        for number in range(count):
+            publish(lanes[number % 2], number)
+
+    workers = [threading.Thread(target=work, args=(f"t{at}",)) for at in range(threads)]
+    for worker in workers:
+        worker.start()
+    taken: list[tuple[str, int]] = []
+    deadline = time.monotonic() + 30
+    while len(taken) < count * threads and time.monotonic() < deadline:
+        taken += table.take()
+    for worker in workers:
+        worker.join()
+    for at in range(threads):
+        assert [number for topic, number in taken if topic.startswith(f"t{at}.")] == list(range(count))
+
+
+def test_what_cannot_be_encoded_leaves_no_trace() -> None:
+    table = Table()
+    lane = table.lane("a")
+    publish(lane, 1)
+    bundle = table.press.slot.pop()
+    bundle.turn(table.lane("b"))
+    bundle.buffer += b"half"
+    bundle.undo()
+    table.press.slot.append(bundle)
+    publish(lane, 2)
+
+    assert table.take() == [("a", 1), ("a", 2)]
+
+
+def test_a_network_thread_that_stands_still_is_no_reason_to_run_out_of_memory() -> None:
+    table = Table()
+    lane = table.lane("a")
+    for _ in range(BUNDLES_MOST):
+        table.press._begun.append(Bundle(0, threading.Lock()))
+
+    with pytest.raises(QueueFull) as full:
+        table.press.publish(lane, b"\x01")
+
+    table.press._begun.clear()
+    publish(lane, 1)
+    table.take()
+    wait_until(lambda: full.value.room.done(), within=5)
+
+
+def test_a_reliable_topic_is_refused_beyond_what_queues_hold() -> None:
+    table = Table()
+    lane = table.lane("a", reliable=True)
+    table.press.allow(lane, 2)
+    for number in (1, 2):
+        publish(lane, number)
+    with pytest.raises(QueueFull) as full:
+        publish(lane, 3)
+
+    assert not full.value.room.done()
+    table.take()
+    lane.published += 2
+    table.press.allow(lane, 1)
+    assert full.value.room.done()
+    publish(lane, 3)
+    table.press.allow(lane, None)
+    publish(lane, 4)
+
+
+def test_after_the_end_nothing_is_taken_and_who_waits_is_told() -> None:
+    table = Table()
+    lane = table.lane("a")
+    pending = publish(lane, 1)
+    table.press.fail(ZerowaitError("no socket"))
+    with pytest.raises(ZerowaitError, match="no socket"):
+        pending.result(0)
+    with pytest.raises(ZerowaitError, match="no socket"):
+        publish(lane, 2)
+    table.press.close("client")
+    with pytest.raises(Closed):
+        publish(lane, 3)
