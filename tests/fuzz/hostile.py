@@ -14,14 +14,34 @@ import msgspec
 
 from tests.fuzz.mutations import mutated
 from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
-from tests.protocol.store import START_US, Store, segment
+from tests.protocol.store import START_US, Store, prepared, segment
 from tests.protocol.vectors import VECTORS
 from zerowait.contract import describe, fingerprint, packed
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.frames import Frame, Owned, Part
 from zerowait.engines.brokerless.protocol.owner.dispatch import body_of
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
-from zerowait.message import Again, Bury, Change, Forget, Note, Outcome, Settle, Verdict
+from zerowait.message import (
+    Again,
+    Alone,
+    Bury,
+    Change,
+    Choose,
+    Discard,
+    Forget,
+    Keep,
+    Mark,
+    Note,
+    Outcome,
+    Release,
+    Sent,
+    Service,
+    Settle,
+    Spool,
+    Unspool,
+    Unstub,
+    Verdict,
+)
 
 HEAD = struct.Struct("<BH")
 OWNER, WORKER, STRANGER, BOTH = range(4)  # who speaks: the lowest two bits
@@ -45,10 +65,24 @@ class Guarded(Store):
                     given = [change.epoch, change.number, change.failures, change.due, change.seq]
                 case Bury():
                     given = [change.epoch, change.number, change.failures, change.seq]
+                case Mark() | Alone():
+                    given = [change.epoch, change.number, change.seq]
+                case Choose():
+                    given = [change.epoch, change.first, change.first + change.count, change.seq]
+                    given.append(change.outputs - INT64)
+                case Unstub():
+                    given = [change.epoch, change.first, change.first + change.count, change.outputs - INT64]
+                case Keep():
+                    given = [change.epoch, change.first + change.count, change.after_ms, change.origin - INT64]
+                    given += [change.fence - INT64, change.n - INT64]
+                case Release() | Discard():
+                    given = [change.epoch, change.first + change.count, change.origin - INT64]
+                case Spool() | Unspool():
+                    raise AssertionError("no frame leads to this")
                 case Note() | Forget():  # 64 bits without a sign; the file's are made of them
                     given = [change.instance - INT64]
             assert all(-INT64 <= each < INT64 for each in given), f"no file can take {change}"
-            assert not isinstance(change, Settle) or 0 < change.count <= 1_024, f"endless: {change}"
+            assert not isinstance(change, (Settle, Choose, Keep)) or 0 < change.count <= 1_024, f"endless: {change}"
         super().apply(changes)
 
 
@@ -57,6 +91,9 @@ def hear(data: bytes) -> None:
     on: credit adds up, and who comes after it is greeted."""
     Puppet._conns = 0
     stage = Stage(store=Guarded(BOX), services={CHANNEL: 2})
+    stage.core.keep_in(BOX)
+    keeps = bool(data) and data[-1] % 2 == 0
+    stage.core.serve([Service(CHANNEL, "push", 2, keeps=keeps)])
     peers = [
         stage.peer(1, boxes=[Owned(THEIR_BOX, THEIR_EPOCH, "theirs")]),
         stage.peer(2, channels=[CHANNEL], credit=2),
@@ -82,7 +119,11 @@ def happens(stage: Stage, peers: list[Puppet], does: int) -> None:
             verdict = ((does >> 2) & 7, does >> 5)
             while (taken := stage.take(most=2)) is not None:
                 how = None if verdict[0] == HANDLED else Verdict.RETRY if verdict[0] == RETRIED else Verdict.DEAD
-                stage.end(taken, None if how is None else Outcome(how, 0.5, b"\x80"))
+                if how is None and verdict[1] % 2:  # it has sent something
+                    sent = Sent(BOX, [prepared(taken.start, [b"\x01"])])
+                    stage.end(taken, Outcome(Verdict.HANDLED, outputs=sent))
+                else:
+                    stage.end(taken, None if how is None else Outcome(how, 0.5, b"\x80"))
         case 4:
             stage.take()
         case 5:
@@ -185,6 +226,21 @@ def _seeds() -> list[bytes]:
             (WORKER, frames.State((frames.Served(CHANNEL, "push", fingerprint=fingerprint(text)),))),
             (WORKER, frames.Schema(fingerprint(text), packed(text))),
             (WORKER, frames.Schema(fingerprint(int_type), packed(int_type))),
+        ],
+        [
+            (OWNER | HANDLED << 2 | 1 << 5, batch(1, 4, 1)),  # its handler has sent something
+            (OWNER, frames.Confirm(THEIR_BOX, (theirs,), True)),
+            (OWNER, frames.Confirm(THEIR_BOX, (theirs,), False)),
+        ],
+        [
+            (OWNER | HANDLED << 2 | 1 << 5, batch(1, 2, 1)),
+            (OWNER | TIME << 2 | 3 << 6, frames.Confirm(THEIR_BOX, (theirs,), False)),
+            (OWNER, batch(1, 4, 2)),
+        ],
+        [
+            (WORKER, frames.Outcome(BOX, Verdict.HANDLED, (ours,), outputs=THEIR_BOX)),
+            (BOTH, frames.Outcome(BOX, Verdict.HANDLED, (ours, late), outputs=THEIR_BOX + 1)),
+            (WORKER, frames.Outcome(BOX, Verdict.RELEASED, (ours,), outputs=THEIR_BOX)),
         ],
         [(OWNER, frames.decode(piece)) for piece in pieces],
         [(STRANGER, frames.Hello(3, "c", 1, "", 0, 0, 5)), (STRANGER | TIME << 2, frames.State())],
