@@ -157,6 +157,7 @@ class Feeds:
 
     def publishers(self, of: Any) -> Peers:
         name, _ = _subject(of, Any)
+        self._opened.node.seek(name)
         return Peers(self._opened, "publishers", name)
 
     # -- the end -------------------------------------------------------------------------------------------------------

@@ -94,6 +94,18 @@ def test_order_is_kept_over_all_topics_of_a_publisher(bank: Client, screen: Clie
     assert numbers(events, 300) == [(f"prices.{'abc'[number % 3]}", number, 0) for number in range(300)]
 
 
+def test_who_publishes_is_known_before_anything_is_published(bank: Client, screen: Client) -> None:
+    bank.subscribers(PRICES)  # it will publish there
+    screen.publishers("prices.eur").at_least(1).result(10)
+    assert list(screen.publishers(PRICES)) == ["bank"]
+    assert list(screen.publishers("news.>")) == []
+
+    events = screen.subscribe(PRICES, idle=10)
+    screen.publishers(PRICES).at_least(1).result(10)  # and knows of the subscription
+    bank.publish(PRICES.at("eur"), 1)
+    assert numbers(events, 1) == [("prices.eur", 1, 0)]
+
+
 def test_what_nobody_subscribes_to_is_addressed_to_nobody(bank: Client, screen: Client) -> None:
     events = screen.subscribe("prices.eur", idle=0.3)
     bank.subscribers("prices.eur").at_least(1).result(10)

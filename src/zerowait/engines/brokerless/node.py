@@ -199,6 +199,16 @@ class Node:
 
         return self.call(tell)
 
+    def seek(self, pattern: str) -> None:
+        """Who publishes this is to be found, whether it is subscribed to or not."""
+
+        def tell() -> None:
+            self.topical.seek(pattern)
+            self._announce()
+            self._wanted.look_at = 0.0
+
+        self.call(tell)
+
     def unsubscribe(self, id: int) -> None:
         def tell() -> None:
             self.topical.unsubscribe(id)

@@ -36,6 +36,7 @@ class Topical:
         self._renew = False
         self._lonely: dict[str, float] = {}  # subscriptions that nobody publishes for, and since when
         self._told: set[str] = set()
+        self._sought: set[str] = set()  # topics whose publishers are asked for, subscribed to or not
         self._core: Core
 
     def open(self, core: Core) -> None:
@@ -82,7 +83,7 @@ class Topical:
         """A subscription that nobody publishes for says so after a while, if it may be a mistake: another name is
         near. published: topics that are, in this namespace and by peers."""
         names = sorted({*published, *self._core.publisher.announced})
-        for pattern in self.subscribes():
+        for pattern in {wanted.pattern for wanted in self._core.subscriber.wanted.values()}:
             if any(overlap(pattern, name) for name in names):
                 self._lonely.pop(pattern, None)
                 continue
@@ -112,7 +113,11 @@ class Topical:
         return tuple(self._core.publisher.announced)
 
     def subscribes(self) -> tuple[str, ...]:
-        return tuple({wanted.pattern for wanted in self._core.subscriber.wanted.values()})
+        return tuple({*self._sought, *(wanted.pattern for wanted in self._core.subscriber.wanted.values())})
+
+    def seek(self, pattern: str) -> None:
+        """Somebody asks who publishes this."""
+        self._sought.add(pattern)
 
     def met(self, channels: Iterable[str]) -> None:
         """Channels that others serve: durable groups among them are remembered by who publishes what they want."""
