@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,33 @@ def test_closing_ends_the_loops(settings: Settings) -> None:
         zw.subscribe(PRICES)
     with pytest.raises(Closed):
         zw.publish("prices.eur", 1)
+
+
+def test_a_subscriber_that_takes_nothing_holds_up_nobodys_end(settings: Settings, screen: Client) -> None:
+    asleep = screen.subscribe(PRICES, queue=4)
+    bank = Client("bank", settings=settings)
+    with bank:
+        own = bank.subscribe(PRICES, queue=4)
+        bank.subscribers(PRICES).at_least(2).result(10)
+        for number in range(100):
+            bank.publish(PRICES.at("eur"), number)
+        bank.publish(PRICES.at("eur"), 100).result(5)
+        began = time.monotonic()
+    assert time.monotonic() - began < 3  # and not the whole drain
+    assert asleep.missed == own.missed == 0  # nobody has looked
+
+
+def test_who_takes_what_comes_gets_all_of_it_before_its_publisher_ends(settings: Settings, screen: Client) -> None:
+    events = screen.subscribe(PRICES, queue=1_000, idle=3)
+    with Client("bank", settings=settings) as bank:
+        bank.subscribers(PRICES).at_least(1).result(10)
+        for number in range(700):
+            bank.publish(PRICES.at("eur"), number)
+        reader = threading.Thread(target=lambda: found.extend(numbers(events, 700)))
+        found: list[tuple[str, Any, int]] = []
+        reader.start()
+    reader.join(10)
+    assert found == [("prices.eur", number, 0) for number in range(700)]
 
 
 def test_a_subscription_that_nobody_holds_is_over(bank: Client, screen: Client) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
+from zerowait.engines.brokerless.clock import clock
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.publisher.history import Block
 from zerowait.engines.brokerless.protocol.subscriber.subscriber import Wanted
@@ -53,7 +54,7 @@ class Topical:
 
     def is_settled(self) -> bool:
         """Whether all that was published has been sent to those who have room for it."""
-        return not self._press.has_work() and self._core.publisher.is_settled()
+        return not self._press.has_work() and self._core.publisher.is_settled(clock())
 
     def take(self, now: float) -> None:
         """What was published since the last turn is numbered and addressed."""

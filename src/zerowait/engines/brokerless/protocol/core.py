@@ -433,7 +433,7 @@ class Core:
 
     def farewell(self, now: float, *, final: bool) -> None:
         """The last word on each link. `final`: nothing of its own is left; else it only says that it is over."""
-        code, words = (0, "") if final and self.publisher.is_settled() else (frames.LEAVING, "it had to leave")
+        code, words = (0, "") if final and self.publisher.is_settled(now) else (frames.LEAVING, "it had to leave")
         for link in list(self.links.values()):
             if link.hello is not None and link.side == "both":
                 self.sessions.end(link, code, words, now)

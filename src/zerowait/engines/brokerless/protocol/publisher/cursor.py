@@ -9,13 +9,15 @@ from zerowait.engines.brokerless.protocol.frames import CONFLATE, Subscribe
 from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.publisher.history import Part, Ranges, Stream
 
+TAKING_S = 0.5  # who has not made room for so long may be busy with one event for as long as it likes
+
 Latest = tuple[Part, int, int]  # part, position in its block, count
 
 
 class Taker:
     """Where events go: a subscription in a session. sent, limit: units since the session began."""
 
-    __slots__ = ("c", "conn", "id", "instance", "limit", "message_bytes", "seen", "sent")
+    __slots__ = ("c", "conn", "id", "instance", "limit", "message_bytes", "moved_at", "seen", "sent")
 
     def __init__(self, conn: int, instance: int, frame: Subscribe, message_bytes: int, c: int) -> None:
         self.conn = conn  # 0: its session is over, and may be taken up again
@@ -25,7 +27,12 @@ class Taker:
         self.sent = 0
         self.message_bytes = message_bytes
         self.c = c  # the count of the last event that it was sent, or that was dropped before it
+        self.moved_at = 0.0  # when it had room last
         self.seen = c  # of the last that is known to have come
+
+    def is_taking(self, now: float) -> bool:
+        """Whether it has room, or had some more a moment ago."""
+        return self.left() > 0 or now < self.moved_at + TAKING_S
 
     def has_seen(self, count: int) -> None:
         """Of a group's member nothing is kept."""
@@ -65,6 +72,9 @@ class Cursor(Taker):
         if self.c < (oldest := self.stream.oldest()):
             self.skip(oldest - self.c)
         return self.stream.count > self.c
+
+    def takers(self) -> list[Taker]:
+        return list(self.members.values()) if self.name else [self]
 
     def kept(self) -> int:
         """Up to which count nothing need be kept for it."""

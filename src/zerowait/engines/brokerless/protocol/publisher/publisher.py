@@ -143,10 +143,14 @@ class Publisher:
             if conn
         }
 
-    def is_settled(self) -> bool:
-        """Whether everything has been sent that may be."""
+    def is_settled(self, now: float) -> bool:
+        """Whether waiting any longer is of no use: everything has been sent to those who go on taking it. Who has taken
+        nothing for a while holds up nobody's end, and this process itself will not."""
         cursors = [c for of in self._cursors.values() for c in of] + list(self._groups.values())
-        return not any(c.pending() and (c.conn or c.members) for c in cursors)
+        return not any(
+            cursor.pending() and any(taker.conn > 0 and taker.is_taking(now) for taker in cursor.takers())
+            for cursor in cursors
+        )
 
     # -- subscriptions -------------------------------------------------------------------------------------------------
 
@@ -155,6 +159,7 @@ class Publisher:
             taker = self._taker(link.conn, said.subscription)
             if taker is not None:
                 taker.has_seen(said.count)
+                taker.moved_at = now
                 taker.limit = max(taker.limit, said.limit)
                 self._roomy.add(link.conn)
         elif said.ends:
@@ -215,6 +220,7 @@ class Publisher:
             missed = UNKNOWN if said.epoch else 0
             self._go_back(cursor, said, now, all_there_is=bool(said.epoch))
         first = cursor.seen = cursor.c
+        cursor.moved_at = now
         self._cursors.setdefault(conn, []).append(cursor)
         stream.cursors.append(cursor)
         if cursor.dirty is not None:
@@ -261,6 +267,7 @@ class Publisher:
         is_ours = said.epoch == self.epoch
         missed = UNKNOWN if said.epoch and not is_ours else 0
         member = Taker(link.conn, link.instance, said, link.message_bytes, said.count if is_ours else 0)
+        member.moved_at = now
         group.members[link.conn] = member
         return Subscribed(said.subscription, self.epoch, self.event, member.c, missed)
 
