@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         StreamChannel,
         StreamOptions,
     )
+    from zerowait.mapping import Results
     from zerowait.opening import Opened
     from zerowait.outbox.lane import Lane
     from zerowait.requests.bundle import AskLane
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-_ROOMS = ("zerowait.opening", "zerowait.observing", "zerowait.loading")
+_ROOMS = ("zerowait.opening", "zerowait.observing", "zerowait.loading", "zerowait.mapping")
 T = TypeVar("T")
 
 
@@ -208,6 +209,55 @@ class Client:
                 except Exception:
                     pass  # the careful way says what is wrong, or can do it
         return self._open().ask(to, value, options)
+
+    @overload
+    def map(
+        self,
+        to: RequestChannel[In, Out],
+        values: Iterable[In] | AsyncIterable[In],
+        *,
+        window: int | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
+    ) -> Results[In, Out]: ...
+    @overload
+    def map(
+        self,
+        to: str,
+        values: Iterable[In] | AsyncIterable[In],
+        *,
+        returns: type[Out],
+        window: int | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
+    ) -> Results[In, Out]: ...
+    @overload
+    def map(
+        self,
+        to: str,
+        values: Iterable[In] | AsyncIterable[In],
+        *,
+        window: int | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
+    ) -> Results[In, Any]: ...
+    def map(self, to: Any, values: Any, **options: Any) -> Results[Any, Any]:
+        """Asks about all values, spread over all workers there are and those that join half-way, and gathers the
+        answers: `result()`, `await`, `for` or `async for` in the order of the values, `as_completed()` as they come.
+
+        At least once: what a worker held that died is given to another, so it wants handlers that may run twice. It
+        takes from `values`, also async ones, only while somebody waits or iterates, on that thread or loop, and never
+        more than `window` (1,000) that are not answered. timeout: seconds for each value from when it is asked about;
+        no end unless said. progress: shows a bar on stderr (extra `rich`). returns: with a channel's name, the type of
+        the answers.
+
+        Raises UsageError for a program that must be changed; all else is raised by whoever waits, see Results.
+        """
+        from zerowait.mapping import results_of
+
+        frame = sys._getframe(1)
+        caller = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        return results_of(self, self._open().callbacks, to, values, options, caller)
 
     @overload
     def stream(self, to: StreamChannel[In, Out], value: In, **options: Unpack[StreamOptions]) -> Stream[Out]: ...

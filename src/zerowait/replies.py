@@ -60,6 +60,10 @@ class Reply(Pending[T_co], Generic[T_co]):
         if not self.done():
             self._bundle.lane.requests.cancel(self._bundle, self._index)
 
+    def _let_go(self) -> None:
+        """Cancels it; also in the garbage collection, where no lock may be taken."""
+        self._bundle.lane.requests.cancel_later(self._bundle, self._index)
+
     def done(self) -> bool:
         bundle: Bundle = self._bundle
         return bundle.is_done(self._index)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from zerowait.mapping import Completed, Item, Results
 from zerowait.pending import Pending, Promise
 from zerowait.streams import Stream
 from zerowait.subscriptions import Subscription
 
-__all__ = ["Meeting", "Observer", "Peers", "Stream", "Subscription"]
+__all__ = ["Completed", "Item", "Meeting", "Observer", "Peers", "Results", "Stream", "Subscription"]
 
 
 class Observer(Protocol):

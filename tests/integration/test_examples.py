@@ -64,6 +64,10 @@ def test_a_question_gets_its_answer_and_the_exception_of_its_contract() -> None:
     assert run("examples.request_reply").split("\n") == ["7 12", "unknown: example.com", ""]
 
 
+def test_a_map_gives_its_results_in_order() -> None:
+    assert run("examples.map").split("\n") == ["one 3", "three 5", "five 4", "seventeen 9", "failed: []", ""]
+
+
 def test_a_stream_is_read_as_far_as_one_likes() -> None:
     assert run("examples.stream").split("\n") == ["1: hello", "2: hello", "3: hello", ""]
 

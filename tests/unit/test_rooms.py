@@ -17,7 +17,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
               "patterns", "snapshot", "log", "contract", "agreement", "accept", "faults", "failures", "turns"),
     "what users hold": ("topic", "publications", "subscriptions",
                         "channels", "app", "context", "client", "pending", "callbacks", "receipts", "results",
-                        "loading", "progress", "answers", "replies", "streams"),
+                        "loading", "mapping", "progress", "answers", "replies", "streams"),
     "handlers": ("handlers",),
     "outbox": ("outbox", "topics"),
     "requests": ("requests",),

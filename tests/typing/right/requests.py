@@ -78,3 +78,13 @@ async def read(zw: Client, mail: RawMail) -> None:
     with zw.stream(SUMMARY, mail) as lines:
         lines.cancel()
     await zw.workers(COUNT).at_least(1)
+
+
+async def spread(zw: Client, domains: list[str]) -> None:
+    assert_type(zw.map(COUNT, domains).result(), list[int])
+    assert_type(await zw.map(COUNT, domains, window=10, timeout=5, progress=True), list[int])
+    assert_type([count async for count in zw.map(COUNT, domains)], list[int])
+    for item in zw.map(COUNT, domains).as_completed():
+        assert_type(item.input, str)
+        assert_type(item.output, int)
+    assert_type(zw.map("by.name", [1], returns=int).result(), list[int])

@@ -84,3 +84,10 @@ def retried(domain: str) -> int:
 async def asks_wrongly(domain: str, ctx: Context) -> int:
     await ctx.request(PARSE, domain)  # wrong
     return await ctx.request(COUNT, 3)  # wrong
+
+
+def maps_wrongly(zw: Client) -> None:
+    zw.map(COUNT, [1])  # wrong
+    zw.map(PARSE, ["a"])  # wrong
+    zw.map(COUNT, "a", windows=3)  # wrong
+    zw.map(COUNT, 5)  # wrong
