@@ -76,14 +76,18 @@ def _decoded(codec: Codec[Any], payload: Any) -> Any:
 class Span:
     """Answers that lie together in a bundle and in a body: the answer at `index` is the body's at `index + shift`."""
 
-    __slots__ = ("_body", "_shift")
+    __slots__ = ("_body", "_shift", "_values")
 
     def __init__(self, body: Body, shift: int) -> None:
         self._body = body
         self._shift = shift
+        self._values: list[Any] | None = None  # of the whole body
 
     def value(self, bundle: Bundle, index: int) -> Any:
-        value = self._body.values(bundle.lane.out)[index + self._shift]
+        values = self._values
+        if values is None:
+            values = self._values = self._body.values(bundle.lane.out)
+        value = values[index + self._shift]
         if value.__class__ is Bad:
             raise value.told(bundle, index)
         return value

@@ -108,6 +108,10 @@ class Reply(Pending[T_co], Generic[T_co]):
 
     def __await__(self) -> Generator[Any, None, T_co]:
         bundle: Bundle = self._bundle
+        index, ended = self._index, bundle.ended
+        if index < len(ended) and (end := ended[index]) is not None:  # as `done` and `_value`, for the many that are
+            found: T_co = end.value(bundle, index)
+            return found
         if not bundle.is_done(self._index):
             self._here()
             knock = Knock(bundle.lane.requests.wakers)

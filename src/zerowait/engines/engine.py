@@ -66,6 +66,8 @@ class Desk(Protocol):
 class Outflow(Protocol):
     """A stream that a handler gives, item by item, as its reader makes room. Of the one runner whose stream it is."""
 
+    is_noted: bool  # what was put last will be sent: `Desk.flowing` need not be told
+
     def has_room(self) -> bool: ...
     def put(self, payload: bytes) -> None:
         """Gives one more item. To be followed by `Desk.flowing`; what does not wait for room is taken all the same."""

@@ -257,9 +257,13 @@ class AsyncReplyCrew(Replying, AsyncCrew):
     def give(self, run: Run, item: Any) -> Awaitable[None] | None:
         """One item of a stream; what must be awaited before the next."""
         flow = run.flow
-        assert flow is not None
-        flow.put(self.encoded(item))
-        self.kit.desk.flowing(flow)
+        try:
+            payload = self._encode(item) if item.__class__ is self._exact else self.encoded(item)
+        except EncodeError:  # of a field of it
+            payload = self.encoded(item)
+        flow.put(payload)
+        if not flow.is_noted:
+            self.kit.desk.flowing(flow)
         run.given += 1
         if not flow.has_room():
             return self._room(flow)
@@ -305,9 +309,9 @@ class ThreadReplyCrew(Replying, ThreadCrew):
     def give(self, run: Run, item: Any) -> None:
         """One item of a stream; back when there is room for the next."""
         flow = run.flow
-        assert flow is not None
         flow.put(self.encoded(item))
-        self.kit.desk.flowing(flow)
+        if not flow.is_noted:
+            self.kit.desk.flowing(flow)
         while not flow.has_room():
             if not run.is_wanted or run.given_up or self._closed:
                 raise NotWanted

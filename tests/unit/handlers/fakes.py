@@ -88,6 +88,8 @@ def delivery(values: Sequence[Any], channel: str = "work", **fields: Any) -> Del
 class FakeFlow:
     """Items of a stream, as far as there is room."""
 
+    is_noted = False
+
     def __init__(self, room: int) -> None:
         self.items: list[bytes] = []
         self._room = room

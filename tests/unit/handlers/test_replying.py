@@ -307,3 +307,17 @@ async def test_what_is_sent_leaves_only_with_an_answer(is_async: bool) -> None:
         assert {
             index: value for index, value in answers(here.desk, batch).items() if not isinstance(value, Exception)
         } == {index: index for index in range(0, 300, 3)}
+
+
+async def test_an_item_with_a_field_that_cannot_be_encoded_ends_its_stream() -> None:
+    async def items(n: int) -> AsyncIterator[Any]:
+        yield {"a": 1}
+        yield {"a": object()}
+
+    batch = delivery([10])
+    async with hall(spec(items, is_async=True, kind="stream", is_generator=True, out=dict)) as here:
+        here.desk.admit(batch)
+        await here.desk.until_done()
+        found = answers(here.desk, batch)[0]
+    assert isinstance(found, BadAnswer)
+    assert found.path == "$['a']"

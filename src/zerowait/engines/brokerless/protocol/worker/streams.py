@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from zerowait.engines.brokerless.protocol.effects import Effects
 from zerowait.engines.brokerless.protocol.frames import Chunk, Credit, array_of
 from zerowait.engines.brokerless.protocol.link import Link
-from zerowait.engines.brokerless.protocol.owner.credit import units
+from zerowait.message import UNIT_BYTES
 
 CHUNK_BYTES = 128 * 1024  # a CHUNK of several items is no larger
 CHUNK_ITEMS = 1_024
@@ -53,7 +53,7 @@ class Outflow:
         return self._used < self.limit
 
     def put(self, payload: bytes) -> None:
-        self._used += units(1, len(payload))
+        self._used += 1 + len(payload) // UNIT_BYTES  # `units`, once for each item
         self.waiting.append(payload)
 
     def when_room(self, call: Callable[[], object] | None) -> None:
@@ -72,11 +72,15 @@ class Outflow:
         made: list[Chunk] = []
         waiting = self.waiting
         while waiting:
-            items: list[bytes] = []
-            size = 0
-            while waiting and len(items) < CHUNK_ITEMS and (not items or size + len(waiting[0]) <= CHUNK_BYTES):
-                items.append(waiting.popleft())
-                size += len(items[-1])
+            item = waiting.popleft()
+            items, size = [item], len(item)
+            while waiting and len(items) < CHUNK_ITEMS:
+                item = waiting[0]
+                size += len(item)
+                if size > CHUNK_BYTES:
+                    break
+                items.append(item)
+                waiting.popleft()
             made.append(Chunk(self.box, self.number, self.serial, array_of(items, len(items))))
             self.serial += 1
         self.unseen.extend(made)
