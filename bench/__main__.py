@@ -1,7 +1,7 @@
 """`python -m bench`: zerowait beside raw pyzmq, in one run. Figures of two processes on this machine over tcp loopback.
 
---json: a JSON line for each row. --only NAME …: throughput push lone memory import requests. --count N: messages
-(1,000,000). --pairs N (5).
+--json: a JSON line for each row. --only NAME …: throughput push lone memory topics import
+requests. --count N: messages (1,000,000). --pairs N (5).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import raw
+from bench import raw, topics
 
 
 class Run:
@@ -181,6 +181,21 @@ def memory(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
     yield {"name": "most memory, stalled worker, MiB", "ours": {"most": worker}, "at_most": 150}
 
 
+def events(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
+    port = 21_000 + os.getpid() % 10_000
+    for receivers, many, by, goal in ((1, count // 2, "seconds", 1.0), (32, count // 10, "cpu", 3.0)):
+        theirs: list[float] = []
+        ours: list[float] = []
+        for _ in range(pairs):
+            for kind, found in (("raw", theirs), ("ours", ours)):
+                port += 3
+                found.append(many * receivers / topics.once(kind, port, many, receivers)[by])
+        ratios = [b / a for a, b in zip(theirs, ours, strict=True)]
+        what = "delivered/s" if by == "seconds" else "delivered a second of publisher CPU"
+        name = f"events to {receivers}, {what}"
+        yield {"name": name, "ours": spread(ours), "raw": spread(theirs), "ratio": spread(ratios), "at_least": goal}
+
+
 def importing(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
     # As it is once installed: compiled.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -225,6 +240,7 @@ PARTS = {
     "push": push,
     "lone": lone,
     "memory": memory,
+    "topics": events,
     "import": importing,
     "requests": requests,
 }
