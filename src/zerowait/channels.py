@@ -35,10 +35,12 @@ class PushOptions(TypedDict, total=False):
     """What may be said of one push, at the call. It wins over the settings, the channel and the defaults.
 
     durable: stored on disk before it leaves. ttl: seconds; not begun so long after it was due, it expires. delay:
-    seconds until it is due; at: the moment, with its time zone (one of the two). key: messages of one key are handled
-    in their order. id: 1 to 200 bytes; a second push of the same id to the channel within 24 h (and 100,000 ids) is the
-    first one again, whatever it carries: its receipt says `duplicate`. Known to this client's outbox. priority: among
-    the due messages of the channel. headers: for the handler, text, 8 KiB in all unless a setting says otherwise.
+    seconds until it is due; at: the moment, with its time zone (one of the two). key: 1 to 200 bytes; messages of one
+    key, of this client's outbox and the channel, are handled one after another in the order of pushing: a retry or a
+    delay holds up what follows with its key, a dead letter does not. id: 1 to 200 bytes; a second push of the same id
+    to the channel within 24 h (and 100,000 ids) is the first one again, whatever it carries: its receipt says
+    `duplicate`. Known to this client's outbox. priority: among the due messages of the channel. headers: for the
+    handler, text, 8 KiB in all unless a setting says otherwise.
     """
 
     durable: bool | None

@@ -151,7 +151,7 @@ class Client:
         to: PushChannel[In] | str,
         values: Iterable[In] | AsyncIterable[In],
         *,
-        key: Callable[[In], str] | None = None,
+        key: Callable[[In], str | None] | None = None,
         durable: bool | None = None,
         ttl: float | None = None,
         priority: str = "normal",
@@ -162,19 +162,21 @@ class Client:
         A loader's verb: it takes from `values` only while somebody waits for it (`result()`, `await`), on that thread
         or loop, and holds back while the outbox is full. A timeout or a cancelled `await` ends that waiting only: the
         next one goes on where it stopped. What it has pushed when an error ends it stays pushed.
+        key: gives the key of a value, as `push(…, key=)` takes it, or None for none. What it raises, or what is no key,
+        names the index of the value, of which nothing is taken.
         progress: shows a bar on stderr (extra `rich`).
         """
         from zerowait.loading import Loading
         from zerowait.progress import check_progress
 
         check_progress(progress)
-        if key is not None:
-            raise UsageError("key= orders messages, which this version cannot do yet: push them without.")
+        if key is not None and not callable(key):
+            raise UsageError(f"push_all() takes as key= a function that gives the key of a value, not {key!r:.80}.")
         options = {"durable": durable, "ttl": ttl, "priority": priority}
         kept = {name: value for name, value in options.items() if value is not None and value != "normal"}
         frame = sys._getframe(1)
         caller = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        return Loading(self._open().callbacks, self, to, values, kept, progress, caller)
+        return Loading(self._open().callbacks, self, to, values, kept, progress, caller, key)
 
     @overload
     def request(self, to: RequestChannel[In, Out], value: In, **options: Unpack[RequestOptions]) -> Reply[Out]: ...

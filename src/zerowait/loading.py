@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from zerowait.callbacks import Callbacks
 from zerowait.errors import QueueFull, Room, UsageError
+from zerowait.names import checked_key
 from zerowait.pending import Pending, Promise
 from zerowait.progress import Bar
 from zerowait.receipts import Receipt
@@ -41,6 +42,7 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
     options: dict[str, Any]
     progress: bool
     caller: str  # file:line
+    key: Callable[[Any], str | None] | None = None
     promise: Any = None
     begun: bool = False
     lock: Any = None  # of the next three
@@ -285,7 +287,8 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
         """Pushes the value in hand; if the outbox is full, gives what to wait for before trying again."""
         client: Client = self.client
         try:
-            receipt: Receipt = client.push(self.to, self.hand[0], **self.options)
+            options = self.options if self.key is None else self._with_key(self.key)
+            receipt: Receipt = client.push(self.to, self.hand[0], **options)
         except QueueFull as full:
             return full.room
         self.hand.clear()
@@ -299,6 +302,17 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
         if self.bar is not None:
             self.bar.show(self.count)
         return None
+
+    def _with_key(self, key_of: Callable[[Any], str | None]) -> dict[str, Any]:
+        # Every value before it has been pushed, so that their number is its index.
+        try:
+            key = key_of(self.hand[0])
+            if key is not None:
+                checked_key(key)
+        except Exception as error:
+            error.add_note(f"This is the key of the value with index {self.count}: nothing of it was taken.")
+            raise
+        return {**self.options, "key": key}
 
     def _unsafe(self) -> list[Receipt]:
         return list(self.last.values())

@@ -257,6 +257,7 @@ class Prepared(Struct):
     headers: Mapping[int, Mapping[str, str]] | None = None  # by the index of the message in the body
     id: str | None = None  # by which its sender knows it; it is alone then
     row: Any = None  # the outbox's own: it lies there already, before the run has ended
+    key: bytes | None = None
 
 
 class Sent(Struct):
@@ -348,6 +349,16 @@ class Alone(Struct, gc=False):
     number: int
     instance: int
     seq: int = 0
+
+
+class Shelve(Struct, gc=False):
+    """Nothing of this row is in flight, and what is left of it waits behind one that has left it for a row of its own:
+    who had it in memory has it no more. It is offered again when its key is free."""
+
+    channel: str
+    epoch: int
+    first: int
+    seq: int
 
 
 class Note(Struct, gc=False):
@@ -452,7 +463,21 @@ class Discard(Struct, gc=False):
 
 
 Change = (
-    Settle | Again | Bury | Mark | Alone | Note | Forget | Choose | Unstub | Keep | Spool | Unspool | Release | Discard
+    Settle
+    | Again
+    | Bury
+    | Mark
+    | Alone
+    | Shelve
+    | Note
+    | Forget
+    | Choose
+    | Unstub
+    | Keep
+    | Spool
+    | Unspool
+    | Release
+    | Discard
 )
 
 

@@ -7,6 +7,7 @@ import re
 from zerowait.errors import UsageError
 
 CHANNEL_BYTES = 200
+KEY_BYTES = 200
 
 _CHANNEL = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _PATTERN = re.compile(r"([A-Za-z0-9_-]+|\*)(\.([A-Za-z0-9_-]+|\*))*(\.>)?|>")
@@ -76,3 +77,18 @@ def _base36(number: int) -> str:
         number, digit = divmod(number, 36)
         digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
     return digits or "0"
+
+
+def checked_key(key: object) -> bytes:
+    """As it lies in the outbox. Raises UsageError."""
+    if isinstance(key, str):
+        try:
+            encoded = key.encode()
+        except UnicodeEncodeError:  # half a character
+            encoded = b""
+        if 0 < len(encoded) <= KEY_BYTES:
+            return encoded
+    raise UsageError(
+        f"key= is a text of 1 to {KEY_BYTES} bytes, whose messages are handled one after another, not {key!r:.80}: "
+        "nothing was taken."
+    )

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 TESTS = (
     "tests/simulation/test_found.py",
     "tests/unit/outbox/test_suspects.py",
+    "tests/unit/outbox/test_keys.py",
+    "tests/protocol/test_keys.py",
     "tests/protocol/test_suspects.py",
     "tests/protocol/test_rules.py",
     "tests/protocol/test_tables.py",

@@ -104,10 +104,10 @@ class Cluster:
         worker.alive = False
         self.workers[index] = None
 
-    def push(self, index: int, count: int, size: int = 10) -> None:
+    def push(self, index: int, count: int, size: int = 10, key: bytes | None = None) -> None:
         owner = self.owners[index]
         if owner is not None:
-            owner.push(CHANNEL, [size] * count)
+            owner.push(CHANNEL, [size] * count, key=key)
 
     def withdraw(self, index: int, back: int) -> None:
         owner, store = self.owners[index], self.stores[index]
@@ -230,6 +230,9 @@ class Cluster:
                 self._check_worker(worker)
         self._check_starts()
         self._check_outputs()
+        for store in self.stores:
+            if store.keys:
+                self._check_order(store)
 
     def _check_outputs(self) -> None:
         """Whatever is done to them, an output is accepted once, in one outbox, and only of what was handled."""
@@ -249,6 +252,28 @@ class Cluster:
                 if verdict is Verdict.HANDLED and number % 2:
                     lacking = {f"{store.box} {epoch} {number} {letter}".encode() for letter in "ab"} - accepted
                     assert not lacking, f"handled, and never sent: {lacking}"
+
+    def _check_order(self, store: Store) -> None:
+        runs: dict[bytes, list[Run]] = {}
+        for run in self.world.runs:
+            if run.name[0] == store.box and (key := store.keys.get(run.name[1:])) is not None:
+                runs.setdefault(key, []).append(run)
+        for key, of_key in runs.items():
+            handled = [run.name for run in of_key if run.ended_at is not None and run.outcome is None]
+            firsts = list(dict.fromkeys(handled))
+            assert firsts == sorted(firsts), f"of {key!r} were handled {[name[2] for name in firsts]}"
+            for at, after in enumerate(of_key):
+                for before in of_key[max(0, at - 4) : at]:
+                    over = before.ended_at is not None and before.ended_at <= after.started_at
+                    # One who was thought gone may have handled it, while another was at it for that reason.
+                    over = over or any(
+                        run.name == before.name and run.outcome is None and (run.ended_at or 1e9) <= after.started_at
+                        for run in of_key
+                    )
+                    assert over or not before.process.alive or self._is_cut_off(before, after), (
+                        f"of {key!r} {before.name} runs at {before.process.name} since {before.started_at:.3f}, and "
+                        f"{after.name} was started at {after.started_at:.3f} by {after.process.name}"
+                    )
 
     def _check_owner(self, store: Store, owner: Process) -> None:
         custody = owner.core.owner.custody[store.box]
@@ -293,7 +318,10 @@ class Cluster:
             return True
         if not before.process.alive:
             return True  # it was killed, or left before all was confirmed
-        pair = (name[0], before.process)
+        return self._is_cut_off(before, after)
+
+    def _is_cut_off(self, before: Run, after: Run) -> bool:
+        pair = (before.name[0], before.process)
         breaks = list(self.breaks.get(pair, ()))
         if pair in self.broken_since:
             breaks.append((self.broken_since[pair], self.world.now))

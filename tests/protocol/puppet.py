@@ -83,11 +83,21 @@ class Stage:
         self.step()
         return epoch
 
-    def push(self, count: int = 1, *, size: int = 10, channel: str = CHANNEL, expires: int | None = None) -> Segment:
+    def push(
+        self,
+        count: int = 1,
+        *,
+        size: int = 10,
+        channel: str = CHANNEL,
+        expires: int | None = None,
+        key: bytes | None = None,
+        sizes: list[int] | None = None,
+    ) -> Segment:
         assert self.store is not None
-        made = self.store.accept(channel, [size] * count)
+        made = self.store.accept(channel, sizes or [size] * count, key)
         made.expires = expires
-        self.core.owner.offer(self.store.box, [made])
+        if key is None:
+            self.core.owner.offer(self.store.box, [made])
         self.step()
         return made
 
@@ -96,6 +106,12 @@ class Stage:
         until = self.now + seconds
         while True:
             self.now = until if pause else min(until, self.now + 0.01)
+            if (
+                self.store is not None
+                and not self.holds_commits
+                and (heads := self.store.heads(self.wall_us(self.now)))
+            ):
+                self.core.owner.offer(self.store.box, heads)
             self.core.wake(self.now)
             self.core.flush(self.now)
             self._perform()
@@ -124,6 +140,8 @@ class Stage:
             self.core.committed(ticket.box, ticket.number)
             if ticket.marked:
                 self.core.owner.offer(ticket.box, self.store.due_now(self.wall_us(self.now)))
+            if heads := self.store.heads(self.wall_us(self.now)):
+                self.core.owner.offer(ticket.box, heads)
 
     def effect(self, kind: type[Effect]) -> list[Effect]:
         return [effect for effect in self.effects if isinstance(effect, kind)]
@@ -236,13 +254,15 @@ class Puppet:
         fence: int = 1,
         box: int = BOX,
         lane: int = 0,
+        key: bytes | None = None,
     ) -> Part:
         made = segment(CHANNEL, epoch, first, [10] * count)
         body, ends, base = body_of(Slice(box, made, first, count))
         self.say(
             Batch(
                 box=box, epoch=epoch, fence=fence, n=n, channel=CHANNEL, lane=lane, ranges=((first, count),),
-                accepted_at=(0, 0), sender="", failures={}, keys={}, left_ms={}, traces={}, headers={}, base=base,
+                accepted_at=(0, 0), sender="", failures={},
+                keys={first: key} if key else {}, left_ms={}, traces={}, headers={}, base=base,
                 ends=memoryview(ends), body=memoryview(body),
             )
         )  # fmt: skip

@@ -11,7 +11,7 @@
     kill X · pause X · resume X · leave X  leave: as a deploy does
     asker A · replier B [runners=N] [takes=S] [kind=KIND]
     ask A N [timeout=S] [idempotent=yes] [hedge=yes] · cancel A N
-    push A N [bytes=N] · withdraw A N
+    push A N [bytes=N] [key=K] · withdraw A N
     outcome B N retry|dead|unstarted [after=S]     how the next run of message N ends at B
     takes B S · serve B CHANNEL…
     killer N [with=A]                      who runs message N dies of it, in the middle of the run, and takes A along
@@ -323,8 +323,8 @@ class Scenario:
         process.alive = False
         return self._seen()
 
-    def _do_push(self, name: str, count: str, bytes: str = "10") -> None:
-        self.processes[name].push(CHANNEL, [int(bytes)] * int(count))
+    def _do_push(self, name: str, count: str, bytes: str = "10", key: str = "") -> None:
+        self.processes[name].push(CHANNEL, [int(bytes)] * int(count), key=key.encode() or None)
 
     def _do_withdraw(self, name: str, number: str) -> None:
         process, store = self.processes[name], self.stores[name]

@@ -29,6 +29,7 @@ from zerowait.message import (
     Release,
     Segment,
     Settle,
+    Shelve,
     Unstub,
     Verdict,
 )
@@ -47,6 +48,8 @@ def segment(
     failures: int = 0,
     due: int | None = None,
     marks: Marks | None = None,
+    key: bytes | None = None,
+    gone: tuple[tuple[int, int], ...] = (),
 ) -> Segment:
     sizes = list(sizes)
     body = bytearray(BODY_HEADER.pack(ARRAY32, len(sizes)))
@@ -67,6 +70,8 @@ def segment(
         failures=failures,
         due=due,
         marks=marks,
+        key=key,
+        gone=gone,
     )
 
 
@@ -98,11 +103,13 @@ class Claim:
 
 
 class Row:
-    __slots__ = ("channel", "due", "failures", "marks", "note", "size")
+    __slots__ = ("channel", "due", "failures", "key", "line", "marks", "note", "size")
 
-    def __init__(self, channel: str, size: int) -> None:
+    def __init__(self, channel: str, size: int, key: bytes | None = None) -> None:
         self.channel = channel
         self.size = size
+        self.key = key
+        self.line = 0  # with a key: the row of the outbox that it lies in
         self.failures = 0
         self.due = 0
         self.marks: Marks | None = None
@@ -126,27 +133,97 @@ class Store:
         self.stubs: dict[Name, int] = {}  # → the outbox whose outputs were chosen
         self.claims: dict[tuple[int, int, int], Claim] = {}  # outcomes of others' messages
         self.released: list[bytes] = []  # outputs that were accepted
+        self.keys: dict[Name, bytes] = {}  # of all that were ever accepted with one
         self._due: list[tuple[int, int, int]] = []
         self._offered: set[Name] = set()
         self._unread: deque[Name] = deque()
+        self._lines: dict[
+            int, list[Name]
+        ] = {}  # with a key: all that were accepted together, or one with a fate of its own
+        self._out: dict[tuple[str, bytes], int] = {}  # keys of which a row is out
 
     def open(self, now_ms: int) -> int:
         self.epoch = max(self.epoch + 1, now_ms)
         self.next = 1
         self._offered = set()
-        self._unread = deque(sorted(name for name, row in self.rows.items() if not row.due))
+        self._out = {}
+        plain = (name for name, row in self.rows.items() if not row.due and row.key is None)
+        self._unread = deque(sorted(plain))
         self._due = [(row.due, epoch, number) for (epoch, number), row in self.rows.items() if row.due]
         heapq.heapify(self._due)
         return self.epoch
 
-    def accept(self, channel: str, sizes: list[int]) -> Segment:
-        made = segment(channel, self.epoch, self.next, sizes)
+    def accept(self, channel: str, sizes: list[int], key: bytes | None = None) -> Segment:
+        """Without a key it is offered at once; else `heads` does."""
+        made = segment(channel, self.epoch, self.next, sizes, key=key)
         self.next += len(sizes)
         self.accepted += len(sizes)
         for number, size in enumerate(sizes, made.first):
-            self.rows[made.epoch, number] = Row(channel, size)
-            self._offered.add((made.epoch, number))
+            self.rows[made.epoch, number] = Row(channel, size, key)
+            if key is not None:
+                self.keys[made.epoch, number] = key
+            else:
+                self._offered.add((made.epoch, number))
+        if key is not None:
+            self._line([(made.epoch, made.first + index) for index in range(made.count)])
         return made
+
+    def _line(self, names: list[Name]) -> None:
+        line = len(self._lines) + 1
+        self._lines[line] = names
+        for name in names:
+            self.rows[name].line = line
+
+    def heads(self, now_us: int) -> list[Segment]:
+        """Of each key of which nothing is out, the row of what was pushed first, if its time has come."""
+        first: dict[tuple[str, bytes], Name] = {}
+        for name in sorted(self.keys.keys() & self.rows.keys()) if self.keys else ():
+            row = self.rows[name]
+            assert row.key is not None
+            first.setdefault((row.channel, row.key), name)
+        found: list[Segment] = []
+        for key, name in first.items():
+            row = self.rows[name]
+            if key in self._out or row.due > now_us:
+                continue
+            self._out[key] = row.line
+            names = self._lines[row.line]
+            gone = [n for n in names if n not in self.rows or self.rows[n].line != row.line]
+            self._offered.update(n for n in names if n not in gone)
+            found.append(
+                segment(
+                    row.channel, names[0][0], names[0][1], [self._size(n, row) for n in names], seq=row.line,
+                    failures=row.failures, due=row.due or None, marks=row.marks, key=row.key,
+                    gone=tuple((number, 1) for _, number in gone),
+                )
+            )  # fmt: skip
+        return found
+
+    def _size(self, name: Name, like: Row) -> int:
+        return self.rows[name].size if name in self.rows else like.size
+
+    def _own_line(self, name: Name, row: Row) -> None:
+        """It has a row of its own from now on, which is not out."""
+        if row.key is None:
+            return
+        if len(self._lines[row.line]) == 1:
+            self._shelve(row.line)
+        else:
+            before = row.line
+            self._line([name])
+            self._left(before)
+
+    def _left(self, line: int) -> None:
+        """Its last message may have left that row."""
+        if not any(n in self.rows and self.rows[n].line == line for n in self._lines[line]):
+            self._shelve(line)
+
+    def _shelve(self, line: int) -> None:
+        for key in [key for key, out in self._out.items() if out == line]:
+            del self._out[key]
+            self._offered.difference_update(
+                n for n in self._lines[line] if n in self.rows and self.rows[n].line == line
+            )
 
     def apply(self, changes: list[Change]) -> None:
         for change in changes:
@@ -167,6 +244,8 @@ class Store:
                     row = self.rows.get((change.epoch, change.number))
                     if row is not None:
                         row.marks = (row.marks or Marks()).alone(change.instance)
+                case Shelve():
+                    self._shelve(change.seq)
                 case Note():
                     self.noted.add(change.instance)
                 case Forget():
@@ -234,6 +313,8 @@ class Store:
             assert name not in self.settled, f"{name} is settled twice"
             self.counts[verdict] += 1
             self.settled[name] = verdict
+            if row.key is not None:
+                self._left(row.line)
         return row
 
     def _again(self, change: Again) -> None:
@@ -244,6 +325,7 @@ class Store:
         row.failures = row.failures + 1 if change.failures == ONE_MORE else change.failures
         row.due = change.due
         self._offered.discard(name)
+        self._own_line(name, row)
         heapq.heappush(self._due, (change.due, *name))
 
     def _mark(self, change: Mark) -> None:
@@ -261,6 +343,7 @@ class Store:
         row.marks = marks if marks.deaths or marks.alone_at else None
         row.due = row.due or START_US
         self._offered.discard(name)
+        self._own_line(name, row)
         heapq.heappush(self._due, (row.due, *name))
 
     @property
@@ -268,9 +351,10 @@ class Store:
         """What this opening has offered, and not taken back to wait for a time."""
         return self._offered
 
-    @staticmethod
-    def named_by(change: Change) -> list[Name]:
+    def named_by(self, change: Change) -> list[Name]:
         match change:
+            case Shelve():
+                return self._lines[change.seq]
             case Settle() | Choose():
                 return [(change.epoch, number) for number in range(change.first, change.first + change.count)]
             case Again() | Bury() | Mark():
@@ -286,7 +370,7 @@ class Store:
         while self._due and self._due[0][0] <= now_us:
             due, epoch, number = heapq.heappop(self._due)
             row = self.rows.get((epoch, number))
-            if row is not None and row.due == due and (epoch, number) not in self._offered:
+            if row is not None and row.due == due and row.key is None and (epoch, number) not in self._offered:
                 found.append(self._offer(epoch, number, row))
         return found
 

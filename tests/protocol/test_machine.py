@@ -100,12 +100,32 @@ class Machine(RuleBasedStateMachine):
         self.cluster.check_settled()
 
 
+class KeyedMachine(Machine):
+    @rule(owner=OWNER, count=st.sampled_from([1, 2, 7, 40]), key=st.sampled_from([b"a", b"a", b"b"]))
+    def push_with_a_key(self, owner: int, count: int, key: bytes) -> None:
+        self.cluster.push(owner, count, key=key)
+
+    @rule(owner=OWNER)
+    def push_keys_in_turn(self, owner: int) -> None:
+        for key in (b"a", b"b", b"c", b"a"):
+            self.cluster.push(owner, 1, key=key)
+
+
 @pytest.mark.timeout(0 if WANTED else 240)
 def test_nothing_is_lost_and_nothing_runs_twice_without_a_cause() -> None:
+    play(Machine, HISTORIES)
+
+
+@pytest.mark.timeout(0 if WANTED else 240)
+def test_messages_of_a_key_are_handled_in_the_order_of_pushing_and_never_two_at_once() -> None:
+    play(KeyedMachine, HISTORIES // 2)
+
+
+def play(machine: type[Machine], histories: int) -> None:
     run_state_machine_as_test(
-        Machine,
+        machine,
         settings=settings(
-            max_examples=WANTED or HISTORIES,
+            max_examples=WANTED or histories,
             stateful_step_count=40,
             deadline=None,
             derandomize=not WANTED,

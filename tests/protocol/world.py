@@ -127,10 +127,11 @@ class Process:
 
     # -- what a test does --------------------------------------------------------------------------------------------
 
-    def push(self, channel: str, sizes: list[int] | int, box: int | None = None) -> Segment:
+    def push(self, channel: str, sizes: list[int] | int, box: int | None = None, key: bytes | None = None) -> Segment:
         store = self.stores[box] if box is not None else next(iter(self.stores.values()))
-        made = store.accept(channel, [10] * sizes if isinstance(sizes, int) else sizes)
-        self.core.owner.offer(store.box, [made])
+        made = store.accept(channel, [10] * sizes if isinstance(sizes, int) else sizes, key)
+        if key is None:
+            self.core.owner.offer(store.box, [made])
         self.world.touch(self)
         return made
 
@@ -176,6 +177,7 @@ class Process:
         now, world = self.world.now, self.world
         for store in self.stores.values():
             read = [*store.due_now(world.wall_us(now)), *store.unread(self.read_ahead)]
+            read += store.heads(world.wall_us(now))
             if read:
                 self.core.owner.offer(store.box, read)
         self.core.wake(now)

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from zerowait.message import Death, Mark
+from zerowait.testing import order
 from zerowait.testing.causes import Causes
 from zerowait.testing.checker import Books, check
 from zerowait.testing.cluster import CONFIG, Cluster
@@ -234,3 +235,51 @@ def test_what_was_only_queued_must_not_be_suspected() -> None:
     assert deaths.judge(is_condemned=False) == []
     deaths.history.marked(BOX, Mark("work", 1, 2, (Death(0, ran=True),)))
     assert "suspected: (9, 1, 2)" in deaths.judge(is_condemned=False)[0]
+
+
+class KeyedWorld(World):
+    """Messages 0, 1 and 2 have one key and were handled one after another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.causes = Causes(Cluster(plan(1), self.timeline, self.history))
+        for message in self.messages[:3]:
+            message.key, message.expires, message.fate = "a", False, "accepted"
+            message.runs.clear()
+        self.history.lives[WORKER] = Life(WORKER, "w", True, START)
+        self.history.lives[WORKER + 1] = Life(WORKER + 1, "x", True, START)
+        for token in range(3):
+            self.run(token, "handled", START + 0.1 * token)
+
+    def out_of_order(self) -> list[str]:
+        return order.judge(self.history, set(), self.causes)
+
+
+def test_keys_that_are_handled_in_order_pass() -> None:
+    assert KeyedWorld().out_of_order() == []
+
+
+def test_one_that_begins_before_what_was_pushed_before_it_is_over_is_found() -> None:
+    world = KeyedWorld()
+    world.messages[2].runs.clear()
+    world.run(2, "handled", START + 0.05)
+    assert world.out_of_order() == ["key a: message 2 was begun before message 1 was handled"]
+
+
+def test_a_failed_run_does_not_let_the_next_begin() -> None:
+    world = KeyedWorld()
+    world.messages[1].runs[0].ending = "retry"
+    world.run(1, "handled", START + 0.5)
+    assert world.out_of_order() == ["key a: message 2 was begun before message 1 was handled"]
+
+
+def test_two_of_a_key_at_once_are_found_unless_the_first_had_died_or_was_cut_off() -> None:
+    world = KeyedWorld()
+    world.run(0, "handled", START + 0.15, worker=WORKER + 1).ended_at = START + 3.0
+    assert len(world.out_of_order()) == 1
+    life = world.history.lives[WORKER + 1]
+    life.ended_at = START + 0.18
+    assert world.out_of_order() == []
+    life.ended_at = None
+    life.breaks[BOX] = [(START - CONFIG.resume_grace, START + 1.0)]
+    assert world.out_of_order() == []

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -31,6 +31,7 @@ class Sender:
         self.callbacks = Callbacks("test")
         self.room = room
         self.pushed: list[Any] = []
+        self.keys: list[str | None] = []
         self.doors: list[Promise[None]] = []
         self.safe = True
         self.intake = Intake(Limits(), durable=True, wake=lambda: None, room=self.door, now_us=lambda: 0)
@@ -40,10 +41,11 @@ class Sender:
         self.doors.append(Promise(self.callbacks))
         return self.doors[-1]
 
-    def push(self, to: object, value: Any) -> Receipt:
+    def push(self, to: object, value: Any, key: str | None = None) -> Receipt:
         if len(self.pushed) >= self.room:
             raise QueueFull(limit_bytes=1, limit_messages=self.room, room=self.door())
         self.pushed.append(value)
+        self.keys.append(key)
         receipt = Receipt(*self.lane.append(encoder.encode(value)))
         if self.safe:
             self.store()
@@ -74,6 +76,39 @@ async def later(count: int, gate: asyncio.Event | None = None) -> AsyncIterator[
             await gate.wait()
         await asyncio.sleep(0)
         yield number
+
+
+def test_each_value_is_pushed_with_its_key_also_after_the_outbox_was_full() -> None:
+    sender = Sender(room=3)
+    loading = Loading(
+        sender.callbacks, sender, "c", iter(range(5)), {}, False, "here.py:7", lambda n: str(n % 2) if n else None
+    )
+    with pytest.raises(TimeoutError):
+        loading.result(0.01)
+    sender.make_room()
+    assert loading.result(5) == 5
+    assert sender.keys == [None, "1", "0", "1", "0"]
+
+
+def _divides(number: int) -> str:
+    return str(1 // (number - 3))
+
+
+def _too_short(number: int) -> str:
+    return "k" * (3 - number)
+
+
+@pytest.mark.parametrize(("key", "error"), [(_divides, ZeroDivisionError), (_too_short, UsageError)])
+def test_a_key_that_cannot_be_had_names_the_index_of_its_value_of_which_nothing_is_taken(
+    key: Callable[[int], str], error: type[Exception]
+) -> None:
+    sender = Sender()
+    with pytest.raises(error) as raised:
+        Loading(sender.callbacks, sender, "c", iter(range(5)), {}, False, "here.py:7", key).result(5)
+    notes = " ".join(raised.value.__notes__)
+    assert "the value with index 3" in notes
+    assert "had pushed 3 messages" in notes
+    assert sender.pushed == [0, 1, 2]
 
 
 def test_a_timeout_at_a_full_outbox_ends_only_that_waiting() -> None:
@@ -223,7 +258,7 @@ def test_many_sheaves_are_not_kept_once_they_are_safe() -> None:
     most = 0
     push = sender.push
 
-    def look(to: object, value: Any) -> Receipt:
+    def look(to: object, value: Any, key: str | None = None) -> Receipt:
         nonlocal most
         most = max(most, len(loading.last))
         return push(to, value)

@@ -40,6 +40,7 @@ class Desk(Protocol):
 
         One atomic pop that includes the test of permission: what it gives counts as running from here on and is not
         given to anybody else; what it does not give may still be taken back by its owner. None: nothing may be started.
+        Of a delivery with a key one message at a time, and none of that key before the one given last has been handled.
         """
         ...
 

@@ -3,15 +3,23 @@
 Each channel has a cursor for each priority into the rows that may go at once, in the order of their names, and one into
 those that wait for their time. Rows are only ever added behind these cursors' backs in one way, with a due time that
 has passed already; such a due time is moved just behind the cursor.
+
+What has a key goes out only as the head of its key, and while nothing else of the key is out. A cursor that comes by a
+key which is not free passes on: the head is looked up when what is out has left (`zerowait.outbox.heads`). So of each
+key that waits, either something is out, or it is to be looked up, or a cursor has yet to come by its head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from itertools import islice
+from typing import Any, Final
+
+from msgspec import Struct, field
 
 from zerowait.message import BODY_START, Numbers, Segment
-from zerowait.outbox.database import Database, DatabaseError
+from zerowait.outbox.database import Database, DatabaseError, integers
+from zerowait.outbox.heads import heads
 from zerowait.outbox.ledger import Ledger
 from zerowait.outbox.reading import Found, body_of, find, segment_of
 from zerowait.outbox.row import Row
@@ -21,6 +29,7 @@ BATCH: Final = 256
 CHANNEL_ROWS: Final = 8_192
 CHANNEL_BYTES: Final = 4 << 20
 ALL_BYTES: Final = 32 << 20
+PASSED: Final = 2_048  # rows whose keys are not free that a turn passes by: thousands may lie behind one
 
 _READY: Final = (
     "state = 0 AND due IS NULL AND deaths IS NULL AND channel = ? AND priority = ? AND (epoch, first) > (?, ?) "
@@ -36,7 +45,10 @@ _NEXT_DUE: Final = (
 class _Reader:
     """One channel."""
 
-    __slots__ = ("cursors", "due_at", "due_cursor", "mean", "most_bytes", "nbytes", "out_bytes", "rows", "unread")
+    __slots__ = (
+        "busy", "cursors", "due_at", "due_cursor", "free", "mean", "most_bytes", "nbytes", "out_bytes", "rows",
+        "unread",
+    )  # fmt: skip
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
@@ -44,6 +56,8 @@ class _Reader:
         self.unread: set[int] = set()  # priorities of which rows lie unread on disk
         self.due_cursor: tuple[int, int] = (0, 0)
         self.due_at: int | None = None
+        self.busy: set[bytes] = set()  # keys of which a row is out
+        self.free: dict[bytes, None] = {}  # keys whose heads are to be looked up
         self.rows = 0  # handed to dispatch and not yet drawn
         self.nbytes = 0  # likewise, payload
         self.mean = 256.0  # bytes of a row, of those that were handed out lately
@@ -66,6 +80,7 @@ class Ahead:
         self._channel_bytes = CHANNEL_BYTES if nbytes is None else nbytes
         self._all_bytes = ALL_BYTES if nbytes is None else nbytes
         self.out: dict[int, Row] = {}
+        self.just_stored: dict[int, tuple[Row, bytes | bytearray]] = {}  # heads, perhaps: they need not be read again
         self._readers: dict[str, _Reader] = {}
         self._nbytes = 0
 
@@ -99,13 +114,37 @@ class Ahead:
             return False
         passed = name < reader.cursors[row.priority]  # whoever reads will not come by here again
         if not passed:
-            room = reader.has_room() and (self._nbytes < self._all_bytes or not reader.nbytes)
-            if row.priority in reader.unread or not room:
+            if row.priority in reader.unread or not self._has_room(reader):
                 reader.unread.add(row.priority)
                 return False
             reader.cursors[row.priority] = name
         self._hand(reader, row)
         return True
+
+    def keyed(self, row: Row, body: bytes | bytearray | None, *, due: bool) -> None:
+        """A row with a key was just stored (body: None, it is to be read). It goes out when it is the head of its key."""
+        assert row.key is not None, "without a key"
+        reader = self.reader(row.channel)
+        name = (row.epoch, row.first)
+        if due:
+            return
+        if name >= reader.cursors[row.priority]:
+            if row.priority in reader.unread:
+                return
+            if row.key not in reader.busy and not self._has_room(reader):
+                reader.unread.add(row.priority)
+                return
+            reader.cursors[row.priority] = name
+        if row.key not in reader.busy:
+            reader.free[row.key] = None
+            if body is not None:
+                self.just_stored[row.seq] = row, body
+
+    def freed(self, channel: str, key: bytes) -> None:
+        """Something of that key has left the outbox or waits otherwise than before: its head may be another."""
+        reader = self.reader(channel)
+        if key not in reader.busy:
+            reader.free[key] = None
 
     def later(self, channel: str, due: int) -> int:
         """The due time to store for a row that will be read when it is due."""
@@ -122,7 +161,14 @@ class Ahead:
         reader.nbytes += payload
         reader.out_bytes += payload
         self._nbytes += payload
+        self._is_out(reader, row)
+
+    def _is_out(self, reader: _Reader, row: Row) -> None:
         self.out[row.seq] = row
+        if row.key is not None:
+            assert row.key not in reader.busy, "two of one key at once"
+            reader.busy.add(row.key)
+            reader.free.pop(row.key, None)
 
     def shrink(self, row: Row, gone: Numbers) -> None:
         """These messages are in the row no more."""
@@ -140,8 +186,13 @@ class Ahead:
 
     def back(self, row: Row) -> None:
         """A row is out no more: settled whole, or waiting on disk for another time."""
-        if self.out.pop(row.seq, None) is not None:
-            self._give_back(row.channel, _payload(row))
+        if self.out.pop(row.seq, None) is None:
+            return
+        self._give_back(row.channel, _payload(row))
+        if row.key is not None:
+            reader = self._readers[row.channel]
+            reader.busy.discard(row.key)
+            reader.free[row.key] = None
 
     def _give_back(self, channel: str, payload: int) -> None:
         reader = self._readers[channel]
@@ -155,8 +206,11 @@ class Ahead:
         return any(self._wants(reader, now) for reader in self._readers.values())
 
     def _wants(self, reader: _Reader, now: int) -> bool:
-        if not reader.unread and (reader.due_at is None or reader.due_at > now):
+        if not reader.unread and not reader.free and (reader.due_at is None or reader.due_at > now):
             return False
+        return self._has_room(reader)
+
+    def _has_room(self, reader: _Reader) -> bool:
         return reader.has_room() and (self._nbytes < self._all_bytes or not reader.nbytes)
 
     def next_due(self) -> int | None:
@@ -178,86 +232,108 @@ class Ahead:
         for channel, reader in list(self._readers.items()):
             if not self._wants(reader, now):
                 continue
-            id = ledger.ids[channel]
+            reading = _Reading(database, channels, ledger.ids[channel], now, shift, spoilt, segments)
+            self._read_heads(reading, reader)
             if reader.due_at is not None and reader.due_at <= now:
-                self._read_due(database, channels, reader, id, now, shift, spoilt, segments)
+                self._read_due(reading, reader)
             for priority in PRIORITIES:
-                while priority in reader.unread and self._wants(reader, now):
-                    cursor = reader.cursors[priority]
+                while priority in reader.unread and self._wants(reader, now) and reading.passed < PASSED:
                     limit = reader.fitting()
-                    found, damaged = _find(database, channels, _READY, (id, priority, *cursor), limit, spoilt)
+                    found, damaged = _find(reading, _READY, (reading.id, priority, *reader.cursors[priority]), limit)
                     for each in found:
                         if not self._wants(reader, now):
                             break
-                        reader.cursors[priority] = each.key()
-                        self._offer(database, reader, each, shift, spoilt, segments)
+                        reader.cursors[priority] = each.name()
+                        self._offer(reading, reader, each)
                     else:
                         if damaged:
                             break  # on from here when what is damaged has been set aside
                         if len(found) < limit:
                             reader.unread.discard(priority)
+                    self._read_heads(reading, reader)
         # What has been handed out meanwhile fills the room of others: begin with another next time.
         if len(self._readers) > 1 and len(segments) > before:
             first = next(iter(self._readers))
             self._readers[first] = self._readers.pop(first)
 
-    def _read_due(
-        self,
-        database: Database,
-        channels: dict[int, str],
-        reader: _Reader,
-        id: int,
-        now: int,
-        shift: int,
-        spoilt: Callable[[Found | int], None],
-        segments: list[Segment],
-    ) -> None:
-        while reader.has_room():
+    def _read_due(self, reading: _Reading, reader: _Reader) -> None:
+        while reader.has_room() and reading.passed < PASSED:
             limit = reader.fitting()
-            found, damaged = _find(database, channels, _DUE, (id, *reader.due_cursor, now), limit, spoilt)
+            found, damaged = _find(reading, _DUE, (reading.id, *reader.due_cursor, reading.now), limit)
             for each in found:
                 if not reader.has_room():
                     return
                 assert each.due is not None
                 reader.due_cursor = (each.due, each.row.seq)
-                self._offer(database, reader, each, shift, spoilt, segments)
+                self._offer(reading, reader, each)
+            self._read_heads(reading, reader)
             if damaged:
                 return
             if len(found) < limit:
-                reader.due_at = database.one(_NEXT_DUE, (id, *reader.due_cursor))
+                reader.due_at = reading.database.one(_NEXT_DUE, (reading.id, *reader.due_cursor))
                 return
 
-    def _offer(
-        self,
-        database: Database,
-        reader: _Reader,
-        found: Found,
-        shift: int,
-        spoilt: Callable[[Found | int], None],
-        segments: list[Segment],
-    ) -> None:
-        if found.row.seq in self.out:
+    def _read_heads(self, reading: _Reading, reader: _Reader) -> None:
+        """Of keys that have become free, or that a cursor came by."""
+        while reader.free and self._has_room(reader):
+            keys = list(islice(reader.free, reader.fitting()))
+            found = heads(reading.database, reading.id, keys, reading.now)
+            unread = [seq for seq in found if seq not in self.just_stored and seq not in reading.seen]
+            if unread:
+                read, _ = _find(reading, "seq IN carray(?)", (integers(unread),), len(unread))
+                reading.seen.update((each.row.seq, each) for each in read)
+            for seq in found:
+                if (stored := self.just_stored.get(seq)) is not None:
+                    self._hand(reader, stored[0])
+                    reading.segments.append(segment_of(*stored, reading.shift))
+                elif (seen := reading.seen.get(seq)) is not None:
+                    self._give(reading, reader, seen)
+            for key in keys:
+                reader.free.pop(key, None)
+            reading.seen.clear()
+
+    def _offer(self, reading: _Reading, reader: _Reader, found: Found) -> None:
+        """Something that a cursor has come by."""
+        row = found.row
+        if row.seq in self.out:
             return
-        body = body_of(database, found)
+        if row.key is None:
+            self._give(reading, reader, found)
+        elif row.key in reader.busy:
+            reading.passed += 1
+        else:
+            reader.free[row.key] = None
+            reading.seen[row.seq] = found
+
+    def _give(self, reading: _Reading, reader: _Reader, found: Found) -> None:
+        body = body_of(reading.database, found)
         if body is None:
-            spoilt(found)
+            reading.spoilt(found)
             return
         if found.row.marks is None:
             self._hand(reader, found.row)
         else:  # suspects wait beside the others, and must not fill their room; there are no more than were in flight
             reader.out_bytes += _payload(found.row)
-            self.out[found.row.seq] = found.row
-        segments.append(segment_of(found.row, body, shift))
+            self._is_out(reader, found.row)
+        reading.segments.append(segment_of(found.row, body, reading.shift))
 
 
-def _find(
-    database: Database,
-    channels: dict[int, str],
-    where: str,
-    bindings: tuple[int, ...],
-    limit: int,
-    spoilt: Callable[[Found | int], None],
-) -> tuple[list[Found], bool]:
+class _Reading(Struct):
+    """One look into the tables, at one channel. seen: rows with a key that a cursor has come by."""
+
+    database: Database
+    channels: dict[int, str]
+    id: int
+    now: int
+    shift: int
+    spoilt: Callable[[Found | int], None]
+    segments: list[Segment]
+    passed: int = 0
+    seen: dict[int, Found] = field(default_factory=dict[int, Found])
+
+
+def _find(reading: _Reading, where: str, bindings: tuple[Any, ...], limit: int) -> tuple[list[Found], bool]:
+    database, channels = reading.database, reading.channels
     try:
         return find(database, channels, where, bindings, limit, bodies=True), False
     except DatabaseError as error:
@@ -271,7 +347,7 @@ def _find(
         except DatabaseError as error:
             if not database.is_damage(error):
                 raise
-            spoilt(seq[0])
+            reading.spoilt(seq[0])
     return found, True
 
 

@@ -70,16 +70,26 @@ class Books:
         for each in stored:
             if each.handed:
                 continue
-            if self.ahead.takes(each.row, due=each.due is not None):
+            if each.row.key is not None:
+                self.ahead.keyed(each.row, each.piece.body, due=each.due is not None)
+                self._waits_on_disk(each.row)
+            elif self.ahead.takes(each.row, due=each.due is not None):
                 self._segments.append(segment_of(each.row, each.piece.body, shift))
-            elif each.row.expires is not None:
-                self.aging.expires(each.row.expires)
+            else:
+                self._waits_on_disk(each.row)
+
+    def _waits_on_disk(self, row: Row) -> None:
+        if row.expires is not None:
+            self.aging.expires(row.expires)
 
     def hand_out_released(self, released: list[Output], shift: int) -> None:
         """What handlers have sent and is accepted now; what is not in memory any more is read again."""
         for each in released:
             row = each.row
-            if each.body is None or not self.ahead.takes(row, due=each.due is not None):
+            if row.key is not None:
+                self.ahead.keyed(row, each.body, due=each.due is not None)
+                self._waits_on_disk(row)
+            elif each.body is None or not self.ahead.takes(row, due=each.due is not None):
                 self._missed(row, each.due)
             else:
                 self._segments.append(segment_of(row, each.body, shift))
@@ -96,13 +106,13 @@ class Books:
 
     def _missed(self, row: Row, due: int | None) -> None:
         self.ahead.missed(row, due)
-        if row.expires is not None:
-            self.aging.expires(row.expires)
+        self._waits_on_disk(row)
 
     def read_ahead(self, database: Database, now: int, shift: int, spoilt: Callable[[Found | int], None]) -> None:
         """Read for dispatch as much as there is room for. spoilt: see `Ahead.read`."""
         if self.ahead.wants(now):
             self.ahead.read(database, self.ledger, now, shift, spoilt, self._segments)
+        self.ahead.just_stored.clear()
 
     def take_segments(self) -> list[Segment]:
         segments, self._segments = self._segments, []
@@ -150,13 +160,27 @@ class Books:
         for row in settlement.deleted.values():
             self.ahead.back(row)
             self.young.settled(row)
+            if row.key is not None:
+                self.ahead.freed(row.channel, row.key)
         self.young.applied()
         for touched in settlement.touched.values():
             self.ahead.shrink(touched.row, touched.gone)
+            self._freed(touched.row)
         for own in settlement.own.values():
             if own.row.count == 1:
                 self.ahead.back(own.row)
+            self._freed(own.row)
             if own.row.expires is not None and own.state == 0:
                 self.aging.expires(own.row.expires)
         for row, marks in settlement.alone.values():
             row.marks = marks
+        for row in settlement.shelved:
+            self.ahead.back(row)
+            self._waits_on_disk(row)
+            self._freed(row)
+        for row in settlement.set_aside:
+            self._freed(row)
+
+    def _freed(self, row: Row) -> None:
+        if row.key is not None:
+            self.ahead.freed(row.channel, row.key)

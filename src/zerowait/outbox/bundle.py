@@ -13,11 +13,12 @@ from zerowait.outbox.entrance import Ready
 class _Open:
     """A row that is being filled."""
 
-    __slots__ = ("body", "channel", "ends", "headers", "inputs", "terms")
+    __slots__ = ("body", "channel", "ends", "headers", "inputs", "key", "terms")
 
-    def __init__(self, channel: str, terms: tuple[int | None, int | None, int]) -> None:
+    def __init__(self, channel: str, terms: tuple[int | None, int | None, int], key: bytes | None) -> None:
         self.channel = channel
         self.terms = terms
+        self.key = key
         self.body = bytearray(BODY_START)
         self.ends = array("I")
         self.inputs: list[int] = []
@@ -40,7 +41,7 @@ class _Open:
         BODY_HEADER.pack_into(self.body, 0, 0xDD, len(self.inputs))
         return Prepared(
             self.channel, self.body, self.ends.tobytes(), self.inputs, now_us, due, expires, priority,
-            self.headers or None, id,
+            self.headers or None, id, key=self.key,
         )  # fmt: skip
 
 
@@ -56,13 +57,17 @@ def bundle(outputs: Iterable[tuple[int, Ready]], now_us: int) -> list[Prepared]:
         # Whole milliseconds, so that what is sent with a delay does not make a row of each.
         due, expires = due and -(-due // 1000) * 1000, expires and -(-expires // 1000) * 1000
         terms = (due, expires, options.get("priority", lane.priority))
-        name = (lane.channel, terms)
+        key: bytes | None = options.get("key")
+        # Of a key only the row that was begun last is added to: they get their numbers in the order of rows.
+        name = (lane.channel, terms) if key is None else (lane.channel, key)
         id: str | None = options.get("id")
         row = open_rows.get(name)
-        if id is not None or row is None or not row.takes(len(ready.payload)):
-            row = _Open(lane.channel, terms)
+        if id is not None or row is None or row.terms != terms or not row.takes(len(ready.payload)):
+            row = _Open(lane.channel, terms, key)
             made.append((row, id))
             if id is None:
                 open_rows[name] = row
+            elif key is not None:
+                open_rows.pop(name, None)
         row.put(index, ready.payload, options.get("headers"))
     return [row.closed(now_us, id) for row, id in made]

@@ -44,9 +44,11 @@ INPUT_BYTES: Final = _INPUT.size  # and four for each message
 _PAGE: Final = 256
 _PREPARED: Final = (
     "message (seq, epoch, first, count, channel, priority, due, expires, state, attempt, body, input, note, home, "
-    "accepted_at, headers)"
+    "accepted_at, headers, key)"
 )
-_PREPARED_VALUES: Final = "(?, 0, 1, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?, 1, ?, ?)"  # its id, if it has one, where notes are
+_PREPARED_VALUES: Final = (
+    "(?, 0, 1, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?, 1, ?, ?, ?)"  # its id, if it has one, where notes are
+)
 _RELEASE: Final = (
     "UPDATE message SET state = 0, epoch = j.value ->> 1, first = j.value ->> 2, home = j.value ->> 2, "
     "due = j.value ->> 3, headers = CASE WHEN j.value ->> 4 IS NULL THEN NULL ELSE unhex(j.value ->> 4) END, "
@@ -322,6 +324,7 @@ class Claiming:
             self._next_seq(), prepared.channel, 0, 1, len(numbers), 1, 0, len(prepared.body),
             prepared.ends if len(numbers) > 1 else b"", prepared.priority, 0, prepared.accepted_at, expires, None,
             {index + 1: given for index, given in prepared.headers.items()} if prepared.headers else None,
+            key=prepared.key,
         )  # fmt: skip
         row.body = row.seq
         whole = Output(row, numbers, due, prepared.body, prepared.id)
@@ -414,7 +417,8 @@ class Claiming:
             packed = _INPUT.pack(box, epoch, first) + array("I", [number - first for number in output.inputs]).tobytes()
             messages.append(
                 (row.seq, row.count, id_of(row.channel), row.priority, output.due, row.expires, row.seq, packed,
-                 output.id.encode() if output.id is not None else None, row.accepted_at, pack_headers(row.headers))
+                 output.id.encode() if output.id is not None else None, row.accepted_at, pack_headers(row.headers),
+                 row.key)
             )  # fmt: skip
         database.insert(BODY, BODY_VALUES, bodies)
         database.insert(_PREPARED, _PREPARED_VALUES, messages)

@@ -15,11 +15,11 @@ def damaged(found: Found | int, database: Database, channels: dict[int, str]) ->
     """The row whose body is damaged; of which perhaps only its seq could be read with others."""
     if isinstance(found, Found):
         return found.row
-    seq, epoch, first, count, channel, home, gone = database.one(
-        "SELECT seq, epoch, first, count, channel, home, gone FROM message WHERE seq = ?", (found,)
+    seq, epoch, first, count, channel, home, gone, key = database.one(
+        "SELECT seq, epoch, first, count, channel, home, gone, key FROM message WHERE seq = ?", (found,)
     )
     return Row(seq, channels[channel], epoch, first, count, home, 0, BODY_START, b"", 0, 0, 0, None,
-               unpack_gone(gone or b"", first), None)  # fmt: skip
+               unpack_gone(gone or b"", first), None, None, key)  # fmt: skip
 
 
 def damage_notice(row: Row, count: int, path: Path | None) -> Notice:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from zerowait.channels import LONGEST_S, Channel, Terms
 from zerowait.codec import Codec
 from zerowait.errors import TooLarge, UsageError
-from zerowait.names import check_channel
+from zerowait.names import check_channel, checked_key
 from zerowait.outbox.intake import Intake
 from zerowait.outbox.lane import Lane
 from zerowait.outbox.plaincodec import plain_encoder
@@ -191,8 +191,8 @@ class Entrance:
         if given:
             for unknown in given.keys() - OPTIONS:
                 raise UsageError(f"push() takes no {unknown}=: it takes {', '.join(sorted(OPTIONS))}.")
-            if given.get("key") is not None:
-                raise UsageError("key= is not there yet in this version: nothing was taken. Push without it.")
+            if (key := given.get("key")) is not None:
+                options["key"] = checked_key(key)
             if (name := given.get("id")) is not None:
                 options["id"] = _checked_id(name)
             said: Any = given.get("headers")

@@ -26,6 +26,7 @@ from msgspec import Struct
 from zerowait.callbacks import running_loop
 from zerowait.errors import Closed, QueueFull, Room, StoreError
 from zerowait.message import BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
+from zerowait.outbox.keyed import Keyed
 from zerowait.outbox.lane import Lane
 from zerowait.outbox.sheaf import MESSAGE_COST, Piece, Sheaf, Terms
 
@@ -37,6 +38,7 @@ __all__ = ["Intake", "Lane", "Limits"]
 PATIENCE: Final = 2.0  # seconds, and PATIENCE_TURNS turns: a thread that gets no turn for long is not lost
 PATIENCE_TURNS: Final = 50
 FEW: Final = 16
+GIVES_WAY: Final = 64  # with keys, as seldom as once for so many sheaves that wait to be taken
 CALL_IN: Final = 0.1  # seconds, at most, that a push at the limit waits for another thread in the middle of its own
 # So much is pushed and not stored: pushes begin to give way, once a segment, the longer the more there is above it.
 # It is what a program's memory grows by while it pushes faster than its disk writes: with one that takes 16 MB a second
@@ -97,6 +99,7 @@ class Intake:
         self.is_plain = False  # what is taken here goes to a bare socket, which acknowledges nothing
         self.callbacks: Any = None  # what receipts call back on, and how they withdraw: given by who composes
         self.withdraw: Callable[[Sheaf, int], Any] | None = None
+        self.keyed = Keyed()
         self.closing: list[Sheaf] = []  # full sheaves: nobody adds to them
         self.watch = Lock()  # of states and watchers of all sheaves
         self.watched: set[Sheaf] = set()
@@ -134,7 +137,8 @@ class Intake:
             raise Closed(name=self.closed)
         if self.broken is not None and not force:
             raise StoreError(self.broken.message, path=self.broken.path, errno=self.broken.errno)
-        self._give_way()
+        if terms.key is None or len(self._begun) % GIVES_WAY == 0:  # a key's sheaf is no segment's worth
+            self._give_way()
         sheaf = None
         with self._lock:
             room = None if force else self._free(1, cost, spare=None)

@@ -110,6 +110,7 @@ class Lane:
         priority: int | None = None,
         headers: Mapping[str, str] | None = None,
         id: str | None = None,
+        key: bytes | None = None,
         force: bool = False,
     ) -> tuple[Sheaf, int]:
         """Take one encoded message, of any size and with any options; gives where it is: sheaf and index.
@@ -124,6 +125,9 @@ class Lane:
         if due is not None and self.ttl is not None and expires is None:
             expires = due + int(self.ttl * 1e6)
         priority = self.priority if priority is None else priority
+        if key is not None:
+            with self.intake.keyed.lock:
+                return self._append_keyed(key, payload, due, expires, priority, headers, id, force)
         cost = len(payload) + MESSAGE_COST
         slot = self._slot(due, expires, priority)
         alone = id is not None or len(payload) > SEGMENT_BYTES - BODY_START
@@ -152,6 +156,52 @@ class Lane:
             back.append(sheaf)
             if begun:
                 self.intake.wake()
+
+    def _append_keyed(
+        self,
+        key: bytes,
+        payload: bytes,
+        due: int | None,
+        expires: int | None,
+        priority: int,
+        headers: Mapping[str, str] | None,
+        id: str | None,
+        force: bool,
+    ) -> tuple[Sheaf, int]:
+        """Of a key only the sheaf that was begun last is added to: numbers follow the order in which sheaves were
+        begun, so whatever does not fit it closes it, and comes after it."""
+        intake, alone = self.intake, id is not None or len(payload) > SEGMENT_BYTES - BODY_START
+        terms = (None, None, priority) if due is None and expires is None else self._rounded(due, expires, priority)
+        opened = intake.keyed.open(self.channel, key)
+        slot, sheaf = opened.slot, None
+        try:
+            sheaf = slot.pop()
+        except IndexError:
+            pass  # its owner has taken it
+        if sheaf is not None:
+            fits = opened.lane is self and opened.terms == terms and not alone
+            if intake.attend(sheaf) or not fits or len(sheaf.buffer) + len(payload) > SEGMENT_BYTES:
+                sheaf.attended = False
+                intake.closing.append(sheaf)
+                sheaf = None
+        begun = sheaf is None
+        if sheaf is None:
+            cost = len(payload) + MESSAGE_COST
+            sheaf = self._begin(slot, due, expires, priority, cost, id=id, key=key, force=force, alone=alone)
+            opened.lane, opened.terms = self, terms
+        back = slot
+        try:
+            sheaf.attended = True
+            self._put(sheaf, payload, headers, force)
+            index = len(sheaf.ends)
+            if alone or index >= SEGMENT_MESSAGES:
+                back = intake.closing
+            return sheaf, index - 1
+        finally:
+            sheaf.attended = False
+            back.append(sheaf)
+            if begun:
+                intake.wake()
 
     def _append_to_new(
         self,
@@ -194,14 +244,18 @@ class Lane:
     def _slot(self, due: int | None, expires: int | None, priority: int) -> list[Sheaf]:
         if due is None and expires is None and priority == self.priority:
             return self.slot
-        # Whole milliseconds, so that a loop of pushes with `delay=` or `ttl=` does not make a row of each.
-        key = (due and -(-due // 1000), expires and -(-expires // 1000), priority)
+        key = self._rounded(due, expires, priority)
         slot = self._others.get(key)
         if slot is None:
             if len(self._others) >= 64:
                 self._others.clear()
             slot = self._others[key] = []
         return slot
+
+    @staticmethod
+    def _rounded(due: int | None, expires: int | None, priority: int) -> tuple[int | None, int | None, int]:
+        """Whole milliseconds, so that a loop of pushes with `delay=` or `ttl=` does not make a row of each."""
+        return (due and -(-due // 1000), expires and -(-expires // 1000), priority)
 
     def _begin(
         self,
@@ -212,6 +266,7 @@ class Lane:
         cost: int,
         *,
         id: str | None = None,
+        key: bytes | None = None,
         force: bool,
         alone: bool,
     ) -> Sheaf:
@@ -223,4 +278,4 @@ class Lane:
             expires = -(-expires // 1000) * 1000
         elif self.ttl is not None:
             expires = now + int(self.ttl * 1e6)
-        return intake.begin(self, slot, Terms(now, due, expires, priority, id), cost, force=force, alone=alone)
+        return intake.begin(self, slot, Terms(now, due, expires, priority, id, key), cost, force=force, alone=alone)

@@ -39,6 +39,7 @@ class Numbering:
         row = Row(
             self.next_seq(), sheaf.channel, 0, 0, piece.count, 0, 0, len(piece.body),
             piece.ends if piece.count > 1 else b"", terms.priority, 0, terms.accepted_at, None, None, None,
+            key=terms.key,
         )  # fmt: skip
         row.body = row.seq
         due = terms.due + shift if terms.due is not None else None

@@ -153,8 +153,10 @@ class Outbox:
         shift = self._clock.shift()
         for sheaf, piece in self.intake.take():
             fresh = self._seal(sheaf, piece)
-            # What has an id may have come again: the tables know.
-            segment = self._books.hand_at_once(fresh, shift) if sheaf.terms.id is None else None
+            # What has an id may have come again, what has a key may have to wait: the tables know.
+            terms = sheaf.terms
+            plain = terms.id is None and terms.key is None
+            segment = self._books.hand_at_once(fresh, shift) if plain else None
             if segment is not None:
                 self._followed.stored(fresh.row, sheaf)
                 segments.append(segment)

@@ -21,11 +21,11 @@ SMALL_BYTES: Final = 2_048
 _SELECT: Final = """
 SELECT json_group_array(json_array(
     seq, epoch, first, count, channel, priority, due, expires, state, gone, attempt, body, home, accepted_at, headers,
-    size, ends, crc, small, deaths
+    size, ends, crc, small, deaths, key
 )) FROM (
     SELECT seq, epoch, first, count, channel, priority, due, expires, state, hex(gone) AS gone, attempt, body, home,
         accepted_at, hex(headers) AS headers, length(bytes) AS size, hex(lengths) AS ends, crc, {small} AS small,
-        hex(deaths) AS deaths
+        hex(deaths) AS deaths, hex(key) AS key
     FROM message LEFT JOIN body ON body.id = message.body
     WHERE {where} LIMIT ?
 )
@@ -58,7 +58,7 @@ class Found(Struct, gc=False):
     crc: int | None
     small: bytes | None  # the body, if it was asked for and is small
 
-    def key(self) -> tuple[int, int]:
+    def name(self) -> tuple[int, int]:
         return self.row.epoch, self.row.first
 
 
@@ -83,6 +83,7 @@ class _Record(Struct, array_like=True, gc=False):
     crc: int | None
     small: str | None
     deaths: str
+    key: str
 
 
 _decode = json.Decoder(list[_Record]).decode
@@ -113,6 +114,7 @@ def find(
             unpack_gone(bytes.fromhex(record.gone), first),
             unpack_headers(bytes.fromhex(record.headers)),
             unpack_marks(bytes.fromhex(record.deaths)),
+            bytes.fromhex(record.key) or None,
         )
         small = bytes.fromhex(record.small) if record.small is not None else None
         found.append(Found(row, record.due, record.state, record.crc, small))
@@ -152,7 +154,7 @@ def segment_of(row: Row, body: bytes | bytearray, shift: int) -> Segment:
         None,
         row.expires - shift if row.expires is not None else None,
         row.priority,
-        None,
+        row.key,
         row.headers,
         tuple(row.gone) if row.gone else (),
         row.marks,

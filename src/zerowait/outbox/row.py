@@ -34,6 +34,7 @@ class Row(Struct, gc=False):
     gone: Numbers | None
     headers: Headers | None
     marks: Marks | None = None
+    key: bytes | None = None
 
     def nbytes(self, first: int, count: int) -> int:
         """What messages first … count for in the room of the outbox."""

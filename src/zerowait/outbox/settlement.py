@@ -24,6 +24,7 @@ from zerowait.message import (
     Note,
     Numbers,
     Settle,
+    Shelve,
     Verdict,
 )
 from zerowait.outbox.database import Database, integers
@@ -118,7 +119,8 @@ class Settlement:
         self.touched: dict[int, Touched] = {}
         self.own: dict[tuple[int, int], Own] = {}
         self.alone: dict[int, tuple[Row, Marks]] = {}  # by seq: suspects that are out, with what their rows say now
-        self.set_aside: list[int] = []
+        self.set_aside: list[Row] = []
+        self.shelved: list[Row] = []
         self.noted: dict[int, bool] = {}
         self.events: list[Event] = []
         self.messages = 0  # settled
@@ -144,6 +146,9 @@ class Settlement:
             self._part(change)
         elif isinstance(change, Alone):
             self._alone(change)
+        elif isinstance(change, Shelve):
+            if (row := self._out.get(change.seq)) is not None:
+                self.shelved.append(row)
         elif isinstance(change, Note):
             self.noted[change.instance] = True
         else:
@@ -157,7 +162,13 @@ class Settlement:
         return [(event.row.channel, event.first, event.count) for event in self.events[before:]]
 
     def expire(self, row: Row) -> None:
-        self.apply(Settle(row.channel, row.epoch, row.first, row.count, Verdict.EXPIRED, row.seq))
+        """A row on disk whose time is over: what is in it, and not what has left it for rows of their own."""
+        if row.count == 1 and (row.epoch, row.first) in self.own:
+            return
+        parts = row.living(row.first, row.count, self._gone(row))
+        for first, count in parts:
+            self._finish(row, first, count, Verdict.EXPIRED)
+        self._remove(row, parts)
 
     def drop(self, row: Row) -> None:
         """A row whose body is not what was written: out of the queue, and kept for who can read it."""
@@ -166,7 +177,7 @@ class Settlement:
         for first, count in row.living(row.first, row.count, self._gone(row)):
             self._finish(row, first, count, Verdict.DROPPED)
             self.events[-1] = Event(row, first, count, "dead", _DAMAGED, row.failures)
-        self.set_aside.append(row.seq)
+        self.set_aside.append(row)
 
     def _gone(self, row: Row) -> Numbers | None:
         touched = self.touched.get(row.seq)
@@ -328,7 +339,8 @@ class Settlement:
         if self.set_aside:
             # When it happened stands where its due time was, as for dead letters.
             database.run(
-                "UPDATE message SET state = 4, due = ? WHERE seq IN carray(?)", (self._now, integers(self.set_aside))
+                "UPDATE message SET state = 4, due = ? WHERE seq IN carray(?)",
+                (self._now, integers([row.seq for row in self.set_aside])),
             )
         for instance, there in self.noted.items():
             if there:
@@ -354,7 +366,7 @@ class Settlement:
             messages.append(
                 (own.seq, row.epoch, own.number, 1, id_of(row.channel), row.priority, own.due, row.expires, own.state,
                  own.failures, own.seq, own.note, row.home, row.accepted_at,
-                 pack_headers({own.number: headers} if headers else None), pack_marks(own.marks))
+                 pack_headers({own.number: headers} if headers else None), row.key, pack_marks(own.marks))
             )  # fmt: skip
         self._database.insert(BODY, BODY_VALUES, bodies)
         self._database.insert(_OWN, _OWN_VALUES, messages)

@@ -80,6 +80,7 @@ class Terms(Struct, gc=False):
     expires: int | None
     priority: int
     id: str | None = None  # of its one message
+    key: bytes | None = None
 
 
 class Sheaf:

@@ -10,9 +10,9 @@ from zerowait.outbox.row import Row, checksum, pack_headers
 
 MESSAGE: Final = (
     "message (seq, epoch, first, count, channel, priority, due, expires, state, attempt, body, note, home, accepted_at,"
-    " headers)"
+    " headers, key)"
 )
-MESSAGE_VALUES: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+MESSAGE_VALUES: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 BODY: Final = "body (id, refs, lengths, bytes, crc)"
 BODY_VALUES: Final = "(?, 1, ?, ?, ?)"
 
@@ -31,7 +31,7 @@ def insert(
         bodies.append((row.seq, row.ends or None, body, checksum(body, row.ends) if checked else None))
         messages.append(
             (row.seq, row.epoch, row.first, row.count, id_of(row.channel), row.priority, due, row.expires, 0, 0,
-             row.seq, None, row.home, row.accepted_at, pack_headers(row.headers))
+             row.seq, None, row.home, row.accepted_at, pack_headers(row.headers), row.key)
         )  # fmt: skip
     if messages:
         database.insert(BODY, BODY_VALUES, bodies)

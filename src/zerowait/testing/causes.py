@@ -77,11 +77,14 @@ class Causes:
         life = self._cluster.history.lives[before.worker]
         if life.ended_at is not None and life.ended_at <= after.started_at:
             return "left" if life.how == LEFT else "death"
-        # Either may have had it in hand while it could not be heard: the first, which ran it, or the second, whose
-        # runner had taken it together with one that took long.
+        return "silence" if self.is_silent(message, before, after) else ""
+
+    def is_silent(self, message: Message, before: Run, after: Run) -> bool:
+        """Either may have had it in hand while it could not be heard: the first, which ran it, or the second, whose
+        runner had taken it together with one that took long."""
         since = after.taken_at if after.taken_at is not None else after.started_at
         silent = self._silent(message, before, before.started_at, after.started_at)
-        return "silence" if silent or self._silent(message, after, since, after.started_at) else ""
+        return silent or self._silent(message, after, since, after.started_at)
 
     def _silent(self, message: Message, run: Run, since: float, until: float) -> bool:
         """Whether its owner and the worker of that run did not hear each other for the grace, in that time."""

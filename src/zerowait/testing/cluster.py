@@ -15,7 +15,7 @@ from zerowait.testing.crew import NEXT
 from zerowait.testing.history import LEFT, History, Life, Message, payload_of
 from zerowait.testing.network import Network
 from zerowait.testing.node import Node
-from zerowait.testing.plan import KILLS, Plan
+from zerowait.testing.plan import KILLS, Plan, Push
 from zerowait.testing.surroundings import Home, Surroundings
 from zerowait.testing.timeline import Timeline, WallClock
 
@@ -221,18 +221,18 @@ class Cluster:
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
-    def push(self, sender: int, tokens: tuple[int, ...], ttl: float | None, delay: float | None) -> None:
-        node = self.senders[sender]
+    def push(self, push: Push) -> None:
+        node, ttl, delay = self.senders[push.sender], push.ttl, push.delay
         if node is None or node.holdings.intake is None or node.paused:
             return
         lane, now = node.holdings.intake.lane(CHANNEL), node.now_us()
         due = now + int(delay * 1e6) if delay is not None else None
         expires = (due or now) + int(ttl * 1e6) if ttl is not None else None
-        for token in tokens:
+        for token, key in zip(push.tokens, push.keys, strict=True):
             payload = payload_of(token, self._rng.choice((10, 10, 100, 3_000)))
-            message = self.history.pushed(node.holdings.intake.box, payload, expires=ttl is not None)
+            message = self.history.pushed(node.holdings.intake.box, payload, expires=ttl is not None, key=key)
             try:
-                sheaf, index = lane.append(payload, due=due, expires=expires)
+                sheaf, index = lane.append(payload, due=due, expires=expires, key=key.encode() or None)
             except StoreError:
                 message.fate = "refused"
                 continue

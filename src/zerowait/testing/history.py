@@ -44,6 +44,7 @@ class Message(Struct, eq=False):
     payload: bytes
     box: int
     expires: bool
+    key: str = ""
     fate: str = "pending"  # then "accepted", "refused" or "unknown"
     said: list[str] = field(default_factory=list[str])
     runs: list[Run] = field(default_factory=list[Run])
@@ -78,9 +79,9 @@ class History:
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
-    def pushed(self, box: int, payload: bytes, *, expires: bool) -> Message:
+    def pushed(self, box: int, payload: bytes, *, expires: bool, key: str = "") -> Message:
         token = token_of(payload)
-        message = self.messages[token] = Message(token, payload, box, expires)
+        message = self.messages[token] = Message(token, payload, box, expires, key)
         self.tell("push", token)
         return message
 

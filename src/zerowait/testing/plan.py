@@ -60,6 +60,7 @@ class Push(Struct, frozen=True):
     tokens: tuple[int, ...]
     ttl: float | None = None
     delay: float | None = None
+    keys: tuple[str, ...] = ()  # of the tokens; "": none
 
 
 class Plan(Struct, frozen=True):
@@ -94,12 +95,15 @@ def plan(seed: int) -> Plan:
     chosen = [kind for kind in FAULTS if rng.random() < SHARE]
     pushes: list[Push] = []
     token = 0
+    keyed = Random(f"keys {seed}")
+    names = keyed.choice(("", "a", "ab", "abcd"))  # in a quarter of the seeds none
     for _ in range(rng.randint(8, 24)):
         count = rng.choice((1, 1, 1, 2, 3, 6))
         ttl = rng.uniform(0.2, 3.0) if rng.random() < 0.1 else None
         delay = rng.uniform(0.05, 1.0) if rng.random() < 0.1 else None
         tokens = tuple(range(token, token + count))
-        pushes.append(Push(rng.uniform(0.0, PUSHING_S), rng.randrange(senders), tokens, ttl, delay))
+        push = Push(rng.uniform(0.0, PUSHING_S), rng.randrange(senders), tokens, ttl, delay, _keys(keyed, names, count))
+        pushes.append(push)
         token += count
     events: list[Event] = []
     tempers: dict[int, str] = {}
@@ -137,3 +141,12 @@ def plan(seed: int) -> Plan:
         sends=sends,
         keeps=keeps,
     )
+
+
+def _keys(rng: Random, names: str, count: int) -> tuple[str, ...]:
+    """Some in a row with one key, some with keys in turn, some without any."""
+    if not names or rng.random() < 0.3:
+        return ("",) * count
+    if rng.random() < 0.5:
+        return (rng.choice(names),) * count
+    return tuple(rng.choice(names) for _ in range(count))

@@ -9,14 +9,14 @@ from functools import partial
 from msgspec import Struct
 
 from zerowait.outbox.outbox import Outbox
-from zerowait.testing import deaths
+from zerowait.testing import deaths, order
 from zerowait.testing.causes import Causes
 from zerowait.testing.checker import Books, check
 from zerowait.testing.cluster import Cluster
 from zerowait.testing.history import History
 from zerowait.testing.invariants import Invariants, Wrong
 from zerowait.testing.node import Node
-from zerowait.testing.plan import Plan, plan
+from zerowait.testing.plan import KILLS, Plan, plan
 from zerowait.testing.timeline import START, Timeline
 from zerowait.testing.troubles import Troubles
 
@@ -84,7 +84,7 @@ class Simulation:
         for index in range(self._plan.senders):
             cluster.start_sender(index)
         for push in self._plan.pushes:
-            at(START + push.at, partial(cluster.push, push.sender, push.tokens, push.ttl, push.delay))
+            at(START + push.at, partial(cluster.push, push))
         for when, token in self._plan.withdrawals:
             at(START + when, partial(cluster.withdraw, token))
         for event in self._plan.events:
@@ -128,7 +128,10 @@ class Simulation:
         for node in cluster.nodes:
             if node.alive and node.paused:
                 node.resume()
-        give_up = self.timeline.now + PATIENCE_S
+        killers = sum(
+            kind in KILLS for kind in self._plan.tempers.values()
+        )  # they may have their way one after another
+        give_up = self.timeline.now + PATIENCE_S * (1 + killers)
         while not self._is_at_rest():
             if self.timeline.now > give_up:
                 raise Wrong(f"never comes to rest: {self._what_moves()}")
@@ -149,6 +152,8 @@ class Simulation:
         books = [Books.of(home) for home in cluster.homes]
         self._wrong += check(self.history, books)
         condemned = {token for each in books for token in each.crashed}
+        letters = {token for each in books for token in each.letters}
+        self._wrong += order.judge(self.history, letters, self._causes)
         self._wrong += deaths.judge(self._plan, self.history, condemned, self._causes.silences)
         for node in cluster.nodes:
             if node.alive:

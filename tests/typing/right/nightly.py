@@ -9,7 +9,8 @@ from zerowait import Client, Dead, Pending, QueueFull, Receipt
 
 with Client("nightly") as zw:
     mails = (RawMail(path, b"") for path in ("ann/1.eml", "ann/2.eml", "bob/1.eml"))
-    count: int = zw.push_all(PARSE, mails).result()
+    count: int = zw.push_all(PARSE, mails, key=lambda mail: mail.path.split("/")[0]).result()
+    count += zw.push_all(SCORES, [[1], [2]], key=lambda scores: None if not scores else str(scores[0])).result()
     reminder = zw.push("mail.remind", {"to": "ann"}, delay=60, ttl=3600, id="remind-ann")
     other: Receipt = zw.push(REMIND, Reminder(to="ann"), at=datetime(2030, 1, 1, tzinfo=UTC), priority="low")
     handled: Pending[None] = reminder.handled

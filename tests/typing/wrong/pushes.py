@@ -44,6 +44,11 @@ zw.push(LINES, "a", priority="urgent")  # wrong
 zw.push(LINES, "a", at="tomorrow")  # wrong
 zw.push(LINES, "a", headers={"n": 1})  # wrong
 zw.push(LINES, "a", timeout=3)  # wrong
+zw.push(LINES, "a", key=3)  # wrong
+zw.push(LINES, "a", key=b"bytes")  # wrong
+zw.push_all(LINES, ["a"], key="text")  # wrong
+zw.push_all(LINES, ["a"], key=lambda line: len(line))  # wrong
+zw.push_all(PARSE, [RawMail("a", b"")], key=lambda mail: mail.nothing)  # wrong
 zw.push(LINES, "a", durable="yes")  # wrong
 zw.push("lines", "a", deley=3)  # wrong
 

@@ -51,11 +51,22 @@ def entrance(home: Path, short: dict[Any, Lane] | None = None, **settings: Any) 
         {"headers": {"a": "\ud800"}},
         {"priority": []},
         {"priority": {}},
+        {"key": ""},
+        {"key": 7},
+        {"key": b"bytes"},
+        {"key": "k" * 201},
+        {"key": "ä" * 101},
+        {"key": "\ud800"},
     ],
 )
 def test_options_that_make_no_sense_are_the_callers_mistake(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         entrance(tmp_path).accept("mail", 1, options)
+
+
+def test_a_key_of_200_bytes_is_taken_and_lies_in_the_outbox_as_utf_8(tmp_path: Path) -> None:
+    sheaf, _ = entrance(tmp_path).accept("mail", 1, {"key": "ä" * 100})
+    assert sheaf.terms.key == ("ä" * 100).encode()
 
 
 def test_a_long_but_possible_time_is_taken(tmp_path: Path) -> None:

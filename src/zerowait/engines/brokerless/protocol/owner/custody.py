@@ -126,6 +126,16 @@ class Custody:
         """These do not wait for the past any more. Gives those that did."""
         return self._past.take(epoch, first, count)
 
+    def unpast_row(self, seq: int) -> list[Slice]:
+        """None of this row, which has a key, waits for the past any more. Gives what did."""
+        return self._past.take_row(seq)
+
+    def is_torn(self, segment: Segment) -> bool:
+        """Whether a message has left this row, or is leaving it, of which the row did not say so when it was read."""
+        if segment.count == 1:
+            return False
+        return bool(self._phantom(segment.epoch, segment.first, segment.count)) or self.marking.concerns(segment)
+
     def empty_past(self, channel: str, last: tuple[int, int]) -> list[Slice]:
         """None of this channel waits for the past any more, up to the message of that name. Gives what did."""
         return self._past.empty(channel, last)

@@ -14,8 +14,9 @@ from msgspec import Struct
 
 from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
+from zerowait.engines.brokerless.protocol.owner.keys import Keys, Line, Name
 from zerowait.engines.brokerless.protocol.owner.suspects import Suspects
-from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, Numbers
+from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, Numbers, Segment
 
 
 class Taker(Struct, gc=False):
@@ -50,9 +51,10 @@ def largest_of(piece: Slice) -> int:
 class Queue:
     """One channel: what waits for it, an outbox each in turn."""
 
-    __slots__ = ("aside", "counts", "turns")
+    __slots__ = ("_keys", "aside", "counts", "turns")
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
         self.turns: dict[int, deque[Slice]] = {}
         self.aside: list[Slice] = []  # lone messages that are too large for some worker; not in `turns`
         self.counts: dict[int, int] = {}  # outbox → messages
@@ -87,6 +89,11 @@ class Queue:
             if self._suits(piece, taker.boxes, taker.message_bytes):
                 del self.aside[at]
                 self.counts[piece.box] -= piece.count
+                if piece.segment.key is None:
+                    return piece
+                if not self._keys.leaves(piece):
+                    return self.pop(most_units, taker)
+                self._keys.left(piece)
                 return piece
         for box in [box for box in self.turns if box in taker.boxes]:
             pieces = self.turns.pop(box)
@@ -101,6 +108,12 @@ class Queue:
     def _cut(self, pieces: deque[Slice], most_units: int, message_bytes: int) -> Slice | None:
         while pieces:
             piece = pieces.popleft()
+            if piece.segment.key is not None:
+                # One runner at a time works at it: those who wait beside it have their part of the credit.
+                found = self._first_of(piece, most_units // (len(pieces) + 1), message_bytes)
+                if found is None:
+                    continue
+                return found
             ends, skipped = memoryview(piece.segment.ends).cast("I"), piece.first - piece.segment.first
             start = ends[skipped - 1] if skipped else BODY_START
             size = ends[skipped + piece.count - 1] - start
@@ -114,6 +127,29 @@ class Queue:
             pieces.appendleft(Slice(piece.box, piece.segment, piece.first + count, piece.count - count))
             return Slice(piece.box, piece.segment, piece.first, count)
         return None
+
+    def _first_of(self, piece: Slice, most_units: int, message_bytes: int) -> Slice | None:
+        """Of one key the first messages without a hole, as many as there is credit for. The others wait until these are
+        settled."""
+        if not self._keys.leaves(piece):
+            self.counts[piece.box] -= piece.count
+            return None
+        ends, skipped = memoryview(piece.segment.ends).cast("I"), piece.first - piece.segment.first
+        start = ends[skipped - 1] if skipped else BODY_START
+        counts = range(1, piece.count + 1)
+        count = max(1, bisect_right(counts, most_units, key=lambda n: units(n, ends[skipped + n - 1] - start)))
+        first = Slice(piece.box, piece.segment, piece.first, count)
+        if ends[skipped + count - 1] - start > message_bytes and largest_of(first) > message_bytes:
+            sizes = (largest_of(Slice(piece.box, piece.segment, piece.first + at, 1)) for at in range(count))
+            first.count = next(at for at, size in enumerate(sizes) if size > message_bytes)
+        self.counts[piece.box] -= piece.count - max(1, first.count)
+        if not first.count:
+            first.count = 1
+            self.aside.append(first)
+            self._keys.stays(first)
+            return None
+        self._keys.left(first)
+        return first
 
     def _fits(self, pieces: deque[Slice], piece: Slice, message_bytes: int) -> bool:
         """Whether none of its messages is too large; else it is taken apart, and those that are go aside."""
@@ -176,24 +212,33 @@ class Dispatch:
     def __init__(self) -> None:
         self._queues: dict[str, Queue] = {}
         self.suspects = Suspects()  # they wait beside the queues, in lanes of their own
+        self.keys = Keys()  # what waits with a key; what of it may go stands in a queue, too
 
     def channels(self) -> list[str]:
         channels = [channel for channel, queue in self._queues.items() if queue.messages]
-        return [*channels, *self.suspects.channels().difference(channels)] if self.suspects else channels
+        if self.suspects or self.keys:
+            channels += (self.suspects.channels() | self.keys.channels()).difference(channels)
+        return channels
 
     def waiting(self, channel: str) -> int:
         queue = self._queues.get(channel)
-        return (queue.messages if queue is not None else 0) + self.suspects.count(channel)
+        queued = queue.messages if queue is not None else 0
+        if self.keys:
+            queued += self.keys.count(channel) - self.keys.queued(channel)
+        return queued + self.suspects.count(channel)
 
     def boxes(self, channel: str) -> list[int]:
         """The outboxes of which something waits for this channel."""
         queue = self._queues.get(channel)
         boxes = [box for box, count in queue.counts.items() if count] if queue is not None else []
-        return [*boxes, *self.suspects.boxes(channel).difference(boxes)] if self.suspects else boxes
+        if self.suspects or self.keys:
+            boxes += (self.suspects.boxes(channel) | self.keys.boxes(channel)).difference(boxes)
+        return boxes
 
     def waiting_for(self, channel: str, boxes: Collection[int], message_bytes: int) -> int:
         queue = self._queues.get(channel)
-        return queue.waiting_for(boxes, message_bytes) if queue is not None and queue.messages else 0
+        waiting = queue.waiting_for(boxes, message_bytes) if queue is not None and queue.messages else 0
+        return waiting + self.keys.expected(channel, boxes) if self.keys else waiting
 
     def too_large(self, channel: str) -> list[Slice]:
         """Messages of this channel that some worker does not take, because of its own limit."""
@@ -206,8 +251,9 @@ class Dispatch:
             piece
             for queue in self._queues.values()
             for piece in (*queue.turns.get(box, ()), *(each for each in queue.aside if each.box == box))
+            if piece.segment.key is None
         ]
-        return [*ordinary, *(piece for piece in self.suspects if piece.box == box)]
+        return [*ordinary, *self.keys.slices(box), *(piece for piece in self.suspects if piece.box == box)]
 
     def ready(self, pieces: Iterable[Slice], *, back: bool = False) -> None:
         """These wait from now on; what comes back goes first, in its order."""
@@ -216,10 +262,32 @@ class Dispatch:
             if piece.segment.marks is not None and piece.segment.marks.deaths:
                 self.suspects.put(piece)
                 continue
-            queue = self._queues.get(piece.segment.channel)
-            if queue is None:
-                queue = self._queues[piece.segment.channel] = Queue()
-            queue.put(piece, back=back)
+            if piece.segment.key is not None:
+                line = self.keys.put(piece)
+                if line.queued is not None and piece.first < line.queued.first:
+                    self._unqueue(line)
+                continue
+            self._queue(piece.segment.channel).put(piece, back=back)
+
+    def _queue(self, channel: str) -> Queue:
+        queue = self._queues.get(channel)
+        if queue is None:
+            queue = self._queues[channel] = Queue(self.keys)
+        return queue
+
+    def _unqueue(self, line: Line) -> None:
+        """What of it may go is to be found anew."""
+        if line.queued is not None:
+            segment, line.queued = line.segment, None
+            self._queue(segment.channel).remove(line.box, segment.epoch, segment.first, segment.count)
+
+    def settle_keys(self) -> tuple[set[str], list[tuple[Name, Segment | None]]]:
+        """What has become free is queued. Gives the channels of that, and the rows that go back to their outbox (see
+        `Keys.settle`)."""
+        queue, shelve = self.keys.settle()
+        for piece in queue:
+            self._queue(piece.segment.channel).put(piece, back=False)
+        return {piece.segment.channel for piece in queue}, shelve
 
     def remove(self, box: int, epoch: int, first: int, count: int) -> list[Slice]:
         """These do not wait any more: settled, adopted by who runs them, or withdrawn. Gives the parts that did
@@ -230,18 +298,33 @@ class Dispatch:
             if queue.messages
             for piece in queue.remove(box, epoch, first, count)
         ]
+        if self.keys:
+            taken = [piece for piece in taken if piece.segment.key is None]
+            taken += self._without_keys(self.keys.remove(box, epoch, first, count))
         return [*taken, *self.suspects.remove(box, epoch, first, count)] if self.suspects else taken
+
+    def _without_keys(self, found: Iterable[tuple[Line, Slice]]) -> list[Slice]:
+        taken: list[Slice] = []
+        for line, piece in found:
+            self._unqueue(line)
+            taken.append(piece)
+        return taken
 
     def empty(self, channel: str, box: int, last: tuple[int, int]) -> list[Slice]:
         """None of this channel and outbox waits any more, up to the message of that name. Gives what did."""
         queue = self._queues.get(channel)
-        return queue.empty(box, last) if queue is not None else []
+        taken = queue.empty(box, last) if queue is not None else []
+        if self.keys:
+            taken = [piece for piece in taken if piece.segment.key is None]
+            taken += self._without_keys(self.keys.empty(box, channel, last))
+        return taken
 
     def disown(self, box: int) -> None:
         """Its outbox is closed or belongs to somebody else: nothing of it is sent any more."""
         for queue in self._queues.values():
             queue.disown(box)
         self.suspects.disown(box)
+        self.keys.disown(box)
 
     def pick(self, channel: str, takers: list[Taker]) -> list[tuple[Taker, Slice]]:
         """Who gets what of this channel now."""

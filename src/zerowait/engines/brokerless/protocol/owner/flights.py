@@ -7,7 +7,7 @@ outcomes must not cost their product."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
@@ -71,6 +71,9 @@ class Flights:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}  # channel → messages in flight
         self.adopted = 0  # how many flights have parts that have not been read
+        # Who wants to hear of the end of a flight: the rows of keys, of which nothing else may go meanwhile.
+        self.waited_for: dict[Name, dict[tuple[int, int], None]] = {}
+        self.lands: Callable[[tuple[int, int]], None] = lambda row: None
         self._by_name: dict[Name, Flight] = {}
         self._by_holder: dict[int, dict[Name, Flight]] = {}
         self._by_block: dict[tuple[int, int], dict[Name, Flight]] = {}
@@ -154,6 +157,9 @@ class Flights:
             del self._by_holder[name[0]]
         for block in range(first >> BLOCK, ((first + count - 1) >> BLOCK) + 1):
             self._out_of_block(flight, block)
+        if self.waited_for:
+            for row in self.waited_for.pop(name, ()):
+                self.lands(row)
 
     def _out_of_block(self, flight: Flight, block: int) -> None:
         flights = self._by_block.get((flight.epoch, block))

@@ -46,10 +46,16 @@ class Marking:
         if wanted is not None and wanted.ticket <= ticket:
             del self._wanted[epoch, number]
 
+    def concerns(self, segment: Segment) -> bool:
+        return bool(self._names(segment))
+
+    def _names(self, segment: Segment) -> list[tuple[int, int]]:
+        mine = range(segment.first, segment.first + segment.count)
+        return [name for name in self._wanted if name[0] == segment.epoch and name[1] in mine]
+
     def leave_out(self, segment: Segment, absent: Numbers) -> None:
         """Adds to `absent` what of the segment was read before its row said that: it will be read again."""
-        mine = range(segment.first, segment.first + segment.count)
-        for epoch, number in [name for name in self._wanted if name[0] == segment.epoch and name[1] in mine]:
+        for epoch, number in self._names(segment):
             if segment.count == 1 and self._wanted[epoch, number].is_said(segment.marks):
                 del self._wanted[epoch, number]
             else:

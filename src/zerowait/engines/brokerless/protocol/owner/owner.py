@@ -19,7 +19,7 @@ from zerowait.engines.brokerless.protocol.owner.reconcile import reconcile
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
 from zerowait.engines.brokerless.protocol.owner.trial import Trial
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.message import Change, Note, Numbers, Segment, Settle, Verdict
+from zerowait.message import Again, Change, Note, Numbers, Segment, Settle, Shelve, Verdict
 
 DAY_MS = 86_400_000  # an epoch is the time of its opening, or a little more: one so far ahead is no fence but an error
 
@@ -61,6 +61,7 @@ class Owner:
         self._past_of.add(box)
         if is_asked:
             self.asks.open(box)
+        self.dispatch.keys.open(box, custody.flights)
         for instance in noted:
             if self._peers.is_dead(instance):
                 self.trial.again(custody, instance)
@@ -83,6 +84,8 @@ class Owner:
         if custody is None:
             return
         for segment in segments:
+            if segment.key is not None and custody.is_torn(segment):
+                self.dispatch.keys.breaks(box, segment.seq)
             pieces = custody.offer(segment)
             if segment.marks is not None or self.trial.owes:
                 pieces = self.trial.sift(custody, pieces)
@@ -257,6 +260,8 @@ class Owner:
                 self._effects.ticket(frame.box).phantoms.extend(done.unqueue)
             elif done.changes and not custody.is_asked:
                 lasting = True
+                if verdict is Verdict.RETRY:
+                    self._breaks(custody, done.changes)
                 self._effects.commit(frame.box, done.changes).phantoms.extend(done.unqueue)
             elif done.changes and verdict is not Verdict.HANDLED:
                 self.asks.ended(custody, done.changes)
@@ -270,6 +275,12 @@ class Owner:
             self._effects.confirm(frame.box, frame.parts, link.conn, lasting)
         if returned:
             self._wait_again(custody, returned)
+
+    def _breaks(self, custody: Custody, changes: Iterable[Change]) -> None:
+        """What comes after these in their keys waits for them."""
+        for change in changes:
+            if isinstance(change, Again) and change.seq:
+                self.dispatch.keys.breaks(custody.box, change.seq)
 
     def _beyond(self, custody: Custody, done: Settled) -> None:
         """What an outcome means for others than who said it."""
@@ -424,9 +435,25 @@ class Owner:
             if released or forgotten:
                 self._go(released, custody.box, forgotten)
         self.trial.sentence(lambda: self._wall_us(now))
+        self.dispatch.keys.now = now
+        if self.dispatch.keys.is_touched:
+            self._settle_keys()
         self.sender.send(now)
         if self.asks:
             self.asks.send(now)
+
+    def _settle_keys(self) -> None:
+        """Of keys that have become free the next may go; rows that are broken go back to their outbox."""
+        channels, broken = self.dispatch.settle_keys()
+        self.sender.look(*channels)
+        for (box, seq), segment in broken:
+            custody = self.custody.get(box)
+            if custody is None:
+                continue
+            late = custody.unpast_row(seq)
+            row = segment if segment is not None else late[0].segment if late else None
+            if row is not None and row.key is not None:
+                self._effects.commit(box, [Shelve(row.channel, row.epoch, row.first, seq)])
 
     def tick(self, now: float) -> None:
         self.sender.tick(now)

@@ -28,8 +28,10 @@ class Past:
         """What of this may go out now; the rest waits here."""
         if not self._awaited:
             return pieces
-        self._pieces.extend(piece for piece in pieces if piece.segment.epoch < self._epoch)
-        return [piece for piece in pieces if piece.segment.epoch >= self._epoch]
+        # With a key also what is new: something of that key that is older may run at one of them.
+        late = [piece for piece in pieces if piece.segment.epoch < self._epoch or piece.segment.key is not None]
+        self._pieces.extend(late)
+        return [p for p in pieces if p.segment.epoch >= self._epoch and p.segment.key is None] if late else pieces
 
     def take(self, epoch: int, first: int, count: int) -> list[Slice]:
         """These do not wait here any more: settled, adopted or withdrawn meanwhile. Gives those that did."""
@@ -41,6 +43,13 @@ class Past:
             taken.extend(Slice(self._box, piece.segment, at, many) for at, many in mine)
             kept.extend(Slice(self._box, piece.segment, at, many) for at, many in rest)
         self._pieces = kept
+        return taken
+
+    def take_row(self, seq: int) -> list[Slice]:
+        """None of this row waits here any more, if it has a key. Gives what did."""
+        taken = [piece for piece in self._pieces if piece.segment.seq == seq and piece.segment.key is not None]
+        if taken:
+            self._pieces = [piece for piece in self._pieces if piece.segment.seq != seq]
         return taken
 
     def empty(self, channel: str, last: tuple[int, int]) -> list[Slice]:

@@ -107,6 +107,8 @@ class Trial:
     ) -> None:
         mark = Mark(channel, epoch, number, tuple(died), tuple(cleared), seq)
         ticket = self._effects.commit(custody.box, [mark])
+        if seq:
+            self._dispatch.keys.breaks(custody.box, seq)
         ticket.marked.append((epoch, number))
         custody.marking.want(epoch, number, [death.instance for death in died], cleared, ticket.number)
 

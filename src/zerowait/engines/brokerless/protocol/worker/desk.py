@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 
 from zerowait.engines.brokerless.protocol.frames import ALONE, Held, Part
 from zerowait.engines.brokerless.protocol.worker.parcel import Back, Parcel, Permit, Taken
+from zerowait.engines.brokerless.protocol.worker.single import Lines, name_of
 from zerowait.message import Numbers
 
 __all__ = ["Back", "Desk", "Parcel", "Permit", "Taken"]
@@ -21,10 +22,11 @@ REMEMBERED = 10_000  # outboxes of which it is known when they had a turn
 
 
 class _Channel:
-    __slots__ = ("queued", "running", "served", "started_at", "turn", "turns")
+    __slots__ = ("lines", "queued", "running", "served", "started_at", "turn", "turns")
 
     def __init__(self) -> None:
         self.turns: OrderedDict[int, deque[Parcel]] = OrderedDict()  # outbox → its parcels; the first has its turn
+        self.lines = Lines()  # of keys
         self.served: dict[int, int] = {}  # outbox → its last turn
         self.turn = 0
         self.queued = 0
@@ -40,6 +42,17 @@ class _Channel:
             if self.served.get(box, 0) < self.served.get(next(iter(self.turns)), 0):
                 self.turns.move_to_end(box, last=False)
         parcels.append(parcel)
+
+    def take_out(self, box: int) -> deque[Parcel]:
+        """All of this outbox that has not begun, also what stands behind others of its key."""
+        parcels = self.turns.pop(box, None) or deque[Parcel]()
+        if self.lines:
+            for _, behind in self.lines.behind(box):
+                parcels.extend(behind)
+                behind.clear()
+            for name in [name for parcel in parcels if (name := name_of(parcel)) is not None]:
+                self.lines.leave(name)
+        return parcels
 
     def took(self, box: int) -> None:
         """That outbox has had its turn: the others have theirs first."""
@@ -80,9 +93,15 @@ class Desk:
                 if not parcel.permit.allows(now):
                     continue
                 start = parcel.at
-                stop = parcel.at = min(parcel.stop, start + most)
-                if stop == parcel.stop:
+                name = name_of(parcel) if parcel.delivery.key is not None else None
+                if name is not None:  # what is left of it stands in line, until this one is handled
                     parcels.popleft()
+                    state.lines.starts(name, parcel, now)
+                    stop = parcel.at
+                else:
+                    stop = parcel.at = min(parcel.stop, start + most)
+                    if stop == parcel.stop:
+                        parcels.popleft()
                 state.took(box)
                 count = stop - start
                 state.queued -= count
@@ -91,6 +110,14 @@ class Desk:
                 self._starts(parcel, start, count)
                 return Taken(parcel.delivery, start, stop, parcel)
         return None
+
+    def handled(self, parcel: Parcel, index: int) -> None:
+        """That message of a key has been handled: the next may be started. Nothing, if that was said before."""
+        with self._lock:
+            state = self._channels[parcel.delivery.channel]
+            following = state.lines.ends(parcel, index)
+            if following is not None:
+                state.put(following)
 
     def _start_alone(self, state: _Channel, now: float) -> Taken | None:
         parcel = self._alone_in(state)
@@ -168,7 +195,9 @@ class Desk:
                 state = self._channels.setdefault(delivery.channel, _Channel())
                 if not state.queued and not state.running:
                     state.started_at = now
-                state.put(parcel)
+                name = name_of(parcel) if delivery.key is not None else None
+                if name is None or state.lines.join(name, parcel):
+                    state.put(parcel)
                 count = parcel.stop - parcel.at
                 state.queued += count
                 self._here.setdefault((parcel.box, delivery.epoch), Numbers()).add(parcel.first + parcel.at, count)
@@ -228,13 +257,29 @@ class Desk:
                 tagged.append(Part(part.epoch, number, 1, fence, n))
         return tagged
 
+    def failed(self, parcel: Parcel, index: int) -> list[Back]:
+        """That message of a key has ended otherwise: takes back all of the key that has not begun."""
+        channel = parcel.delivery.channel
+        with self._lock:
+            state = self._channels[channel]
+            return [self._back_whole(channel, state, each) for each in state.lines.fails(parcel, index)]
+
+    def leave_lasting(self, channel: str, before: float) -> list[Back]:
+        """Takes back what waits behind a message of its key that runs since before that time."""
+        with self._lock:
+            state = self._channels.get(channel)
+            if state is None or not state.lines:
+                return []
+            return [self._back_whole(channel, state, each) for each in state.lines.lasting(before)]
+
     def held(self, box: int, serial: int, epoch: int) -> Held:
         """All that lies here of an outbox, for its owner, who has opened it with this epoch."""
         queued: list[Part] = []
         running: list[Part] = []
         with self._lock:
             for state in self._channels.values():
-                for parcel in state.turns.get(box, ()):
+                behind = [parcel for _, line in state.lines.behind(box) for parcel in line] if state.lines else []
+                for parcel in (*state.turns.get(box, ()), *behind):
                     queued.extend(self._tagged(box, parcel.waiting()))
             for part in self._runs(box):
                 running.extend(self._tagged(box, part))
@@ -252,21 +297,8 @@ class Desk:
         dropped: list[Back] = []
         with self._lock:
             for channel, state in self._channels.items():
-                if box not in state.turns:
-                    continue
-                kept: deque[Parcel] = deque()
-                for parcel in state.turns[box]:
-                    at, size = parcel.first + parcel.at, parcel.stop - parcel.at
-                    wanted = Numbers([(first, count)]).overlap(at, size) if parcel.delivery.epoch == epoch else []
-                    if not wanted:
-                        kept.append(parcel)
-                        continue
-                    kept.extend(parcel.cut(start, many) for start, many in Numbers(wanted).missing(at, size))
-                    dropped.extend(self._back(channel, state, parcel, start, many) for start, many in wanted)
-                if kept:
-                    state.turns[box] = kept
-                else:
-                    del state.turns[box]
+                if box in state.turns or state.lines:
+                    self._drop_in(channel, state, box, epoch, Numbers([(first, count)]), dropped)
             running = [
                 part
                 for whole in self._runs(box)
@@ -275,6 +307,36 @@ class Desk:
                 for part in self._tagged(box, Part(epoch, at, many, whole.fence, whole.n))
             ]
         return dropped, running
+
+    def _drop_in(
+        self, channel: str, state: _Channel, box: int, epoch: int, numbers: Numbers, dropped: list[Back]
+    ) -> None:
+        def without(parcels: Iterable[Parcel]) -> deque[Parcel]:
+            kept: deque[Parcel] = deque()
+            for parcel in parcels:
+                at, size = parcel.first + parcel.at, parcel.stop - parcel.at
+                wanted = numbers.overlap(at, size) if parcel.delivery.epoch == epoch else []
+                if not wanted:
+                    kept.append(parcel)
+                    continue
+                kept.extend(parcel.cut(start, many) for start, many in Numbers(wanted).missing(at, size))
+                dropped.extend(self._back(channel, state, parcel, start, many) for start, many in wanted)
+            return kept
+
+        turns = state.turns.get(box, ())
+        keyed = [parcel for parcel in turns if parcel.delivery.key is not None]
+        # Of a key only the first part of what is left is current; what is cut off it stands behind.
+        kept = without(parcel for parcel in turns if name_of(parcel) is None)
+        for name, behind in state.lines.behind(box) if state.lines else ():
+            rest = without([*(parcel for parcel in keyed if name_of(parcel) == name), *behind])
+            behind.clear()
+            behind.extend(rest)
+            if (current := state.lines.next(name)) is not None:
+                kept.append(current)
+        if kept:
+            state.turns[box] = kept
+        else:
+            state.turns.pop(box, None)
 
     def leave_alone(self) -> list[Back]:
         """Takes back the message that was to run alone and has not begun."""
@@ -296,12 +358,13 @@ class Desk:
             for name, state in self._channels.items():
                 if channel is not None and name != channel:
                     continue
-                for of in [of for of in state.turns if box is None or of == box]:
-                    left.extend(
-                        self._back(name, state, parcel, parcel.first + parcel.at, parcel.stop - parcel.at)
-                        for parcel in state.turns.pop(of)
-                    )
+                boxes = {*state.turns, *(of for (of, _), _ in state.lines.behind())}
+                for of in [of for of in boxes if box is None or of == box]:
+                    left.extend(self._back_whole(name, state, parcel) for parcel in state.take_out(of))
         return left
+
+    def _back_whole(self, channel: str, state: _Channel, parcel: Parcel) -> Back:
+        return self._back(channel, state, parcel, parcel.first + parcel.at, parcel.stop - parcel.at)
 
     def _back(self, channel: str, state: _Channel, parcel: Parcel, first: int, count: int) -> Back:
         box = parcel.box

@@ -328,6 +328,7 @@ class Worker:
         kept: dict[Dispatch, list[tuple[int, int]]] = {}
         answers: dict[tuple[int, str], list[Answer]] = {}
         released: dict[tuple[str, int], float] = {}
+        behind: list[Back] = []
         for taken, start, stop, ended in finished:
             parcel, channel = taken.parcel, taken.delivery.channel
             name = (channel, parcel.conn)
@@ -336,6 +337,12 @@ class Worker:
                 self.lanes.left(parcel.conn, channel, parcel.lane)
             released[name] = released.get(name, 0.0) + parcel.cost * (stop - start)
             parts = self.desk.finish(taken, start, stop)
+            if taken.delivery.key is not None:
+                if ended is None or ended.verdict is Verdict.HANDLED:
+                    self.desk.handled(parcel, start)
+                    self._effects.ready(channel)  # in any case: who could have gone on with it may be at something else
+                else:
+                    behind += self.desk.failed(parcel, start)
             if ended is not None and ended.answers is not None:
                 told = answers.setdefault((parcel.box, channel), [])
                 told.extend(self._answered(parcel.box, parts, ended))
@@ -363,6 +370,8 @@ class Worker:
             self._dirty.add(channel)
             self.lanes.moved(channel)
         self._tell_handled(handled)
+        if behind:
+            self._give_back(behind)
         for (box, epoch, fence, n), ranges in kept.items():
             for first, count in Numbers(ranges):
                 self.claims.keep(box, Part(epoch, first, count, fence, n), Verdict.HANDLED)
@@ -464,6 +473,7 @@ class Worker:
                 continue
             window.tick(now, self.desk.running(channel))
             self._dirty.add(channel)
+            self._give_back(self.desk.leave_lasting(channel, now - self._config.idle_after))
             long = now >= self.desk.started_at(channel) + self._config.idle_after
             if long and self.desk.queued(channel) and self.desk.running(channel) >= window.concurrency:
                 self._hand_back(channel)
