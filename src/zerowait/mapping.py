@@ -413,7 +413,8 @@ class Results(Pending[list[Out]], Generic[In, Out], gc=True, weakref=True, dict=
 
     def _begin(self, how: How) -> Generator[Any, None, None]:
         if self.iterator is None:
-            self.iterator = iter(self.values) if isinstance(self.values, Iterable) else aiter(self.values)
+            values: Any = self.values
+            self.iterator = iter(values) if isinstance(values, Iterable) else aiter(values)
         if self.progress and self.bar is None:
             self.bar = Bar(f"map {self.name}", self.total)
         if self.bar is not None:

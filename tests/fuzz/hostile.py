@@ -37,6 +37,7 @@ from zerowait.message import (
     Sent,
     Service,
     Settle,
+    Shelve,
     Spool,
     Unspool,
     Unstub,
@@ -77,6 +78,8 @@ class Guarded(Store):
                     given += [change.fence - INT64, change.n - INT64]
                 case Release() | Discard():
                     given = [change.epoch, change.first + change.count, change.origin - INT64]
+                case Shelve():
+                    given = [change.epoch, change.first, change.seq]
                 case Spool() | Unspool():
                     raise AssertionError("no frame leads to this")
                 case Note() | Forget():  # 64 bits without a sign; the file's are made of them

@@ -992,13 +992,12 @@ def test_a_handler_may_ask_for_any_time_and_it_is_said_as_one_that_there_is() ->
     assert x.last(Outcome).notes[0][2] == frames.LATER_MOST_MS
 
 
-@pytest.mark.parametrize("said", [{"fence": -1}, {"n": -1}, {"box": -1}])
-def test_a_batch_of_what_no_file_can_hold_is_refused(said: dict[str, int]) -> None:
+@pytest.mark.parametrize(("box", "fence", "n"), [(BOX, -1, 1), (BOX, 1, -1), (-1, 1, 1)])
+def test_a_batch_of_what_no_file_can_hold_is_refused(box: int, fence: int, n: int) -> None:
     """A worker that keeps outcomes on disk writes all of these."""
     stage = worker()
-    box = said.get("box", BOX)
     x = stage.peer(X, boxes=[Owned(box, 1)])
-    x.send(1, **said)
+    x.send(1, box=box, fence=fence, n=n)
     assert x.last(Goodbye).code == frames.MALFORMED
 
 

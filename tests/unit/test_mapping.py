@@ -75,6 +75,10 @@ def double(value: int) -> int:
     return value * 2
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
 def refused() -> RemoteError:
     return RemoteError(type="ValueError", message="no", traceback="", channel="score", id="2")
 
@@ -284,7 +288,7 @@ def test_leaving_the_loop_or_the_block_cancels_what_is_asked(callbacks: Callback
         workers = Workers(callbacks)
         results = results_of(workers, range(100))
         workers.asked.clear()
-        workers.answer = lambda value: value
+        workers.answer = _same
         if leave == "break":
             for output in results:
                 workers.answer = None
@@ -317,9 +321,12 @@ def test_one_that_nobody_waits_for_says_so(callbacks: Callbacks, caplog: pytest.
 def test_it_is_gone_through_once_and_in_one_way(callbacks: Callbacks) -> None:
     results = results_of(Workers(callbacks, double), [1, 2])
     assert list(results) == [2, 4]
-    for again in (list, lambda results: results.result(5), lambda results: list(results.as_completed())):
-        with pytest.raises(UsageError):
-            again(results)
+    with pytest.raises(UsageError):
+        list(results)
+    with pytest.raises(UsageError):
+        results.result(5)
+    with pytest.raises(UsageError):
+        list(results.as_completed())
 
 
 @pytest.mark.asyncio

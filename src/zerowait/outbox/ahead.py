@@ -122,7 +122,8 @@ class Ahead:
         return True
 
     def keyed(self, row: Row, body: bytes | bytearray | None, *, due: bool) -> None:
-        """A row with a key was just stored (body: None, it is to be read). It goes out when it is the head of its key."""
+        """A row with a key was just stored; it goes out when it is the head of its key. body: None, it is to be
+        read."""
         assert row.key is not None, "without a key"
         reader = self.reader(row.channel)
         name = (row.epoch, row.first)

@@ -32,7 +32,7 @@ class Table:
             now_us=lambda: 1,
             wake=self.wake,
             give_way=lambda: None,
-            room=lambda: Promise(self.callbacks),
+            room=lambda: Promise[None](self.callbacks),
         )
 
     def wake(self) -> None:
