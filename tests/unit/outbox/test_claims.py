@@ -28,6 +28,7 @@ from zerowait.message import (
     Unstub,
     Verdict,
 )
+from zerowait.outbox import claims
 from zerowait.outbox.database import Database
 from zerowait.outbox.ledger import Tally
 from zerowait.outbox.outbox import Outbox
@@ -465,3 +466,19 @@ def test_what_was_spooled_by_a_run_that_its_process_did_not_outlive_goes_at_the_
     bench.reopen()
     assert rows(bench) == {}
     assert bench.room() == (0, 0)
+
+
+@pytest.mark.parametrize("in_memory_bytes", [None, 0])
+def test_what_handlers_send_with_a_key_leaves_in_the_order_in_which_it_was_chosen(
+    make: Maker, monkeypatch: pytest.MonkeyPatch, in_memory_bytes: int | None
+) -> None:
+    if in_memory_bytes is not None:
+        monkeypatch.setattr(claims, "IN_MEMORY_BYTES", in_memory_bytes)  # then it is read again
+    bench = make()
+    bench.turn(keep(1, 1, prepared((1, "first"), key=b"a"), prepared((1, "other"), key=b"b")))
+    bench.turn(keep(2, 1, prepared((2, "second"), key=b"a")))
+    out = bench.turn(release(1), release(2))
+    out += bench.turns()
+    assert sorted((segment.key, *values([segment])) for segment in out) == [(b"a", "first"), (b"b", "other")]
+    (first,) = [segment for segment in out if segment.key == b"a"]
+    assert values(bench.turn(handled(first)) + bench.turns()) == ["second"]
