@@ -22,6 +22,7 @@ from zerowait.snapshot import (
     LetterDetail,
     PeerStatus,
     Question,
+    RequestStatus,
     ServedStatus,
     Status,
     WaitingStatus,
@@ -153,6 +154,15 @@ def test_status_shows_processes_ledgers_and_peers(zerowait: Zerowait, there: The
     assert "mail.parse" in ran.out
     assert "5 min" in ran.out
     assert ran.err == ""
+
+
+def test_status_shows_the_ledger_of_requests(zerowait: Zerowait, there: There) -> None:
+    asked = RequestStatus(channel="mail.count", asked=4_321, answered=4_300, failed=12, cancelled=7, outstanding=2)
+    there([Somebody("printer (pid 4711)", replace(process("printer"), requests=[asked]))])
+    [line] = [line for line in zerowait("status").out.splitlines() if line.startswith("mail.count")]
+    assert line.split()[1:] == ["printer", "(pid", "4711)", "4,321", "4,300", "12", "7", "2"]
+    [row] = json.loads(zerowait("status", "--json").out)["processes"][0]["requests"]
+    assert row["asked"] == row["answered"] + row["failed"] + row["cancelled"] + row["outstanding"]
 
 
 def test_outboxes_taken_over_say_who_keeps_them_and_stand_together(zerowait: Zerowait, there: There) -> None:
