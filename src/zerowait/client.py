@@ -315,10 +315,12 @@ class Client:
                             lane.encode_into(value, buffer, -1)
                             if bundle.lane is not lane:
                                 bundle.turn(lane)
-                            ends.append(size := len(buffer))
-                            if size >= SEGMENT_BYTES or len(ends) >= SEGMENT_MESSAGES:
-                                slot = press.closed
-                            return Published(bundle, lane)
+                            if (size := len(buffer)) <= SEGMENT_BYTES:
+                                ends.append(size)
+                                if len(ends) >= SEGMENT_MESSAGES:
+                                    slot = press.closed
+                                return Published(bundle, lane)
+                            bundle.undo()  # the careful way gives it a bundle of its own
                         slot = press.closed
                     except BaseException as error:
                         bundle.undo()

@@ -20,7 +20,7 @@ from tests.integration.feeds import ORDERS
 from tests.programs import ZEROWAIT, Program, Start, programs
 from tests.waiting import wait_until, wait_until_in_loop
 from zerowait import App, Client, Context, Event, QueueFull, Retry, RetryLater, Settings, Topic
-from zerowait.errors import Cancelled, Closed, EncodeError, Overflowed, UsageError
+from zerowait.errors import Cancelled, Closed, EncodeError, Overflowed, TooLarge, UsageError
 from zerowait.results import Subscription
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +105,24 @@ def test_who_publishes_is_known_before_anything_is_published(bank: Client, scree
     screen.publishers(PRICES).at_least(1).result(10)  # and knows of the subscription
     bank.publish(PRICES.at("eur"), 1)
     assert numbers(events, 1) == [("prices.eur", 1, 0)]
+
+
+def test_events_of_any_size_come_whole_and_in_their_order(bank: Client, screen: Client) -> None:
+    files = Topic[bytes]("files")
+    events = screen.subscribe(files, queue=10_000, idle=15)
+    bank.subscribers(files).at_least(1).result(10)
+    sizes = [10, 200_000, 100_000, 10, 3_000_000, 10, 300_000, 0, 1_000_000]
+    for at, size in enumerate(sizes):
+        bank.publish(files, bytes([at]) * size)
+    with pytest.raises(TooLarge):
+        bank.publish(files, bytes(17 * 1024 * 1024))
+    bank.publish(files, b"end")
+
+    found = take(events, len(sizes) + 1)
+    assert [(event.value, event.missed) for event in found[:-1]] == [
+        (bytes([at]) * size, 0) for at, size in enumerate(sizes)
+    ]
+    assert found[-1].value == b"end"
 
 
 def test_what_nobody_subscribes_to_is_addressed_to_nobody(bank: Client, screen: Client) -> None:

@@ -175,7 +175,7 @@ class Press:
         self._check(lane, force=force)
         with self._lock:
             self._take_allowance(lane, force=force)
-            bundle = self._grab()
+            bundle = self._grab(len(payload))
             is_new = bundle is None
             if bundle is None:
                 self.newest = bundle = Bundle(self._now_us(), self._watch)
@@ -210,14 +210,14 @@ class Press:
                 raise self._full(lane, max(0, int(lane.allowed) - lane.published))
             lane.accepted += 1
 
-    def _grab(self) -> Bundle | None:
-        """The newest, if nobody has it in hand and it has room."""
+    def _grab(self, nbytes: int) -> Bundle | None:
+        """The newest, if nobody has it in hand and it has room for so many bytes."""
         while True:
             try:
                 bundle = self.slot.pop()
             except IndexError:
                 return None
-            if bundle is self.newest and not bundle.is_full():
+            if bundle is self.newest and len(bundle.buffer) + nbytes <= SEGMENT_BYTES and not bundle.is_full():
                 return bundle
             self.closed.append(bundle)
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from zerowait.channels import Channel
 from zerowait.codec import Codec
 from zerowait.errors import NotAccepted, TooLarge, UsageError
+from zerowait.message import SEGMENT_BYTES
 from zerowait.names import check_topic
 from zerowait.outbox.entrance import Ready
 from zerowait.patterns import is_wild
@@ -137,8 +138,8 @@ class TopicEntrance:
         exact = codec.exact
         if topic is None and codec.encode_into is not None and not hasattr(value.__class__, "__pydantic_validator__"):
             exact = value.__class__
-        if codec.encode_into is None:
-            exact = None
+        if codec.encode_into is None or self._settings.message_bytes < SEGMENT_BYTES:
+            exact = None  # the short way knows bundles, and no limit of one event
         self._tell(declared or name, codec, topic)
         lane = self._lanes[to, retain] = TopicLane(
             self._press,

@@ -63,7 +63,7 @@ def publish(lane: TopicLane, number: int) -> Published:
         return press.publish(lane, CODEC.encode(number))
     try:
         if bundle is press.newest:
-            lane.encode_into(number, bundle.buffer, -1)
+            lane.encode_into(number, bundle.buffer, -1)  # small: the long way of large ones is the client's
             if bundle.lane is not lane:
                 bundle.turn(lane)
             bundle.ends.append(len(bundle.buffer))
