@@ -357,6 +357,14 @@ def test_a_stream_whose_worker_dies_is_lost_also_when_its_end_was_heard_and_its_
     assert at.why() == "lost"
 
 
+@pytest.mark.parametrize("body", [b"", array_of([], 0), b"\xdd\xff\xff\xff\xff", b"\x91\x01"])
+def test_a_chunk_of_nothing_or_of_more_than_there_can_be_ends_the_link(body: bytes) -> None:
+    at = Asker(IN_FLIGHT, kind="stream")
+    at.x.say(Chunk(BOX, 1, 0, body))
+    assert at.x.last(Goodbye).code == frames.MALFORMED
+    assert not at.stage.effect(Chunked)
+
+
 # -- stories at who answers ------------------------------------------------------------------------------------------
 
 

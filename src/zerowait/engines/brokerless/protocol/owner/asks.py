@@ -22,14 +22,24 @@ from typing import Any
 
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Chunked, Effects, Unanswered, Why
-from zerowait.engines.brokerless.protocol.frames import Chunk, Confirm, Credit, Drop, Outcome, Part, count_of
+from zerowait.engines.brokerless.protocol.frames import (
+    MALFORMED,
+    Chunk,
+    Confirm,
+    Credit,
+    Drop,
+    Outcome,
+    Part,
+    ProtocolError,
+    count_of,
+)
 from zerowait.engines.brokerless.protocol.link import Link
 from zerowait.engines.brokerless.protocol.owner.custody import Custody
 from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.message import Again, Bury, Change, Numbers, Settle, Verdict
+from zerowait.message import SEGMENT_MESSAGES, Again, Bury, Change, Numbers, Settle, Verdict
 
 STREAM = "stream"
 STREAM_UNITS = 16  # the credit of a stream before its reader has said anything
@@ -303,7 +313,8 @@ class Asks:
         asked = self._boxes.get(chunk.box)
         flow = asked.flows.get(chunk.number) if asked is not None else None
         if flow is not None and flow.instance == link.instance and chunk.serial == flow.seen:
-            count_of(chunk.body)
+            if not 0 < count_of(chunk.body) <= SEGMENT_MESSAGES:
+                raise ProtocolError(MALFORMED, f"a CHUNK of {count_of(chunk.body)} items")
             flow.seen += 1  # one that comes again, after a new connection, is here already
             self._effects.add(Chunked(chunk))
 
