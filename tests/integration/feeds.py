@@ -35,7 +35,8 @@ def witness(*words: object) -> None:
 def publish(name: str, topic: str, first: str, count: str, subscribers: str = "1", stay: str = "") -> None:
     """Once so many subscribe, `count` numbers from `first` on; says to how many the last was addressed."""
     with Client(name) as zw:
-        zw.subscribers(topic).at_least(int(subscribers)).result(20)
+        if int(subscribers):
+            zw.subscribers(topic).at_least(int(subscribers)).result(20)
         last = [zw.publish(topic, number) for number in range(int(first), int(first) + int(count))][-1]
         print("addressed", last.result(5), flush=True)
         while stay:

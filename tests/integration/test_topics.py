@@ -554,6 +554,27 @@ def test_a_durable_group_that_is_away_gets_everything_when_it_is_back(
     ]  # fmt: skip
 
 
+def test_what_a_killed_publisher_had_stored_for_a_durable_group_is_delivered(
+    start: Start, tmp_path: Path, settings: Settings
+) -> None:
+    service = start(*ZEROWAIT, "run", "tests.integration.feeds:billing")
+    with Client("shop", settings=settings) as shop:
+        shop.subscribers(ORDERS).at_least(1).result(20)
+        shop.publish(ORDERS.at("new"), 1).result(10)
+        wait_until(lambda: settled(shop) == (1, 1), within=10)
+    service.signal(signal.SIGKILL)
+    service.ended()
+    publisher = start(*FEEDS, "publish", "shop", "orders.new", "2", "49", "0", "stay")
+    publisher.until(lambda it: "addressed 1" in it.out)
+    publisher.signal(signal.SIGKILL)
+    publisher.ended()
+
+    start(*ZEROWAIT, "run", "tests.integration.feeds:billing")
+
+    wait_until(lambda: len(handled(tmp_path, "billed")) >= 50, within=20)
+    assert sorted(int(order) for order, *_ in handled(tmp_path, "billed")) == list(range(1, 51))
+
+
 def test_the_banner_says_who_handles_each_event(start: Start) -> None:
     service = start(*ZEROWAIT, "run", "tests.integration.feeds:sharing")
     service.until(lambda it: "Ctrl-C" in it.err)
