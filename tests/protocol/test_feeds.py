@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from tests.protocol.feeds import Feed, Got, publish
 from tests.protocol.world import Process, World
-from zerowait.engines.brokerless.protocol.frames import Events, Subscribe, Subscribed
+from zerowait.engines.brokerless.protocol.frames import Event, Events, Room, Subscribe, Subscribed, encode
 from zerowait.engines.brokerless.protocol.publisher.cursor import Cursor
 from zerowait.engines.brokerless.protocol.publisher.history import block_of
 from zerowait.patterns import Patterns, matches, overlap
@@ -284,3 +285,55 @@ def test_a_subscription_that_makes_no_sense_ends_the_link(frame: Subscribe) -> N
     world.run(world.now + 0.05)
 
     assert publisher.says("refused")
+
+
+NUMBERS = st.one_of(st.integers(0, 5), st.sampled_from([-1, -(2**63), 2**31, 2**53, 2**63 - 1, 2**63, 2**64 - 1]))
+NAMES = st.sampled_from(["a.b", "a.*", ">", "", "a..b", "b", "a.>", "\x00"])
+TALK = st.lists(
+    st.one_of(
+        st.builds(
+            Subscribe,
+            NUMBERS, NAMES, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.sampled_from(["", "g"]), st.booleans(),
+            NUMBERS, NUMBERS, st.integers(-1, 3),
+        ),
+        st.builds(Room, NUMBERS, NUMBERS, NUMBERS),
+        st.builds(Subscribed, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.booleans()),
+        st.builds(
+            Event, NUMBERS, NUMBERS, NAMES, st.dictionaries(NUMBERS, NUMBERS, max_size=2), NUMBERS, st.just({}),
+            st.binary(max_size=4),
+        ),
+        st.builds(
+            events,
+            event=NUMBERS, sent_at=NUMBERS, base=NUMBERS, subscriptions=st.dictionaries(NUMBERS, NUMBERS, max_size=2),
+            topics=st.lists(st.tuples(NAMES, NUMBERS), max_size=3).map(tuple),
+        ),
+    ),
+    max_size=12,
+)  # fmt: skip
+
+
+@settings(max_examples=300, derandomize=True, database=None, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(talk=TALK)
+def test_nothing_that_is_said_of_topics_raises_anything(talk: list[Any]) -> None:
+    """It ends a link at the most; and who comes after it is served."""
+    world, publisher, subscriber, feed = subscribed()
+    publisher.core.announce_topic("a.*", b"", b"", 3)
+    for said in talk:
+        for one, other in ((publisher, subscriber), (subscriber, publisher)):
+            for conn in world.connections(one, other):
+                with suppress(Exception):  # what cannot even be written is not said
+                    encode(said)
+                    one.core.effects.send(conn, said)
+            world.touch(one)
+        publish(publisher, ("a.b", 1), retain=True)
+        world.run(world.now + 0.01)
+        feed.take()
+    world.cut_all(subscriber, publisher)
+    world.run(world.now + 0.05)
+    world.dial(subscriber, publisher)
+    later = Feed(world, subscriber, "a.b", 99)
+    world.run(world.now + 0.05)
+    publish(publisher, ("a.b", 7))
+    world.run(world.now + 0.05)
+
+    assert [value for _, _, value, _ in later.take()][-1] == 7
