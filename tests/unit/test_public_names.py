@@ -9,30 +9,24 @@ import pytest
 
 import zerowait
 
-# All names of the design, by what they wait for. A name appears in the first set when its pattern exists.
+# All names of the design.
 HERE = {
     "App", "Client", "Context", "PushChannel", "Plain", "Pending", "Receipt", "Retry", "RetryLater", "Reject",
     "Settings", "ZerowaitError", "QueueFull", "NoResponder", "PeerLost", "Expired", "Dead", "RemoteError",
     "__version__",
     "RequestChannel", "StreamChannel", "Reply", "Topic", "Event",
 }  # fmt: skip
-LATER: set[str] = set()
 
 
 def test_these_are_the_names_and_no_others() -> None:
     assert set(zerowait.__all__) == HERE
-    assert len(HERE | LATER) == 24
+    assert len(HERE) == 24
 
 
 @pytest.mark.parametrize("name", sorted(HERE))
 def test_each_name_is_there(name: str) -> None:
     assert getattr(zerowait, name) is not None
     assert name in dir(zerowait)
-
-
-@pytest.mark.parametrize("name", sorted(LATER))
-def test_no_name_of_a_later_pattern_is_taken_by_something_else(name: str) -> None:
-    assert not hasattr(zerowait, name)
 
 
 def test_a_name_that_is_none_is_an_attribute_error() -> None:

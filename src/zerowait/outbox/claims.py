@@ -179,7 +179,7 @@ class Claiming:
         *,
         next_seq: Callable[[], int],
         number: Callable[[int], tuple[int, int]],
-        is_new: Callable[[Output, tuple[int, int]], bool],
+        is_new: Callable[[Output, tuple[int, int], bytes | bytearray], bool],
         later: Callable[[str, int], int],
         shift: int,
         checked: bool,
@@ -367,7 +367,7 @@ class Claiming:
         """Now it gets its numbers, and enters the ledger."""
         row = output.row
         epoch, first = self._number(row.count)
-        if output.id is not None and not self._is_new(output, (epoch, first)):
+        if output.id is not None and not self._is_new(output, (epoch, first), self.body(output)):
             self._drop(output)
             return
         headers = {first + at - 1: given for at, given in row.headers.items()} if row.headers else None

@@ -129,10 +129,10 @@ class Outbox:
             now = self._clock.now()
             shift = self._clock.shift()
             if self._has_work(now):
-                attempt = self._commit(database, lambda: self._write(database, now, shift))
+                released = self._commit(database, lambda: self._write(database, now, shift)).claiming.released
                 stored, self._fresh = self._fresh, []
                 self._books.hand_out([each for each in stored if not each.sheaf.duplicate], shift)
-                self._books.hand_out_released(attempt.claiming.released, shift)
+                self._books.hand_out_released(released, shift)
             self._books.read_ahead(database, now, shift, self._set_aside)
         except DatabaseError as error:
             raise self._failed(error) from error

@@ -18,6 +18,28 @@ from zerowait.outbox.stubs import Choosing
 from zerowait.outbox.tables import insert
 
 
+class _Channels:
+    """The numbers of channels, and the ids of messages in them, as this transaction finds or makes them."""
+
+    def __init__(self, books: Books, database: Database, now: int) -> None:
+        self.ids: dict[str, int] = {}
+        self._books = books
+        self._database = database
+        self._now = now
+
+    def id_of(self, channel: str) -> int:
+        id = self.ids.get(channel)
+        if id is None:
+            id = self.ids[channel] = self._books.ledger.id_of(channel, self._database)
+        return id
+
+    def is_new(self, output: Output, name: tuple[int, int], body: bytes | bytearray) -> bool:
+        """Whether what a handler has sent with an id was not accepted before; from now on it was."""
+        assert output.id is not None
+        known, channel = self._books.known, self.id_of(output.row.channel)
+        return known.admit_output(self._database, channel, output.id, name, checksum(body, b""), self._now)
+
+
 class Transaction:
     """The verbs in this order: settle, insert, then `finish`; or `amend` alone."""
 
@@ -26,14 +48,18 @@ class Transaction:
         self._database = database
         self._now = now
         self._tally = Tally()
-        self._ids: dict[str, int] = {}
+        # A thing of its own, for others keep it: a transaction that knew itself would stay, with all that it settled,
+        # until the next garbage collection.
+        self._channels = _Channels(books, database, now)
+        self._ids = self._channels.ids
+        self._id_of = self._channels.id_of
         self._settlement = Settlement(
             database, books.ledger.channels, books.ahead.out, books.young, self._tally, books.numbering.next_seq,
             books.ahead.later, now, shift, checked=books.durable,
         )  # fmt: skip
         self._claiming = Claiming(
             books.claims, database, self._tally, next_seq=books.numbering.next_seq, number=books.numbering.take,
-            is_new=self._is_new, later=books.ahead.later, shift=shift, checked=books.durable,
+            is_new=self._channels.is_new, later=books.ahead.later, shift=shift, checked=books.durable,
         )  # fmt: skip
         self._choosing = Choosing(books.stubs, books.numbering.next_seq, now)
         self._expiry_at = books.aging.expiry_at
@@ -73,13 +99,6 @@ class Transaction:
                 self._claiming.discard(change)
             case _:
                 self._settlement.apply(change)
-
-    def _is_new(self, output: Output, name: tuple[int, int]) -> bool:
-        """Whether what a handler has sent with an id was not accepted before; from now on it was."""
-        assert output.id is not None
-        digest = checksum(self._claiming.body(output), b"")
-        channel = self._id_of(output.row.channel)
-        return self._books.known.admit_output(self._database, channel, output.id, name, digest, self._now)
 
     def _choose(self, change: Choose) -> None:
         """What is not settled is, by this run; what is may have been by the same one."""
@@ -145,9 +164,3 @@ class Transaction:
             self._books.ledger.write(self._tally, self._ids, self._database)
             self._database.run("UPDATE box SET turn = ?, wall = ?", (turn, self._now))
         return turn
-
-    def _id_of(self, channel: str) -> int:
-        id = self._ids.get(channel)
-        if id is None:
-            id = self._ids[channel] = self._books.ledger.id_of(channel, self._database)
-        return id
