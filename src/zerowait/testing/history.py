@@ -44,12 +44,12 @@ class Message(Struct, eq=False):
     payload: bytes
     box: int
     expires: bool
-    key: str = ""
     fate: str = "pending"  # then "accepted", "refused" or "unknown"
     said: list[str] = field(default_factory=list[str])
     runs: list[Run] = field(default_factory=list[Run])
     wrong: str = ""  # what was delivered in its place
     of: int | None = None  # a handler has sent it: for the message of that token
+    key: str = ""
 
 
 class History:
@@ -81,7 +81,7 @@ class History:
 
     def pushed(self, box: int, payload: bytes, *, expires: bool, key: str = "") -> Message:
         token = token_of(payload)
-        message = self.messages[token] = Message(token, payload, box, expires, key)
+        message = self.messages[token] = Message(token, payload, box, expires, key=key)
         self.tell("push", token)
         return message
 
