@@ -1,5 +1,5 @@
 # make demo      set up and run the demonstration: the main job, on real mail (MAILS=path: on your own)
-# make test      set up and run all tests (ARGS="-k name" for some of them)
+# make test      set up and run all tests (ARGS="-k name" for some of them, ARGS="-m long" for those left out of it)
 # make simulate  play seeds of the simulation: SEEDS=n FROM=k (one alone is shown step by step)
 # make campaign  kill senders and workers N times (1000), at named points and at any time, and account for every message
 # make fuzz      give what reads the bytes of others any bytes, RUNS times, led by what they reach

@@ -19,6 +19,15 @@ from zerowait.settings import Settings
 _EMAILS = os.environ.pop("ZEROWAIT_TEST_EMAILS", None)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long tests run when they are asked for: by `-m`, or by the name of their file."""
+    if config.getoption("markexpr") or config.args_source is pytest.Config.ArgsSource.ARGS:
+        return
+    long = [item for item in items if item.get_closest_marker("long") is not None]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in set(long)]
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, home: Path, namespace: str) -> None:
     """Programs that a test starts, and clients that load their settings, land in the test's own home too."""

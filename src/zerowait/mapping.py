@@ -414,7 +414,7 @@ class Results(Pending[list[Out]], Generic[In, Out], gc=True, weakref=True, dict=
     def _begin(self, how: How) -> Generator[Any, None, None]:
         if self.iterator is None:
             values: Any = self.values
-            self.iterator = iter(values) if isinstance(values, Iterable) else aiter(values)
+            self.iterator = iter(values) if hasattr(values, "__iter__") else aiter(values)
         if self.progress and self.bar is None:
             self.bar = Bar(f"map {self.name}", self.total)
         if self.bar is not None:

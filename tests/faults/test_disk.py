@@ -87,6 +87,7 @@ def test_a_sender_killed_while_its_disk_is_full_loses_nothing_that_was_stored(fu
 
 # The first 50 or so of each go by while the outbox is made and opened. Writes do not fail for ever: what gathers
 # meanwhile takes more of them than there are between two faults.
+@pytest.mark.long
 @pytest.mark.parametrize(
     "inject",
     [

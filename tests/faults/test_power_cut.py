@@ -106,6 +106,7 @@ def test_what_a_receipt_called_stored_outlives_every_power_cut_and_is_delivered(
     told(f"{CUTS} power cuts: {report.accepted} receipts kept, {kept} more were on disk and had not been told yet")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_a_power_cut_of_both_ends_loses_nothing_and_repeats_only_what_was_not_settled(
     powered: Scene, disk: Disk

@@ -17,6 +17,7 @@ from zerowait.snapshot import ChannelStatus
 Told = Callable[[str], None]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_under_load_with_a_fault_every_second_nothing_is_lost_and_nothing_grows_without_end(
     scene: Scene, home: Path, told: Told

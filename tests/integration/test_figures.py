@@ -14,7 +14,7 @@ from bench.figures import crowd, limits, waiting
 from bench.figures.report import Row
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(300),
     pytest.mark.skipif(sys.platform != "linux", reason="they read /proc"),
 ]
