@@ -250,7 +250,7 @@ def shown(row: dict[str, Any]) -> str:
     def number(value: float) -> str:
         return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
-    text = f"{row['name']:<46}" + "  ".join(f"{k} {number(v)}" for k, v in row["ours"].items())
+    text = f"{row['name']:<48} " + "  ".join(f"{k} {number(v)}" for k, v in row["ours"].items())
     if "raw" in row:
         ratio = row["ratio"]
         text += f"  | raw {number(row['raw']['median'])}"
