@@ -240,13 +240,9 @@ class App(Generic[R]):
         What it raises is a failure, retried by `retry` and then a dead letter. The other options: see PullOptions.
         Raises UsageError, when the module is imported, for whatever can be known to be wrong by then.
         """
-        if callable(channel) and not isinstance(channel, type):
-            name = getattr(channel, "__qualname__", repr(channel))
-            raise UsageError(f'@app.pull wants its channel, and this is {name}: write @app.pull("name").')
+        _refuse_handler(channel, "pull")
         _refuse_unknown(options, "pull", _PULL_OPTIONS)
-        # Classes defined beside the handler, inside a function, are found only there.
-        here = currentframe()
-        names = here.f_back.f_locals if here is not None and here.f_back is not None else {}
+        names = _names_there()
 
         where: Any = channel
 
@@ -275,12 +271,9 @@ class App(Generic[R]):
         concurrency, timeout: see ReplyOptions. Raises UsageError, when the module is imported, for whatever can be
         known to be wrong by then.
         """
-        if callable(channel) and not isinstance(channel, type):
-            name = getattr(channel, "__qualname__", repr(channel))
-            raise UsageError(f'@app.reply wants its channel, and this is {name}: write @app.reply("name").')
+        _refuse_handler(channel, "reply")
         _refuse_unknown(options, "reply", _REPLY_OPTIONS)
-        here = currentframe()
-        names = here.f_back.f_locals if here is not None and here.f_back is not None else {}
+        names = _names_there()
 
         where: Any = channel
 
@@ -310,8 +303,7 @@ class App(Generic[R]):
 
             meant = nearest(name, sorted(SubscribeOptions.__annotations__))
             raise UsageError(f"@app.subscribe takes no {name}=." + (f" Did you mean {meant}=?" if meant else ""))
-        here = currentframe()
-        names = here.f_back.f_locals if here is not None and here.f_back is not None else {}
+        names = _names_there()
         subscribed(topic)
 
         def register(fn: F) -> F:
@@ -338,8 +330,7 @@ class App(Generic[R]):
         as long as the process lives. Raises UsageError, when the module is imported, for what is no time or no handler.
         """
         rhythm = rhythm_of(seconds, cron, timezone)
-        here = currentframe()
-        names = here.f_back.f_locals if here is not None and here.f_back is not None else {}
+        names = _names_there()
 
         def register(fn: F) -> F:
             self._registry.add(timed_spec(fn, rhythm, self.name, names=names))
@@ -460,6 +451,21 @@ def _refuse_unknown(options: dict[str, Any], verb: str, known: frozenset[str]) -
         raise UsageError(
             f"@app.{verb} takes no {name}=." + (f" Did you mean {meant}=?" if meant else f" It takes {takes}.")
         )
+
+
+def _refuse_handler(channel: Any, verb: str) -> None:
+    """In place of a channel: the decorator was written without its brackets."""
+    if callable(channel) and not isinstance(channel, type):
+        name = getattr(channel, "__qualname__", repr(channel))
+        raise UsageError(f'@app.{verb} wants its channel, and this is {name}: write @app.{verb}("name").')
+
+
+def _names_there() -> dict[str, Any]:
+    """Of the place where a decorator of the app is written: classes defined beside the handler, inside a function, are
+    found only there."""
+    here = currentframe()
+    app = here.f_back if here is not None else None
+    return app.f_back.f_locals if app is not None and app.f_back is not None else {}
 
 
 def _remember_channel(fn: Any, channel: str) -> None:

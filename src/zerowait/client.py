@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from zerowait.context import AROUND, DEADLINE
 from zerowait.errors import UsageError, ZerowaitError
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
         StreamChannel,
         StreamOptions,
     )
-    from zerowait.mapping import Results
+    from zerowait.mapping import MapOptions, Results
     from zerowait.opening import Opened
     from zerowait.outbox.lane import Lane
     from zerowait.requests.bundle import AskLane
     from zerowait.results import Peers
     from zerowait.snapshot import Status
     from zerowait.streams import Stream
-    from zerowait.subscriptions import Subscription
+    from zerowait.subscriptions import CollectOptions, Subscription
     from zerowait.topic import Topic
     from zerowait.topics.bundle import TopicLane
 
@@ -214,13 +214,7 @@ class Client:
 
     @overload
     def map(
-        self,
-        to: RequestChannel[In, Out],
-        values: Iterable[In] | AsyncIterable[In],
-        *,
-        window: int | None = None,
-        timeout: float | None = None,
-        progress: bool = False,
+        self, to: RequestChannel[In, Out], values: Iterable[In] | AsyncIterable[In], **options: Unpack[MapOptions]
     ) -> Results[In, Out]: ...
     @overload
     def map(
@@ -229,19 +223,11 @@ class Client:
         values: Iterable[In] | AsyncIterable[In],
         *,
         returns: type[Out],
-        window: int | None = None,
-        timeout: float | None = None,
-        progress: bool = False,
+        **options: Unpack[MapOptions],
     ) -> Results[In, Out]: ...
     @overload
     def map(
-        self,
-        to: str,
-        values: Iterable[In] | AsyncIterable[In],
-        *,
-        window: int | None = None,
-        timeout: float | None = None,
-        progress: bool = False,
+        self, to: str, values: Iterable[In] | AsyncIterable[In], **options: Unpack[MapOptions]
     ) -> Results[In, Any]: ...
     def map(self, to: Any, values: Any, **options: Any) -> Results[Any, Any]:
         """Asks about all values, spread over all workers there are and those that join half-way, and gathers the
@@ -332,39 +318,11 @@ class Client:
         return self._open().publish(to, value, {name: said for name, said in options.items() if said is not None})
 
     @overload
-    def subscribe(
-        self,
-        to: Topic[T],
-        *,
-        replay: int = 0,
-        replay_seconds: float = 0.0,
-        overflow: Literal["drop_oldest", "conflate", "disconnect"] = "drop_oldest",
-        queue: int = 1000,
-        idle: float | None = None,
-    ) -> Subscription[T]: ...
+    def subscribe(self, to: Topic[T], **options: Unpack[CollectOptions]) -> Subscription[T]: ...
     @overload
-    def subscribe(
-        self,
-        to: str,
-        *,
-        yields: type[T],
-        replay: int = 0,
-        replay_seconds: float = 0.0,
-        overflow: Literal["drop_oldest", "conflate", "disconnect"] = "drop_oldest",
-        queue: int = 1000,
-        idle: float | None = None,
-    ) -> Subscription[T]: ...
+    def subscribe(self, to: str, *, yields: type[T], **options: Unpack[CollectOptions]) -> Subscription[T]: ...
     @overload
-    def subscribe(
-        self,
-        to: str,
-        *,
-        replay: int = 0,
-        replay_seconds: float = 0.0,
-        overflow: Literal["drop_oldest", "conflate", "disconnect"] = "drop_oldest",
-        queue: int = 1000,
-        idle: float | None = None,
-    ) -> Subscription[Any]: ...
+    def subscribe(self, to: str, **options: Unpack[CollectOptions]) -> Subscription[Any]: ...
     def subscribe(self, to: Any, **options: Any) -> Any:
         """Collects the events of a topic, or of all that its pattern matches, from this call on.
 

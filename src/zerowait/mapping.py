@@ -13,19 +13,18 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sized
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar
 
 from msgspec import Struct, field
 
 from zerowait.callbacks import Callbacks
 from zerowait.channels import check_timeout
 from zerowait.errors import Cancelled, NoResponder, PeerLost, QueueFull, Room, UsageError
-from zerowait.pending import Pending, Promise
+from zerowait.pending import Leaving, Pending, Promise
 from zerowait.progress import Bar, check_progress
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Self
 
     from zerowait.client import Client
 
@@ -39,6 +38,14 @@ BUFFERED = 8  # windows of results that may wait for one before them
 TURN_S = 0.002  # how long a loop is kept before others have their turn
 
 How = Literal["a list", "in order", "as completed"]
+
+
+class MapOptions(TypedDict, total=False):
+    """What may be said of one map: see `Client.map`."""
+
+    window: int | None
+    timeout: float | None
+    progress: bool
 
 
 class Item(Struct, Generic[In_co, Out_co], frozen=True, eq=False):
@@ -202,7 +209,7 @@ class _Told:
         self._work.over(self._task)
 
 
-class Results(Pending[list[Out]], Generic[In, Out], gc=True, weakref=True, dict=True):
+class Results(Pending[list[Out]], Leaving, Generic[In, Out], gc=True, weakref=True, dict=True):
     """What `map` returns: `result()` or `await` for the list of all outputs, `for` or `async for` for one after
     another, both in the order of the inputs; `as_completed()` for each as it comes, with its input.
 
@@ -314,22 +321,6 @@ class Results(Pending[list[Out]], Generic[In, Out], gc=True, weakref=True, dict=
         if item.error is not None:
             self._end(item.error)
         return item.output
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()
 
     # -- the two drivers -----------------------------------------------------------------------------------------------
 
@@ -475,6 +466,7 @@ class _Driving:
         self._results = results
         self._how: How = how
         self._tell = tell
+        self._is_whole = False
 
     def __enter__(self) -> Iterator[Any]:
         results = self._results
@@ -505,8 +497,6 @@ class _Driving:
             results.work.ended = True
             self._is_whole = True
 
-    _is_whole = False
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -524,7 +514,7 @@ class _Driving:
             results._end(failure if failure is None or isinstance(failure, Exception) else None)
 
 
-OPTIONS = frozenset({"window", "timeout", "progress", "returns"})
+OPTIONS = frozenset({*MapOptions.__annotations__, "returns"})
 
 
 def results_of(

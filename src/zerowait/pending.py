@@ -19,6 +19,7 @@ from zerowait.callbacks import Call, Callbacks, running_loop
 from zerowait.errors import Cancelled, UsageError, ZerowaitError
 
 if TYPE_CHECKING:
+    from types import TracebackType
     from typing import Self
 
 T_co = TypeVar("T_co", covariant=True)
@@ -165,6 +166,31 @@ class Pending(Struct, Generic[T_co], gc=False, eq=False):
 
     def _refuse_on_a_loop(self) -> None:
         refuse_waiting(self._line())
+
+
+class Leaving:
+    """What leaving a block cancels: the end of a `with` or `async with`."""
+
+    __slots__ = ()
+
+    def cancel(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
 
 
 class Promise(Pending[T], Generic[T], gc=True, weakref=True):

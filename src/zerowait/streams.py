@@ -15,11 +15,10 @@ from weakref import ref
 from zerowait.answers import CANCELLED, Bad, Body, Over
 from zerowait.callbacks import running_loop
 from zerowait.errors import UsageError
-from zerowait.pending import refuse_elsewhere, refuse_waiting
+from zerowait.pending import Leaving, refuse_elsewhere, refuse_waiting
 from zerowait.replies import Knock
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
     from zerowait.answers import End
@@ -33,7 +32,7 @@ UNIT_BYTES = 16 * 1024
 LINE = "write `async for item in zw.stream(…)`"
 
 
-class Stream(Generic[Out]):
+class Stream(Leaving, Generic[Out]):
     """Many answers to one question: `for` and `async for` give them, each once. A slow reader holds the producer.
 
     Leaving it cancels what runs there: `cancel()`, the end of a `with` or `async with`, or its last reference gone, as
@@ -211,19 +210,6 @@ class Stream(Generic[Out]):
         if running_loop() is not None:
             refuse_waiting("write `async with zw.stream(…)`")
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()
 
     def __del__(self) -> None:
         if not getattr(self, "_is_over", True):

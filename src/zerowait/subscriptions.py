@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import logging
 import threading
 import time
@@ -11,18 +10,15 @@ from array import array
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar, cast
 
 from msgspec import Struct
 
-from zerowait.callbacks import running_loop
-from zerowait.errors import Cancelled, UsageError
+from zerowait.errors import Cancelled
 from zerowait.message import ARRAY32, BODY_HEADER, BODY_START
+from zerowait.pending import Leaving, refuse_waiting
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
     from zerowait.codec import Codec
 
 T = TypeVar("T")
@@ -37,6 +33,16 @@ TOLD_S = 10.0  # between two lines about events that were missed
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_HEADERS: Mapping[str, str] = {}
+
+
+class CollectOptions(TypedDict, total=False):
+    """What may be said of one subscription: see `Client.subscribe`."""
+
+    replay: int
+    replay_seconds: float
+    overflow: Literal["drop_oldest", "conflate", "disconnect"]
+    queue: int
+    idle: float | None
 
 
 class Event(Struct, Generic[T_co], frozen=True, gc=False):
@@ -68,7 +74,7 @@ class Inbox(Protocol):
     def take(self, most: int) -> Any: ...
 
 
-class Subscription(Generic[T_co]):
+class Subscription(Leaving, Generic[T_co]):
     """Events as they come: `for event in subscription`, `async for event in subscription`.
 
     It collects from the call of `subscribe` on, within its queue, whether or not somebody loops over it. Leaving its
@@ -204,7 +210,7 @@ class Subscription(Generic[T_co]):
             if self._more():
                 since = time.monotonic()
                 continue
-            self._refuse_on_a_loop()
+            refuse_waiting("write `async for event in …`")
             if not self._wait(since):
                 return
 
@@ -221,14 +227,6 @@ class Subscription(Generic[T_co]):
 
     def _left(self, since: float) -> float | None:
         return None if self._idle is None else max(0.0, since + self._idle - time.monotonic())
-
-    def _refuse_on_a_loop(self) -> None:
-        if running_loop() is not None and not hasattr(builtins, "__IPYTHON__"):
-            raise UsageError(
-                "This loop would block the event loop that runs on this thread: write `async for event in …` instead."
-            )
-        if getattr(threading.current_thread(), "is_zerowait_callbacks", False):
-            raise UsageError("This would wait inside a done-callback, which keeps all other callbacks from running.")
 
     async def __aiter__(self) -> AsyncIterator[Event[T_co]]:
         import asyncio
@@ -280,22 +278,6 @@ class Subscription(Generic[T_co]):
         self._ready.clear()
         self._close()
         self._ring()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()
 
     def __repr__(self) -> str:
         state = "cancelled" if self._is_cancelled else f"{self.missed} missed"
