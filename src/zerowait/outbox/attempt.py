@@ -36,4 +36,5 @@ class Attempt(Struct):
     dropped: Dropped
     expiry_at: int | None
     turn: int
+    new: list[Fresh]  # of the fresh ones; the others came again, by their ids
     twins: list[Twin]

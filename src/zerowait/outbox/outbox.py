@@ -129,10 +129,7 @@ class Outbox:
             now = self._clock.now()
             shift = self._clock.shift()
             if self._has_work(now):
-                released = self._commit(database, lambda: self._write(database, now, shift)).claiming.released
-                stored, self._fresh = self._fresh, []
-                self._books.hand_out([each for each in stored if not each.sheaf.duplicate], shift)
-                self._books.hand_out_released(released, shift)
+                self._hand_out(self._commit(database, lambda: self._write(database, now, shift)), shift)
             self._books.read_ahead(database, now, shift, self._set_aside)
         except DatabaseError as error:
             raise self._failed(error) from error
@@ -188,6 +185,11 @@ class Outbox:
         self._apply(attempt)
         return attempt
 
+    def _hand_out(self, attempt: Attempt, shift: int) -> None:
+        self._fresh = []
+        self._books.hand_out(attempt.new, shift)
+        self._books.hand_out_released(attempt.claiming.released, shift)
+
     def _write(self, database: Database, now: int, shift: int) -> Attempt:
         transaction = Transaction(self._books, database, now, shift)
         transaction.settle(self._fresh, self._changes, self._spoilt)
@@ -205,10 +207,7 @@ class Outbox:
         self._attempt = None
         stored = [(each.sheaf, each.piece.count) for each in attempt.fresh if not each.given_up]
         self._books.committed(attempt, lambda: self.intake.stored(stored))
-        again = {twin.fresh for twin in attempt.twins}
-        for each in attempt.fresh:
-            if each in again:
-                continue
+        for each in attempt.new:
             if each.given_up:
                 self.intake.load(each.row.count, each.row.nbytes(each.row.first, each.row.count))
             if not each.handed:  # else that was said before, and it may have been sent since
@@ -290,7 +289,7 @@ class Outbox:
             assert attempt is not None
             self._fresh = [each for each in self._fresh if each not in attempt.fresh]
             self._apply(attempt)
-            books.missed([each for each in attempt.fresh if not each.sheaf.duplicate])
+            books.missed(attempt.new)
             books.missed_released(attempt.claiming.released)
         books.numbering.again(self._fresh)
         return database

@@ -63,6 +63,7 @@ class Transaction:
         )  # fmt: skip
         self._choosing = Choosing(books.stubs, books.numbering.next_seq, now)
         self._expiry_at = books.aging.expiry_at
+        self._new: list[Fresh] = []
         self._twins: list[Twin] = []
 
     def settle(self, fresh: Sequence[Fresh], changes: Sequence[Change], spoilt: Sequence[Row]) -> None:
@@ -113,8 +114,8 @@ class Transaction:
         """Rows that are new, but for those that dispatch has; all of them count as accepted. What came again by its id
         is none of them."""
         rows: list[tuple[Row, bytes | bytearray, int | None]] = []
-        fresh, self._twins = self._books.known.admit(self._database, fresh, self._id_of, self._now)
-        for each in fresh:
+        self._new, self._twins = self._books.known.admit(self._database, fresh, self._id_of, self._now)
+        for each in self._new:
             row = each.row
             counts = self._tally.of(row.channel)
             counts.accepted += row.count
@@ -152,7 +153,7 @@ class Transaction:
         turn = self._account()
         return Attempt(
             self._settlement, self._claiming, self._choosing, self._tally, self._ids, fresh, changes, spoilt, dropped,
-            self._expiry_at, turn, self._twins,
+            self._expiry_at, turn, self._new, self._twins,
         )  # fmt: skip
 
     def _account(self) -> int:
