@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,34 @@ from typing import Any
 from tests.waiting import wait_until
 
 ZEROWAIT = (sys.executable, "-m", "zerowait")
+
+
+Serve = Callable[..., "subprocess.Popen[str]"]
+
+
+@contextmanager
+def services(module: str) -> Generator[Serve, None, None]:
+    """Starts `zerowait run MODULE:NAME`, with these in its environment, and gives it once it serves."""
+    root, running = Path(__file__).parents[1], list[subprocess.Popen[str]]()
+
+    def start(name: str, **env: str) -> subprocess.Popen[str]:
+        command = [*ZEROWAIT, "run", f"{module}:{name}"]
+        process = subprocess.Popen(command, cwd=root, env=os.environ | env, stderr=subprocess.PIPE, text=True)
+        running.append(process)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "Ctrl-C" in line:
+                break
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        return process
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 class Program:

@@ -6,10 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -17,37 +16,18 @@ from pathlib import Path
 import pytest
 
 from tests.integration.services import WORK, Work
+from tests.programs import Serve, services
 from tests.waiting import wait_until
 from zerowait import App, Client, Dead, PushChannel, QueueFull, Retry, Settings
 from zerowait.errors import Cancelled, Closed, EncodeError, Expired, StoreError, TooLarge, UsageError
 
 ROOT = Path(__file__).parents[2]
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def serve(witness: Path) -> Iterator[Start]:
-    """Starts `zerowait run tests.integration.services:NAME` and gives it once it serves."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start(name: str, **env: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "zerowait", "run", f"tests.integration.services:{name}"]
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | env, stderr=subprocess.PIPE, text=True)
-        running.append(process)
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "Ctrl-C" in line:
-                break
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        return process
-
-    yield start
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-        process.wait(10)
-        assert process.stderr is not None
-        process.stderr.close()
+def serve(witness: Path) -> Iterator[Serve]:
+    with services("tests.integration.services") as serve:
+        yield serve
 
 
 def lines(witness: Path, word: str) -> list[list[str]]:
@@ -68,7 +48,7 @@ def assert_exact(zw: Client) -> None:
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_a_push_is_handled_by_a_worker_that_was_there(durable: bool, serve: Start, witness: Path) -> None:
+def test_a_push_is_handled_by_a_worker_that_was_there(durable: bool, serve: Serve, witness: Path) -> None:
     serve("echo")
     with Client("sender") as zw:
         receipts = [zw.push(WORK, Work(n), durable=durable) for n in range(100)]
@@ -80,7 +60,7 @@ def test_a_push_is_handled_by_a_worker_that_was_there(durable: bool, serve: Star
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_a_push_waits_for_a_worker_that_comes_later(durable: bool, serve: Start) -> None:
+def test_a_push_waits_for_a_worker_that_comes_later(durable: bool, serve: Serve) -> None:
     with Client("sender") as zw:
         receipt = zw.push(WORK, Work(1), durable=durable)
         receipt.result(5)
@@ -90,7 +70,7 @@ def test_a_push_waits_for_a_worker_that_comes_later(durable: bool, serve: Start)
         receipt.handled.result(10)
 
 
-def test_what_a_killed_worker_held_is_given_to_another_at_once(serve: Start, witness: Path) -> None:
+def test_what_a_killed_worker_held_is_given_to_another_at_once(serve: Serve, witness: Path) -> None:
     first = serve("echo")
     with Client("sender") as zw:
         receipts = [zw.push(WORK, Work(n, 0.3)) for n in range(40)]
@@ -112,7 +92,7 @@ def test_what_a_killed_worker_held_is_given_to_another_at_once(serve: Start, wit
     assert {number for number, times in runs.items() if times > 1} <= unsettled_there, "nothing else ran again"
 
 
-def test_what_a_killed_sender_had_stored_is_delivered_by_the_next_of_its_name(serve: Start, witness: Path) -> None:
+def test_what_a_killed_sender_had_stored_is_delivered_by_the_next_of_its_name(serve: Serve, witness: Path) -> None:
     program = (
         "import os, signal\nfrom tests.integration.services import WORK, Work\nfrom zerowait import Client\n"
         "zw = Client('sender')\n"
@@ -130,7 +110,7 @@ def test_what_a_killed_sender_had_stored_is_delivered_by_the_next_of_its_name(se
     assert sorted(int(number) for _, number, *_ in lines(witness, "end")) == list(range(51))
 
 
-def test_a_script_that_is_gone_is_delivered_for_by_another_process_of_the_machine(serve: Start, witness: Path) -> None:
+def test_a_script_that_is_gone_is_delivered_for_by_another_process_of_the_machine(serve: Serve, witness: Path) -> None:
     with Client("script") as zw:
         zw.push(WORK, Work(1)).result(5)
     serve("echo")
@@ -138,7 +118,7 @@ def test_a_script_that_is_gone_is_delivered_for_by_another_process_of_the_machin
         wait_until(lambda: lines(witness, "end"), within=15)
 
 
-def test_a_sender_may_listen_and_workers_dial_in(serve: Start, home: Path, witness: Path) -> None:
+def test_a_sender_may_listen_and_workers_dial_in(serve: Serve, home: Path, witness: Path) -> None:
     settings = Settings(home=home, namespace="sender-side", listen="tcp://127.0.0.1:0")
     with Client("sender", settings=settings) as zw:
         assert zw._opened is not None
@@ -147,7 +127,7 @@ def test_a_sender_may_listen_and_workers_dial_in(serve: Start, home: Path, witne
         zw.push(WORK, Work(1)).handled.result(10)
 
 
-def test_a_worker_may_listen_over_ipv6(serve: Start, home: Path, witness: Path) -> None:
+def test_a_worker_may_listen_over_ipv6(serve: Serve, home: Path, witness: Path) -> None:
     import socket
 
     try:
@@ -201,7 +181,7 @@ def test_a_full_outbox_takes_nothing_and_tells_when_there_is_room(home: Path, na
         assert sorted(got) == list(range(101))
 
 
-def test_a_failing_handler_is_retried_and_then_its_message_is_a_dead_letter(serve: Start, witness: Path) -> None:
+def test_a_failing_handler_is_retried_and_then_its_message_is_a_dead_letter(serve: Serve, witness: Path) -> None:
     serve("failing")
     with Client("sender") as zw:
         good, odd, unlucky = (zw.push("failing", n) for n in (2, 1, 13))
@@ -217,7 +197,7 @@ def test_a_failing_handler_is_retried_and_then_its_message_is_a_dead_letter(serv
     assert Counter(number for _, number in lines(witness, "tried")) == {"2": 1, "1": 2, "13": 1}
 
 
-def test_what_does_not_fit_the_handler_is_a_dead_letter_and_the_rest_is_handled(serve: Start) -> None:
+def test_what_does_not_fit_the_handler_is_a_dead_letter_and_the_rest_is_handled(serve: Serve) -> None:
     serve("failing")
     with Client("sender") as zw:
         receipts = [zw.push("failing", value) for value in (2, "three", 4)]
@@ -227,7 +207,7 @@ def test_what_does_not_fit_the_handler_is_a_dead_letter_and_the_rest_is_handled(
             receipts[1].handled.result(10)
 
 
-def test_sigterm_finishes_what_runs_and_hands_back_the_rest(serve: Start, witness: Path) -> None:
+def test_sigterm_finishes_what_runs_and_hands_back_the_rest(serve: Serve, witness: Path) -> None:
     worker = serve("echo")
     with Client("sender") as zw:
         receipts = [zw.push(WORK, Work(n, 0.5)) for n in range(30)]
@@ -245,7 +225,7 @@ def test_sigterm_finishes_what_runs_and_hands_back_the_rest(serve: Start, witnes
     assert {attempt for *_, attempt in lines(witness, "begin")} == {"1"}, "what was handed back counts as no attempt"
 
 
-def test_a_stopped_worker_that_comes_back_in_time_runs_nothing_twice(serve: Start, witness: Path) -> None:
+def test_a_stopped_worker_that_comes_back_in_time_runs_nothing_twice(serve: Serve, witness: Path) -> None:
     worker = serve("echo")
     with Client("sender") as zw:
         receipts = [zw.push(WORK, Work(n, 0.2)) for n in range(40)]
@@ -261,7 +241,7 @@ def test_a_stopped_worker_that_comes_back_in_time_runs_nothing_twice(serve: Star
     assert set(Counter(number for _, number, *_ in lines(witness, "begin")).values()) == {1}
 
 
-def test_two_workers_share_a_channel(serve: Start, witness: Path) -> None:
+def test_two_workers_share_a_channel(serve: Serve, witness: Path) -> None:
     for _ in range(2):
         serve("echo")
     with Client("sender") as zw:
@@ -319,7 +299,7 @@ def test_the_callers_mistakes_are_raised_at_the_call_and_nothing_is_taken() -> N
         zw.push("things", 1)
 
 
-def test_a_forked_child_opens_its_own_and_leaves_its_parents_alone(serve: Start, witness: Path) -> None:
+def test_a_forked_child_opens_its_own_and_leaves_its_parents_alone(serve: Serve, witness: Path) -> None:
     serve("echo")
     with Client("sender") as zw:
         zw.push(WORK, Work(1)).handled.result(10)
@@ -336,7 +316,7 @@ def test_a_forked_child_opens_its_own_and_leaves_its_parents_alone(serve: Start,
     assert sorted(number for _, number, *_ in lines(witness, "end")) == ["1", "2", "3"]
 
 
-def test_push_all_holds_back_while_the_outbox_is_full(home: Path, namespace: str, serve: Start) -> None:
+def test_push_all_holds_back_while_the_outbox_is_full(home: Path, namespace: str, serve: Serve) -> None:
     serve("echo")
     settings = Settings(home=home, namespace=namespace, outbox_messages=50)
     with Client("sender", settings=settings) as zw:
@@ -346,7 +326,7 @@ def test_push_all_holds_back_while_the_outbox_is_full(home: Path, namespace: str
 
 
 @pytest.mark.asyncio
-async def test_one_client_serves_a_loop_as_well(serve: Start) -> None:
+async def test_one_client_serves_a_loop_as_well(serve: Serve) -> None:
     serve("echo")
     async with Client("sender") as zw:
         receipt = await zw.push(WORK, Work(1))
@@ -395,7 +375,7 @@ def test_a_block_that_pushes_to_its_own_channel_ends_when_that_is_handled() -> N
     assert time.monotonic() - began < 4
 
 
-def test_messages_of_a_dead_worker_go_on_at_once_when_their_sender_comes_back_too(serve: Start, witness: Path) -> None:
+def test_messages_of_a_dead_worker_go_on_at_once_when_their_sender_comes_back_too(serve: Serve, witness: Path) -> None:
     worker = serve("echo")
     with Client("sender") as zw:
         zw.push(WORK, Work(1, 30.0))
@@ -464,7 +444,7 @@ def try_push(zw: Client, number: int) -> bool:
 
 
 def test_what_is_pushed_again_by_its_id_is_handled_once_across_restarts_of_its_sender(
-    serve: Start, witness: Path
+    serve: Serve, witness: Path
 ) -> None:
     program = (
         "from tests.integration.services import WORK, Work\nfrom zerowait import Client\n"

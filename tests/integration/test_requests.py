@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,38 +23,19 @@ from tests.integration.asked import (
     SLOW_AGAIN,
     NotFound,
 )
+from tests.programs import Serve, services
 from tests.waiting import wait_until, wait_until_in_loop
 from zerowait import Client, Expired, NoResponder, PeerLost, RemoteError, Settings, StreamChannel
 from zerowait.errors import BadAnswer, Cancelled
 from zerowait.errors import UsageError as Usage
 
 ROOT = Path(__file__).parents[2]
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def serve(witness: Path) -> Iterator[Start]:
-    """Starts `zerowait run tests.integration.asked:NAME` and gives it once it serves."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start(name: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "zerowait", "run", f"tests.integration.asked:{name}"]
-        process = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), stderr=subprocess.PIPE, text=True)
-        running.append(process)
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "Ctrl-C" in line:
-                break
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        return process
-
-    yield start
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-        process.wait(10)
-        assert process.stderr is not None
-        process.stderr.close()
+def serve(witness: Path) -> Iterator[Serve]:
+    with services("tests.integration.asked") as serve:
+        yield serve
 
 
 def said(witness: Path, words: str) -> list[list[str]]:
@@ -69,7 +48,7 @@ def ledger(zw: Client, channel: str) -> tuple[int, int, int, int, int]:
     return row.asked, row.answered, row.failed, row.cancelled, row.outstanding
 
 
-def test_any_number_is_asked_and_each_has_its_own_answer(serve: Start) -> None:
+def test_any_number_is_asked_and_each_has_its_own_answer(serve: Serve) -> None:
     serve("answering")
     with Client("asker") as zw:
         replies = [zw.request(ADD, n + 100) for n in range(5_000)]
@@ -79,7 +58,7 @@ def test_any_number_is_asked_and_each_has_its_own_answer(serve: Start) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_thousand_tasks_await_their_answers_in_one_loop(serve: Start) -> None:
+async def test_a_thousand_tasks_await_their_answers_in_one_loop(serve: Serve) -> None:
     serve("answering")
     async with Client("asker") as zw:
         found = await asyncio.gather(*(zw.request(ADD, n + 100) for n in range(1_000)))
@@ -89,7 +68,7 @@ async def test_a_thousand_tasks_await_their_answers_in_one_loop(serve: Start) ->
         assert await asyncio.wait_for(zw.request(ADD, 1), 30) == 2
 
 
-def test_exceptions_of_the_contract_come_as_themselves_and_others_as_remote_errors(serve: Start) -> None:
+def test_exceptions_of_the_contract_come_as_themselves_and_others_as_remote_errors(serve: Serve) -> None:
     serve("answering")
     with Client("asker") as zw:
         with pytest.raises(NotFound) as contract:
@@ -116,14 +95,14 @@ def test_nobody_serves_it_and_that_is_said_after_a_second() -> None:
         assert 0.9 < time.monotonic() - began < 20
 
 
-def test_a_request_waits_for_a_worker_that_comes_in_time(serve: Start, settings: Settings) -> None:
+def test_a_request_waits_for_a_worker_that_comes_in_time(serve: Serve, settings: Settings) -> None:
     with Client("asker", settings=Settings(home=settings.home, namespace=settings.namespace, no_responder=60)) as zw:
         reply = zw.request(ADD, 1)
         serve("answering")
         assert reply.result(60) == 2
 
 
-def test_a_killed_worker_s_requests_fail_at_once_and_the_client_recovers(serve: Start, witness: Path) -> None:
+def test_a_killed_worker_s_requests_fail_at_once_and_the_client_recovers(serve: Serve, witness: Path) -> None:
     first = serve("answering")
     with Client("asker") as zw:
         replies = [zw.request(SLOW, 60.0, timeout=100) for _ in range(3)]
@@ -142,7 +121,7 @@ def test_a_killed_worker_s_requests_fail_at_once_and_the_client_recovers(serve: 
         assert ledger(zw, "ask.slow") == (3, 0, 3, 0, 0)
 
 
-def test_an_idempotent_request_is_asked_of_another_when_its_worker_is_killed(serve: Start, witness: Path) -> None:
+def test_an_idempotent_request_is_asked_of_another_when_its_worker_is_killed(serve: Serve, witness: Path) -> None:
     workers = [serve("answering"), serve("twin")]
     with Client("asker") as zw:
         zw.workers(SLOW_AGAIN).at_least(2).result(30)
@@ -157,7 +136,7 @@ def test_an_idempotent_request_is_asked_of_another_when_its_worker_is_killed(ser
         assert ledger(zw, "ask.again") == (1, 1, 0, 0, 0)
 
 
-def test_a_hedged_request_is_asked_of_a_second_worker_and_the_loser_is_cancelled(serve: Start, witness: Path) -> None:
+def test_a_hedged_request_is_asked_of_a_second_worker_and_the_loser_is_cancelled(serve: Serve, witness: Path) -> None:
     serve("answering")
     serve("twin")
     with Client("asker") as zw:
@@ -169,7 +148,7 @@ def test_a_hedged_request_is_asked_of_a_second_worker_and_the_loser_is_cancelled
         assert winner in {int(pid) for _, pid, _ in said(witness, "end")}
 
 
-def test_cancel_ends_the_run(serve: Start, witness: Path) -> None:
+def test_cancel_ends_the_run(serve: Serve, witness: Path) -> None:
     serve("answering")
     with Client("asker") as zw:
         reply = zw.request(SLOW, 60.0)
@@ -185,7 +164,7 @@ def test_cancel_ends_the_run(serve: Start, witness: Path) -> None:
 
 @pytest.mark.asyncio
 async def test_a_task_that_is_cancelled_cancels_its_request_unless_another_awaits_it(
-    serve: Start, witness: Path
+    serve: Serve, witness: Path
 ) -> None:
     serve("answering")
     async with Client("asker") as zw:
@@ -211,7 +190,7 @@ async def test_a_task_that_is_cancelled_cancels_its_request_unless_another_await
         await wait_until_in_loop(lambda: ledger(zw, "ask.slow") == (2, 0, 0, 2, 0), within=30)
 
 
-def test_a_request_that_was_made_in_turn_is_cancelled_too(serve: Start, witness: Path) -> None:
+def test_a_request_that_was_made_in_turn_is_cancelled_too(serve: Serve, witness: Path) -> None:
     serve("answering")
     serve("relay")
     with Client("asker") as zw:
@@ -221,7 +200,7 @@ def test_a_request_that_was_made_in_turn_is_cancelled_too(serve: Start, witness:
         wait_until(lambda: said(witness, "nested cancelled") and said(witness, "cancelled"), within=30)
 
 
-def test_who_asked_is_killed_and_his_runs_end(serve: Start, witness: Path) -> None:
+def test_who_asked_is_killed_and_his_runs_end(serve: Serve, witness: Path) -> None:
     serve("answering")
     program = (
         "from tests.integration.asked import SLOW\nfrom zerowait import Client\n"
@@ -236,7 +215,7 @@ def test_who_asked_is_killed_and_his_runs_end(serve: Start, witness: Path) -> No
     wait_until(lambda: said(witness, "cancelled"), within=30)
 
 
-def test_the_deadline_ends_the_waiting_and_the_run(serve: Start, witness: Path) -> None:
+def test_the_deadline_ends_the_waiting_and_the_run(serve: Serve, witness: Path) -> None:
     serve("answering")
     with Client("asker") as zw:
         zw.workers(SLOW).at_least(1).result(30)
@@ -248,7 +227,7 @@ def test_the_deadline_ends_the_waiting_and_the_run(serve: Start, witness: Path) 
 
 
 @pytest.mark.parametrize("channel", [RELAYED, "ask.relayed.plainly"], ids=["async", "plain"])
-def test_what_is_left_of_the_time_travels_and_shrinks(channel: object, serve: Start) -> None:
+def test_what_is_left_of_the_time_travels_and_shrinks(channel: object, serve: Serve) -> None:
     serve("answering")
     serve("relay")
     with Client("asker") as zw:
@@ -257,7 +236,7 @@ def test_what_is_left_of_the_time_travels_and_shrinks(channel: object, serve: St
         assert 20 > here >= nested >= by_client > 0
 
 
-def test_a_stream_is_read_to_its_end_in_order(serve: Start) -> None:
+def test_a_stream_is_read_to_its_end_in_order(serve: Serve) -> None:
     serve("answering")
     with Client("asker") as zw:
         assert list(zw.stream(COUNT, 20_000)) == list(range(20_000))
@@ -266,7 +245,7 @@ def test_a_stream_is_read_to_its_end_in_order(serve: Start) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_slow_reader_holds_the_producer_and_leaving_ends_it(serve: Start, witness: Path) -> None:
+async def test_a_slow_reader_holds_the_producer_and_leaving_ends_it(serve: Serve, witness: Path) -> None:
     serve("answering")
     async with Client("asker") as zw:
         async with zw.stream(COUNT, 10**9) as numbers:
@@ -280,7 +259,7 @@ async def test_a_slow_reader_holds_the_producer_and_leaving_ends_it(serve: Start
         assert int(said(witness, "at")[-1][1]) < 5_000 + 3 * 2_048
 
 
-def test_leaving_the_loop_early_ends_the_stream(serve: Start, witness: Path) -> None:
+def test_leaving_the_loop_early_ends_the_stream(serve: Serve, witness: Path) -> None:
     serve("answering")
     with Client("asker") as zw:
         for number in zw.stream(COUNT, 10**9):
@@ -293,7 +272,7 @@ def test_leaving_the_loop_early_ends_the_stream(serve: Start, witness: Path) -> 
         wait_until(lambda: said(witness, "plain count over"), within=30)
 
 
-def test_a_stream_whose_worker_is_killed_ends_as_lost(serve: Start) -> None:
+def test_a_stream_whose_worker_is_killed_ends_as_lost(serve: Serve) -> None:
     worker = serve("answering")
     with Client("asker") as zw:
         numbers = zw.stream(COUNT, 10**9)
@@ -304,7 +283,7 @@ def test_a_stream_whose_worker_is_killed_ends_as_lost(serve: Start) -> None:
                 pass
 
 
-def test_a_client_that_is_closed_tells_who_waits(serve: Start) -> None:
+def test_a_client_that_is_closed_tells_who_waits(serve: Serve) -> None:
     serve("answering")
     zw = Client("asker")
     with zw:
@@ -314,7 +293,7 @@ def test_a_client_that_is_closed_tells_who_waits(serve: Start) -> None:
             reply.result(1)
 
 
-def test_a_channel_of_another_kind_is_told_at_the_call_once_that_is_known(serve: Start) -> None:
+def test_a_channel_of_another_kind_is_told_at_the_call_once_that_is_known(serve: Serve) -> None:
     serve("answering")
     with Client("asker") as zw:
         zw.workers(ADD).at_least(1).result(30)
