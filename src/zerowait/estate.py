@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from zerowait.settings import Settings
 
 log = logging.getLogger("zerowait.outbox")
+
+
+# A file of our name may be locked for the moment in which another process looks what waits in it: it is tried again,
+# for the ids in it (`id=`) are known to that file and to no new one.
+LOOKED_INTO_S = (0.02, 0.04, 0.08, 0.16)
 
 
 class Estate:
@@ -258,13 +264,18 @@ class Estate:
         directory, opened = self._opened.node.directory, self._opened
         assert directory is not None
         assert self._disk_intake is not None
-        for file in directory.outboxes(opened.name):
-            try:
-                lock = None if file.owned else directory.lock_outbox(file.path)
-                if lock is not None:
-                    return self._open_file(file.path, lock, self._disk_intake)
-            except StoreError as error:
-                self._adopter.tell_once(file.path, error)  # left as it is; a new one beside it
+        for pause in LOOKED_INTO_S:
+            files = directory.outboxes(opened.name)
+            for file in files:
+                try:
+                    lock = None if file.owned else directory.lock_outbox(file.path)
+                    if lock is not None:
+                        return self._open_file(file.path, lock, self._disk_intake)
+                except StoreError as error:
+                    self._adopter.tell_once(file.path, error)  # left as it is; a new one beside it
+            if not files:
+                break
+            time.sleep(pause)
         path, _, lock = directory.new_outbox(opened.name)
         return self._open_file(path, lock, self._disk_intake)
 
