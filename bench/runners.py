@@ -67,6 +67,7 @@ class Spec(Struct):
     timeout: float | None = None
     retry: Any = None
     to: tuple[Any, ...] = ()
+    feed: Any = None
 
 
 class Desk:
