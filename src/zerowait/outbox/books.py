@@ -108,11 +108,14 @@ class Books:
         self.ahead.missed(row, due)
         self._waits_on_disk(row)
 
-    def read_ahead(self, database: Database, now: int, shift: int, spoilt: Callable[[Found | int], None]) -> None:
-        """Read for dispatch as much as there is room for. spoilt: see `Ahead.read`."""
-        if self.ahead.wants(now):
+    def read_ahead(self, database: Database, now: int, shift: int, spoilt: Callable[[Found | int], None]) -> bool:
+        """Read for dispatch as much as there is room for; False: there was none, or nothing to read. spoilt: see
+        `Ahead.read`."""
+        reads = self.ahead.wants(now)
+        if reads:
             self.ahead.read(database, self.ledger, now, shift, spoilt, self._segments)
         self.ahead.just_stored.clear()
+        return reads
 
     def take_segments(self) -> list[Segment]:
         segments, self._segments = self._segments, []

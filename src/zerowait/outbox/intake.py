@@ -46,6 +46,7 @@ CALL_IN: Final = 0.1  # seconds, at most, that a push at the limit waits for ano
 PRESSED_BYTES: Final = 4 << 20
 NAP: Final = 0.002  # seconds for each MiB
 LONGEST_NAP: Final = 0.05
+BEHIND_NAP: Final = 0.001  # seconds a segment, while workers take what must be read back for them (see `is_behind`)
 LONGEST_NAP_ON_LOOP: Final = 0.002
 FOR_OUTPUTS: Final = 1.1  # of the limit: so far what handlers send may fill it while work is still taken
 SEGMENTS_A_TURN: Final = 8  # begun in one turn of an event loop, after which it gives way as a thread does
@@ -96,6 +97,9 @@ class Intake:
         self.box = 0  # the outbox's id, once it is open
         self.pid = 0  # of the process it belongs to; a forked child has no part in it
         self.give_way: Callable[[], object] = _nothing  # lets the thread that carries messages on finish its turn
+        # What workers take is read back from the disk, for it was pushed faster than they took it. That costs as much
+        # as to store it: they would never catch up with who goes on pushing at full speed, though they could.
+        self.is_behind = False
         self.is_plain = False  # what is taken here goes to a bare socket, which acknowledges nothing
         self.callbacks: Any = None  # what receipts call back on, and how they withdraw: given by who composes
         self.withdraw: Callable[[Sheaf, int], Any] | None = None
@@ -164,6 +168,8 @@ class Intake:
         if unstored > PRESSED_BYTES:
             longest = LONGEST_NAP if loop is None else LONGEST_NAP_ON_LOOP
             sleep(min(longest, NAP * (unstored - PRESSED_BYTES) / (1 << 20)))
+        elif self.is_behind:
+            sleep(BEHIND_NAP)
         else:
             self.give_way()
 

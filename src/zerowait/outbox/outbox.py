@@ -130,7 +130,7 @@ class Outbox:
             shift = self._clock.shift()
             if self._has_work(now):
                 self._hand_out(self._commit(database, lambda: self._write(database, now, shift)), shift)
-            self._books.read_ahead(database, now, shift, self._set_aside)
+            self.intake.is_behind = self._books.read_ahead(database, now, shift, self._set_aside)
         except DatabaseError as error:
             raise self._failed(error) from error
         except StoreError as error:

@@ -396,3 +396,16 @@ def test_an_event_loop_gives_way_only_in_a_turn_that_begins_segment_after_segmen
     given.clear()
     begin_segments(3)
     assert len(given) == 3, "a thread that pushes gives way each time"
+
+
+def test_a_thread_that_pushes_waits_for_those_who_read_back_what_it_has_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    naps: list[float] = []
+    monkeypatch.setattr(intake_module, "sleep", naps.append)
+    intake = make()
+    lane = intake.lane("c", bytes, cast(Any, encoder.encode_into))
+    for behind, expected in ((False, []), (True, [intake_module.BEHIND_NAP]), (False, [])):
+        naps.clear()
+        intake.is_behind = behind
+        lane.first(b"")
+        intake.take()
+        assert naps == expected

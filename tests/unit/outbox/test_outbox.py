@@ -340,6 +340,27 @@ def test_new_messages_do_not_overtake_what_lies_unread(make: Maker, monkeypatch:
     assert got == list(range(30))
 
 
+def test_the_intake_is_behind_only_while_workers_take_what_must_be_read_back(
+    on_disk: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "CHANNEL_BYTES", 1_000)
+    bench, room = on_disk(), 1_000
+    intake = bench.box.intake
+    for i in range(30):
+        bench.push([i, "x" * 200])
+        bench.turn(drawn=False)
+    assert not intake.is_behind, "nobody takes any: who pushes on would wait for nothing"
+    bench.box.turn((), {"mail": room})
+    assert intake.is_behind
+    bench.box.turn()
+    assert not intake.is_behind, "nobody has taken more"
+    while bench.box.turn((), {"mail": room}):
+        assert intake.is_behind
+    bench.push([30, ""])
+    bench.box.turn((), {"mail": room})
+    assert not intake.is_behind, "what is pushed now need not be read"
+
+
 def test_room_for_reading_comes_back_when_messages_are_settled_without_being_sent(
     make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
