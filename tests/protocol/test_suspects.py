@@ -17,6 +17,7 @@ from zerowait.engines.brokerless.protocol.frames import (
     ALONE,
     ASIDE,
     Batch,
+    Confirm,
     Credit,
     Drop,
     Obituary,
@@ -30,7 +31,7 @@ from zerowait.engines.brokerless.protocol.frames import (
 )
 from zerowait.engines.brokerless.protocol.owner.suspects import Evidence, is_convicted, lane_of, verdict_of
 from zerowait.engines.brokerless.protocol.worker.lanes import Phase
-from zerowait.message import Death, Marks, Verdict
+from zerowait.message import Change, Death, Marks, Verdict
 from zerowait.message import Outcome as Ended
 
 X, Y, Z = 201, 202, 203
@@ -522,8 +523,8 @@ def test_what_another_has_by_then_is_marked_when_it_comes_back() -> None:
 # -- the worker, by itself -------------------------------------------------------------------------------------------
 
 
-def worker() -> tuple[Stage, Puppet]:
-    stage = Stage(services={CHANNEL: 2})
+def worker(runners: int = 2) -> tuple[Stage, Puppet]:
+    stage = Stage(services={CHANNEL: runners})
     return stage, stage.peer(X, boxes=[Owned(BOX, 1)])
 
 
@@ -535,16 +536,78 @@ def lanes_of(puppet: Puppet, lane: int) -> list[int]:
     return [credit.limit for credit in puppet.all(Credit) if credit.lane == lane]
 
 
-def test_a_worker_gives_one_suspect_at_a_time_to_each_link() -> None:
-    stage, x = worker()
-    x.say(Want(CHANNEL, ASIDE, 0, 0, 5))
+def phase_of(stage: Stage) -> Phase:
+    return stage.core.worker.lanes.phase
+
+
+def test_a_worker_gives_each_link_one_suspect_and_one_more_for_each_that_it_has_survived() -> None:
+    stage, x = worker(runners=20)
+    x.say(Want(CHANNEL, ASIDE, 0, 0, 40))
     assert lanes_of(x, ASIDE) == [1]
     suspect(x, 1, ASIDE, 1)
+    x.say(Want(CHANNEL, ASIDE, 1, 1, 39))
     assert lanes_of(x, ASIDE) == [1], "a second one while the first is here"
-    x.say(Want(CHANNEL, ASIDE, 1, 1, 4))
-    assert lanes_of(x, ASIDE) == [1]
+    number, given = 1, [1]
+    while number < 31:
+        runs = [stage.take() for _ in range(given[-1])]
+        assert stage.take() is None
+        for each in runs:
+            stage.end(each)
+        given.append(lanes_of(x, ASIDE)[-1] - number)
+        for _ in range(given[-1]):
+            number += 1
+            suspect(x, number, ASIDE, number)
+    assert given == [1, 2, 4, 8, 8, 8], "as many beside one another as may have to run alone"
+
+
+def test_what_a_worker_has_survived_counts_for_those_suspects_only() -> None:
+    stage, x = worker(runners=20)
+    x.say(Want(CHANNEL, ASIDE, 0, 0, 3))
+    suspect(x, 1, ASIDE, 1)
     stage.end(stage.take())
-    assert lanes_of(x, ASIDE) == [1, 2]
+    assert lanes_of(x, ASIDE) == [1, 3]
+    x.say(Want(CHANNEL, ASIDE, 1, 2, 0))
+    assert lanes_of(x, ASIDE) == [1, 3, 1], "what is not used is taken back"
+    x.say(Want(CHANNEL, ASIDE, 1, 3, 5))
+    assert lanes_of(x, ASIDE) == [1, 3, 1, 2], "of those that come next nothing is known"
+
+
+def test_suspects_that_did_nothing_are_back_soon_however_long_they_run() -> None:
+    fleet = Fleet(workers=1, runners=64, work_s=1.0)
+    fleet.push(64)
+    fleet.world.run(0.5)
+    fleet._die(0, _there(fleet.workers[0]))
+    began = fleet.world.now
+    fleet.run(100.0)
+    assert fleet.store.counts[Verdict.HANDLED] == 64
+    assert fleet.world.now - began < 13.0, "64 of them one by one take 64 s"
+
+
+def test_a_killer_among_many_suspects_makes_few_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice: set[tuple[int, int]] = set()
+    apply = Store.apply
+
+    def watched(store: Store, changes: list[Change]) -> None:
+        apply(store, changes)
+        twice.update(name for name, row in store.rows.items() if row.marks is not None and len(row.marks.deaths) > 1)
+
+    monkeypatch.setattr(Store, "apply", watched)
+    alone: list[int] = []
+    for killer in (1, 20, 64):
+        fleet = Fleet(workers=1, runners=64, work_s=0.1)
+        fleet.push(64, {killer})
+        fleet.run(100.0)
+        assert fleet.condemned() == {killer}
+        assert fleet.killed == {killer: 3}
+        alone.append(len(twice))
+        twice.clear()
+    assert alone[0] == 1, "the first one goes by itself"
+    assert 1 < max(alone) <= 8
+
+
+def _there(process: Process | None) -> Process:
+    assert process is not None
+    return process
 
 
 def test_a_worker_stands_still_for_one_that_is_to_run_alone() -> None:
@@ -557,12 +620,14 @@ def test_a_worker_stands_still_for_one_that_is_to_run_alone() -> None:
     assert lanes_of(x, ALONE) == []
     stage.end(runs)
     assert lanes_of(x, ALONE) == [1]
-    suspect(x, 7, ALONE, 3)
+    part = suspect(x, 7, ALONE, 3)
     alone = stage.take()
     assert alone is not None
     assert alone.delivery.number(alone.start) == 7
     assert stage.take() is None
     stage.end(alone)
+    assert stage.take() is None, "who kills this process now has killed it alone, as far as its owner knows"
+    x.say(Confirm(BOX, (part,)))
     rest = stage.take()
     assert rest is not None
     assert rest.delivery.number(rest.start) == 2
@@ -640,7 +705,9 @@ def test_while_one_runs_alone_for_long_others_get_what_lies_here() -> None:
     stage.step(stage.config.idle_after + 0.1)
     assert x.last(Outcome) == Outcome(BOX, Verdict.UNSTARTED, (waits,))
     stage.end(alone)
-    assert stage.core.worker.lanes.phase is Phase.MOVING
+    assert phase_of(stage) is Phase.TELLING
+    stage.step(stage.config.alone_within + 0.1)
+    assert phase_of(stage) is Phase.MOVING, "an owner that says nothing is not waited for longer"
 
 
 def test_a_worker_that_drains_wants_no_suspects() -> None:

@@ -49,7 +49,7 @@ TOO_MANY = 11
 
 # Lanes of credit (rules §5.2).
 ORDINARY = 0
-ASIDE = 1  # one suspect a link, beside ordinary work
+ASIDE = 1  # few suspects a link, beside ordinary work
 ALONE = 2  # one in the whole process
 LANES = 3
 DROP_OLDEST, CONFLATE, DISCONNECT = 0, 1, 2  # what becomes of events for whose subscription the queue is full

@@ -2,8 +2,8 @@
 
 Each lane needs the worker's credit on this very connection: none before its first CREDIT, none while it drains.
 Without that a suspect spins between an owner that sends and a worker that hands back. Aside: every link that serves the
-channel is told that suspects wait, and takes one at a time. Alone: one link is asked, because all of its process stands
-still for it; the next one when that has been of no use."""
+channel is told that suspects wait, and takes one, then more with each that it survives. Alone: one link is asked,
+because all of its process stands still for it; the next one when that has been of no use."""
 
 from __future__ import annotations
 

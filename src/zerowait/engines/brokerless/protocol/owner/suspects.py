@@ -2,9 +2,9 @@
 
 A death leaves a mark on what ran there, as far as that process's list tells, else on all that it held. The mark is
 durable before the message is offered again; so it comes here from the outbox, alone in its row, with all its marks. How
-many it has decides its lane: one, and it goes aside, a single one to a link beside the ordinary work; two, and it runs
-alone in a process. What dies then has died of it: so nobody innocent is condemned, whatever was in the same window, and
-nothing of the channel waits for a trial.
+many it has decides its lane: one, and it goes aside, a single one or few to a link beside the ordinary work; two, and
+it runs alone in a process. What dies then has died of it: so nobody innocent is condemned, whatever was in the same
+window, and nothing of the channel waits for a trial.
 
     ordinary ──death──▶ aside ──death──▶ alone at X ──death──▶ … until `crash_limit`: a dead letter
         ▲                 │                  │

@@ -1,11 +1,15 @@
 """The lanes of suspects, as the worker sees them (rules §5.2): what it lets its owners send beside ordinary work, and
 when it stands still for a message that is to run alone.
 
-Aside: to each link that has suspects, one at a time. Alone: one in the whole process.
+Aside: to each link that has suspects, one; and one more for each that has ended here, up to ASIDE_MOST. Alone: one in
+the whole process.
 
-    moving ──wanted──▶ emptying ──nothing runs──▶ granted ──its BATCH──▶ running ──it has ended──▶ moving
-                          │                          │ not come in time: credit withdrawn ─────────▶ moving
-                          └── not wanted any more, its link is lost, or what runs lasts ──────────▶ moving
+    moving ──wanted──▶ emptying ──nothing runs──▶ granted ──its BATCH──▶ running ──it has ended──▶ telling ──▶ moving
+                          │                          │ not come in time: credit withdrawn ───────────────────▶ moving
+                          └── not wanted any more, its link is lost, or what runs lasts ────────────────────▶ moving
+
+What has ended is told, and nothing else begins before its owner has that for good: whoever killed this process
+meanwhile would have it convicted, for nothing is noted of what ran alone but that it did.
 
 Afterwards ordinary work has at least as long as it has stood still, whoever else wants to run one alone. What runs here
 may last for hours: then it moves on after a while, and stands still for twice as long the next time. So half of the
@@ -13,7 +17,7 @@ time is the ordinary work's whatever happens, and however long runs last, some d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 
 from zerowait.engines.brokerless.protocol.config import Config
@@ -23,18 +27,28 @@ from zerowait.engines.brokerless.protocol.worker.share import Share
 
 Name = tuple[int, str]  # (connection, channel)
 
+# Most deaths are nobody's fault (a deploy, the system short of memory), and what was running then must not come back
+# one by one, each as long as its run lasts. But as many as run beside one another when the next process dies have to
+# run alone, one after the other: so confidence grows with what this process has survived, and not far.
+ASIDE_MOST = 8
+
 
 class Phase(Enum):
     MOVING = "moving"
     EMPTYING = "emptying"
     GRANTED = "granted"
     RUNNING = "running"
+    TELLING = "telling"
 
 
 class Lanes:
-    def __init__(self, config: Config, desk: Desk) -> None:
+    """is_told: whether the owner of that message (outbox, epoch, number) has its outcome for good."""
+
+    def __init__(self, config: Config, desk: Desk, is_told: Callable[[int, int, int], bool]) -> None:
         self._config = config
         self._desk = desk
+        self._is_told = is_told
+        self._alone: tuple[int, int, int] | None = None  # what was admitted last to run alone
         self._shares: dict[tuple[int, str, int], Share] = {}
         self._rested: set[str] = set()  # channels whose runners were all busy with something long: no suspects now
         self._wanted: dict[Name, None] = {}  # who wants to run one alone; who has waited longest stands first
@@ -73,6 +87,8 @@ class Lanes:
         share = self._share(conn, frame.channel, frame.lane)
         share.want(frame)
         self._has_changed = True
+        if frame.lane == ASIDE and not share.waiting:
+            share.survived = 0  # of those it tells of next, nothing is known
         if frame.lane == ALONE:
             if share.waiting and not self.closed:
                 self._wanted.setdefault((conn, frame.channel))
@@ -88,12 +104,19 @@ class Lanes:
             share.waiting = 0
             self._wanted.pop((conn, channel), None)
 
-    def admitted(self, conn: int, channel: str, lane: int, now: float) -> None:
-        """It is queued here from now on."""
+    def admitted(self, conn: int, channel: str, lane: int, name: tuple[int, int, int], now: float) -> None:
+        """It is queued here from now on. name: outbox, epoch, number."""
         self._share(conn, channel, lane).held += 1
         if lane == ALONE:
-            self.phase = Phase.RUNNING
+            self.phase, self._alone = Phase.RUNNING, name
             self._until = now + self._config.alone_within
+
+    def ended(self, conn: int, channel: str, lane: int) -> None:
+        """It has run, and this process lives."""
+        share = self._shares.get((conn, channel, lane))
+        if share is not None:
+            share.survived += 1
+            self.left(conn, channel, lane)
 
     def left(self, conn: int, channel: str, lane: int) -> None:
         """It has ended, or left without having begun."""
@@ -139,16 +162,17 @@ class Lanes:
 
     def _beside(self) -> Iterator[tuple[int, Credit]]:
         for (conn, channel, lane), share in list(self._shares.items()):
-            if self.closed:
-                if (credit := share.lower(channel, 0)) is not None:
+            if self.closed or (lane == ASIDE and not share.waiting):
+                if (credit := share.lower(channel, 0)) is not None:  # what it has not used is not for those of later
                     yield conn, credit
-            elif self._may_have(channel, lane, share):
-                yield conn, share.higher(channel, 1)
+            elif more := self._room(channel, lane, share):
+                yield conn, share.higher(channel, more)
 
-    def _may_have(self, channel: str, lane: int, share: Share) -> bool:
-        """Whether it is given one suspect more."""
-        is_free = share.waiting and not share.outstanding() and not share.held
-        return lane == ASIDE and bool(is_free) and channel not in self._rested and not self.paused
+    def _room(self, channel: str, lane: int, share: Share) -> int:
+        """How many suspects more it is given."""
+        if lane != ASIDE or not share.waiting or channel in self._rested or self.paused:
+            return 0
+        return max(0, min(1 + share.survived, ASIDE_MOST) - share.committed())
 
     def _stand(self, now: float) -> Iterator[tuple[int, Credit]]:
         if self.phase is Phase.MOVING:
@@ -180,7 +204,11 @@ class Lanes:
                 if share is not None and (credit := share.lower(channel, 0)) is not None:
                     yield conn, credit
                 self._move(now)
-        elif not self._desk.total_running() and not self._desk.is_queued_alone():
+        elif self.phase is Phase.RUNNING:
+            if not self._desk.total_running() and not self._desk.is_queued_alone():
+                self.phase, self._until = Phase.TELLING, now + self._config.alone_within
+                yield from self._stand(now)
+        elif self.closed or now >= self._until or self._alone is None or self._is_told(*self._alone):
             self._move(now)
 
     def refused(self, now: float) -> None:
@@ -196,7 +224,7 @@ class Lanes:
         return now - self._since if self.phase is not Phase.MOVING else 0.0
 
     def _move(self, now: float) -> None:
-        self.phase, self._current = Phase.MOVING, None
+        self.phase, self._current, self._alone = Phase.MOVING, None, None
         self._move_until = now + (now - self._since)
         self._desk.stand_still(False)
 
@@ -204,7 +232,7 @@ class Lanes:
         return self.phase is not Phase.MOVING
 
     def wake(self) -> float | None:
-        if self.phase in (Phase.GRANTED, Phase.RUNNING):
+        if self.phase in (Phase.GRANTED, Phase.RUNNING, Phase.TELLING):
             return self._until
         if self.phase is Phase.EMPTYING:
             return self._since + self._patience

@@ -235,6 +235,13 @@ class Memory:
             if not of:
                 del self._ended[box]
 
+    def is_told(self, box: int, epoch: int, number: int) -> bool:
+        """Whether no outcome of that message waits to be confirmed."""
+        return not any(
+            name[0] == epoch and (number in ended.others or ended.handled.overlap(number, 1))
+            for name, ended in self._ended.get(box, {}).items()
+        )
+
     def unconfirmed(self, box: int | None = None) -> int:
         """Messages whose outcome waits to be confirmed."""
         boxes = self._ended.values() if box is None else [self._ended.get(box, {})]

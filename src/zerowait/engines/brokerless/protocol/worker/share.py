@@ -15,7 +15,7 @@ TINY = 1e-6  # what is held is reckoned as a part of a batch's cost, and rounded
 
 
 class Share:
-    __slots__ = ("booked", "held", "lane", "limit", "promised", "received", "sent", "serial", "waiting")
+    __slots__ = ("booked", "held", "lane", "limit", "promised", "received", "sent", "serial", "survived", "waiting")
 
     def __init__(self, lane: int = 0) -> None:
         self.lane = lane
@@ -25,6 +25,7 @@ class Share:
         self.sent = 0  # likewise, as the owner told last
         self.held = 0.0  # units that are queued or running here
         self.waiting = 0  # messages, as told last
+        self.survived = 0  # suspects that have run here since it told of some
         self.promised: deque[tuple[int, int]] = deque([(0, 0)])  # (serial, limit) that the owner may still go by
         self.booked = 0  # what the window reckons with
 

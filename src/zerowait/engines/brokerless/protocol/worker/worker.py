@@ -49,8 +49,8 @@ class Worker:
         self._effects = effects
         self._config = config
         self.desk = Desk(lock)
-        self.lanes = Lanes(config, self.desk)
         self.memory = Memory()
+        self.lanes = Lanes(config, self.desk, self.memory.is_told)
         self.owners = Owners(config)
         self.claims = Claims(effects, config, self.memory, self._conn_of)
         self.streams = Streams(effects, self.owners.link)
@@ -298,7 +298,8 @@ class Worker:
         parcels = parcels_of(link, batch, count, sorted_.fresh, permit, cost, now)
         self.desk.admit(parcels, now)
         if batch.lane != ORDINARY:
-            self.lanes.admitted(link.conn, batch.channel, batch.lane, now)
+            name = batch.box, batch.epoch, sorted_.fresh[0][0]
+            self.lanes.admitted(link.conn, batch.channel, batch.lane, name, now)
         self._effects.ready(batch.channel)
         return sum(many for _, many in sorted_.fresh)
 
@@ -334,7 +335,7 @@ class Worker:
             name = (channel, parcel.conn)
             if parcel.lane != ORDINARY:
                 name = (channel, NOBODY)
-                self.lanes.left(parcel.conn, channel, parcel.lane)
+                self.lanes.ended(parcel.conn, channel, parcel.lane)
             released[name] = released.get(name, 0.0) + parcel.cost * (stop - start)
             parts = self.desk.finish(taken, start, stop)
             if taken.delivery.key is not None:
