@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerowait.engines.engine import Desk, Job, Outflow
 from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, Delivery, Outcome, Verdict
+from zerowait.subscriptions import UNKNOWN
 
 if TYPE_CHECKING:
     from zerowait.engines.brokerless.protocol.subscriber.inbox import Inbox, Taken
@@ -92,8 +93,8 @@ class Feeding:
         taken = feed.inbox.take(most, one_topic=True)
         if taken is None:
             return None
-        if taken.missed > 0:
-            self._tell(feed, taken)
+        if taken.missed > taken.known:
+            self._tell(feed, taken.missed - taken.known, taken.source.sender)
         delivery = delivered(taken)
         delivery.token = feed
         return Job(delivery, 0, delivery.count)
@@ -103,16 +104,30 @@ class Feeding:
         if not isinstance(feed, EventFeed):
             self._desk.finish(job, start, stop, outcome)
             return
-        if outcome is None or outcome.verdict is not Verdict.RETRY:
+        if outcome is None:
             return
-        for index in range(start, stop):
-            self._again(feed, job.delivery, index, outcome.after)
+        if outcome.is_unread:
+            for index in range(start, stop):
+                self._unread(feed, job.delivery, index)
+        elif outcome.verdict is Verdict.RETRY:
+            for index in range(start, stop):
+                self._again(feed, job.delivery, index, outcome.after)
 
     def flow(self, job: Job, index: int) -> Outflow:
         return self._desk.flow(job, index)  # an event has no answers
 
     def flowing(self, flow: Any) -> None:
         self._desk.flowing(flow)
+
+    @staticmethod
+    def _unread(feed: EventFeed, delivery: Delivery, index: int) -> None:
+        """The handler has not got it: it is missed by the next one, with what that one had missed."""
+        before = _missed(delivery, index)
+        missed = before if before == UNKNOWN else before + 1
+        if index + 1 < delivery.count:  # this runner, which has told of this one, begins that one next
+            delivery.missed = {**(delivery.missed or {}), index + 1: missed}
+        else:
+            feed.inbox.unread(delivery.box, missed)
 
     def _again(self, feed: EventFeed, delivery: Delivery, index: int, after: float) -> None:
         number = delivery.number(index)
@@ -123,7 +138,7 @@ class Feeding:
             channel=delivery.channel, box=delivery.box, epoch=delivery.epoch, ranges=((number, 1),), count=1, body=body,
             ends=len(body).to_bytes(4, "little"), accepted_at=delivery.accepted_at, sender=delivery.sender,
             failures={number: failures}, headers=headers, token=feed,
-            missed=delivery.missed if index == 0 else 0,
+            missed={0: missed} if (missed := _missed(delivery, index)) else None,
         )  # fmt: skip
         with self._lock:
             if feed.waiting >= feed.most:
@@ -145,17 +160,21 @@ class Feeding:
         except RuntimeError:
             log.debug("the event loop of %s is closed", feed.channel)
 
-    def _tell(self, feed: EventFeed, taken: Taken) -> None:
+    def _tell(self, feed: EventFeed, missed: int, sender: str) -> None:
         """The first time, and each time that it is twice as many: who wants to know each has `ctx.missed`."""
-        before, feed.missed = feed.missed, feed.missed + taken.missed
+        before, feed.missed = feed.missed, feed.missed + missed
         if feed.missed >= 2 * max(before, 1) or not before:
             log.warning(
                 "missed %d events of %s by now, the last from %s: they came faster than they were handled, or a "
                 "connection broke; a larger queue=, more concurrency or a quicker handler misses fewer",
                 feed.missed,
                 feed.pattern,
-                taken.source.sender,
+                sender,
             )
+
+
+def _missed(delivery: Delivery, index: int) -> int:
+    return delivery.missed.get(index, 0) if delivery.missed else 0
 
 
 def delivered(taken: Taken) -> Delivery:
@@ -185,5 +204,5 @@ def delivered(taken: Taken) -> Delivery:
         accepted_at=piece.sent_at,
         sender=taken.source.sender,
         headers=headers or None,
-        missed=taken.missed,
+        missed={0: taken.missed} if taken.missed else None,
     )

@@ -220,7 +220,7 @@ class Delivery(Struct):
     token: Any = None  # the engine's own
     deaths: Mapping[int, int] | None = None  # number → workers that died while they ran it; absent: none
     durable: bool = True  # it lies on its sender's disk: so must what is sent for it
-    missed: int = 0  # of events: lost directly before the first
+    missed: dict[int, int] | None = None  # of events: index → lost directly before it; absent: none
 
     def number(self, index: int) -> int:
         for first, count in self.ranges:
@@ -275,6 +275,7 @@ class Outcome(Struct):
     note: bytes = b""  # a msgpack map for people: reason, rule, traceback, worker …; of an answer: the failure
     outputs: Sent | None = None  # of what was handled and has sent something
     answers: bytes | None = None  # of requests (None: of none): the payloads of their answers, one after another
+    is_unread: bool = False  # it is not of the handler's type, which has not seen it
 
 
 class Service(Struct, frozen=True):

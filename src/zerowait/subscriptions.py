@@ -72,6 +72,7 @@ class Inbox(Protocol):
 
     def __bool__(self) -> bool: ...
     def take(self, most: int) -> Any: ...
+    def unread(self, instance: int, missed: int) -> None: ...
 
 
 class Subscription(Leaving, Generic[T_co]):
@@ -105,7 +106,6 @@ class Subscription(Leaving, Generic[T_co]):
         self._waiters: list[Callable[[], object]] = []
         self._lock = threading.Lock()
         self._is_cancelled = False
-        self._unread = 0  # events before the next one that could not be read
         self._told_at = 0.0
         self._untold = 0
 
@@ -153,10 +153,11 @@ class Subscription(Leaving, Generic[T_co]):
     def _events(self, taken: Any) -> list[Event[Any]]:
         values, bad = values_of(self._codec, taken)
         piece, sender, missed = taken.piece, taken.source.sender, taken.missed
-        if missed > 0:
-            self._miss(missed, sender)
+        if missed > taken.known:
+            self._miss(missed - taken.known, sender)
         if bad:
-            self.missed += len(bad)
+            with self._lock:
+                self.missed += len(bad)
             log.warning(
                 "%d events on %s from %s cannot be read as this subscription expects them, and are counted as missed; "
                 "the first: %s",
@@ -166,24 +167,27 @@ class Subscription(Leaving, Generic[T_co]):
                 bad[min(bad)],
             )
         events: list[Event[Any]] = []
-        if not bad and not self._unread and missed == 0 and len(taken.topics) == 1 and not piece.headers:
+        if not bad and missed == 0 and len(taken.topics) == 1 and not piece.headers:
             topic, sent_us = taken.topics[0][0], piece.sent_at  # nearly all are like this
             return [Event(topic, value, 0, sender, sent_us, _NO_HEADERS) for value in values]
         at, said = 0, cast("dict[int, Mapping[str, str]]", piece.headers or {})
         for topic, many in taken.topics:
             for place in range(at, at + many):
                 if place in bad:
-                    self._unread += 1
+                    missed += missed != UNKNOWN
                     continue
                 headers: Mapping[str, str] = said.get(taken.start + place) or _NO_HEADERS
-                before = missed if missed == UNKNOWN else missed + self._unread
-                events.append(Event(topic, values[place], before, sender, piece.sent_at, headers))
-                missed = self._unread = 0
+                events.append(Event(topic, values[place], missed, sender, piece.sent_at, headers))
+                missed = 0
             at += many
+        if missed:
+            assert self._inbox is not None
+            self._inbox.unread(taken.source.instance, missed)
         return events
 
     def _miss(self, count: int, sender: str) -> None:
-        self.missed += count
+        with self._lock:
+            self.missed += count
         self._untold += count
         now = time.monotonic()
         if now - self._told_at >= TOLD_S:

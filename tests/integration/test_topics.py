@@ -271,6 +271,24 @@ def test_an_event_of_another_type_is_counted_and_told_and_the_rest_comes(
     assert "cannot be read" in caplog.text
 
 
+def test_events_that_cannot_be_read_are_missed_by_the_next_of_their_publisher(
+    settings: Settings, bank: Client, screen: Client
+) -> None:
+    with Client("broker", settings=settings) as broker:
+        events = screen.subscribe("prices.*", yields=int, idle=0.5)
+        for zw in (bank, broker):
+            zw.subscribers("prices.*").at_least(1).result(10)
+        for value in ("one", "two"):
+            bank.publish("prices.eur", value)
+        assert list(events) == []  # they came alone, and were looked at
+        assert events.missed == 2
+        broker.publish("prices.usd", 3)
+        assert [(event.sender, event.value, event.missed) for event in take(events, 1)] == [("broker", 3, 0)]
+        bank.publish("prices.eur", 4)
+        assert [(event.sender, event.value, event.missed) for event in take(events, 1)] == [("bank", 4, 2)]
+    assert events.missed == 2
+
+
 def test_another_contract_is_told(bank: Client, screen: Client, caplog: pytest.LogCaptureFixture) -> None:
     events = screen.subscribe(Topic[Quote]("prices.*"))
     bank.subscribers(Topic[int]("prices.*")).at_least(1).result(10)
@@ -443,6 +461,59 @@ async def test_a_failure_is_told_and_the_next_event_comes(settings: Settings, ca
         await wait_until_in_loop(lambda: "unlucky" in caplog.text, within=5)
     assert "lost to this subscription" in caplog.text
     assert seen.count(1) == 1
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.asyncio
+async def test_an_event_that_a_handler_cannot_read_is_missed_by_the_next_one(
+    settings: Settings, concurrency: int, is_async: bool
+) -> None:
+    app = App("alarm", settings=settings)
+    seen: list[tuple[int, int]] = []
+
+    def note(price: int, ctx: Context) -> None:
+        seen.append((price, ctx.missed))
+
+    async def note_async(price: int, ctx: Context) -> None:
+        note(price, ctx)
+
+    app.subscribe(PRICES, concurrency=concurrency)(note_async if is_async else note)
+    sent: list[int | str] = [number if number % 3 else f"not {number}" for number in range(300)]
+
+    async with app, Client("bank", settings=settings) as bank:
+        await bank.subscribers(PRICES).at_least(1)
+        for value in sent:  # some come alone, most together
+            bank.publish("prices.eur", value)
+        await wait_until_in_loop(lambda: len(seen) == 200, within=10)
+        for value in ("neither", "nor", 1_000):  # told with what comes later, too
+            await asyncio.sleep(0.05)
+            bank.publish("prices.eur", value)
+        await wait_until_in_loop(lambda: len(seen) == 201, within=10)
+
+    assert sum(missed for _, missed in seen) == 102
+    if concurrency == 1:  # and directly before the one that tells of it
+        assert seen == [*((number, number % 3 == 1) for number in range(300) if number % 3), (1_000, 2)]
+
+
+@pytest.mark.asyncio
+async def test_an_event_that_is_tried_again_tells_again_what_was_missed_before_it(settings: Settings) -> None:
+    app = App("alarm", settings=settings)
+    seen: list[tuple[int, int, int]] = []
+
+    @app.subscribe(PRICES, retry=Retry(attempts=2, delay=0.01))
+    async def look(price: int, ctx: Context) -> None:
+        seen.append((price, ctx.attempt, ctx.missed))
+        if ctx.attempt == 1:
+            raise ValueError(price)
+
+    async with app, Client("bank", settings=settings) as bank:
+        await bank.subscribers(PRICES).at_least(1)
+        for value in ("one", "two", 3):
+            bank.publish("prices.eur", value)
+        await wait_until_in_loop(lambda: len(seen) == 2, within=10)
+
+    assert seen == [(3, 1, 2), (3, 2, 2)]
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class Judge(Struct, frozen=True):
             "at": now,
             "attempts": attempts,
         }
-        return Outcome(verdict, after, msgspec.msgpack.encode(note))
+        return Outcome(verdict, after, msgspec.msgpack.encode(note), is_unread=rule == "decode")
 
     def failures(self, delivery: Delivery, index: int) -> int:
         """How often a handler has failed on it before."""

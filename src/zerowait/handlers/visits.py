@@ -93,7 +93,8 @@ class Visit:
     @property
     def missed(self) -> int:
         """Events lost directly before this one."""
-        return self.delivery.missed if self.index == 0 else 0
+        missed = self.delivery.missed
+        return missed.get(self.index, 0) if missed else 0
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -41,7 +41,9 @@ class Mark(Struct):
 class Source:
     """The queue of one publisher. taken: units that were looked at; told: how many of them it knows of."""
 
-    __slots__ = ("c", "instance", "latest", "lost", "name", "queue", "seen", "sender", "taken", "told", "unknown")
+    __slots__ = (
+        "c", "instance", "latest", "lost", "name", "queue", "seen", "sender", "taken", "told", "unknown", "unread"
+    )  # fmt: skip
 
     def __init__(self, instance: int, sender: str) -> None:
         self.instance = instance
@@ -51,13 +53,15 @@ class Source:
         self.c = 0  # the count of the event taken last
         self.lost = 0  # known to be lost before the next one
         self.unknown = False  # and perhaps more
+        self.unread = 0  # taken by somebody who could not read them, or lost before these: told with the next one
         self.taken = 0.0
         self.told = 0.0
         self.seen = 0  # the count of the last that has come
 
 
 class Taken(Struct):
-    """Events start … stop - 1 of a piece, in their order. missed: lost directly before the first of them."""
+    """Events start … stop - 1 of a piece, in their order. missed: lost directly before the first of them, of which
+    those that `unread` was told of are `known` already."""
 
     source: Source
     piece: Piece
@@ -65,6 +69,7 @@ class Taken(Struct):
     start: int
     stop: int
     missed: int
+    known: int = 0
 
 
 class Inbox:
@@ -220,14 +225,28 @@ class Inbox:
             source.queue.popleft()
         source.taken += piece.cost * count
         missed, source.lost = source.lost, 0
+        known, source.unread = source.unread, 0
         if piece.c:
             first_c = piece.c + begun
             missed += first_c - source.c - 1 if source.c or first_c else 0
             source.c = first_c + count - 1
         self.missed += missed
+        missed += known
         if source.unknown:
             missed, source.unknown = UNKNOWN, False
-        return Taken(source, piece, tuple(topics), start, stop, missed)
+        return Taken(source, piece, tuple(topics), start, stop, missed, known)
+
+    def unread(self, instance: int, missed: int) -> None:
+        """Whoever took the last events of this publisher could not read them: `missed`, with those lost before them,
+        are lost before the next one that is taken. UNKNOWN: nobody knows how many. Any thread."""
+        with self._lock:
+            source = self._sources.get(instance) or next((s for s in self._turns if s.instance == instance), None)
+            if source is None:  # its publisher is no more, and nothing is left of it that this could be told with
+                return
+            if missed == UNKNOWN:
+                source.unknown = True
+            else:
+                source.unread += missed
 
     def rooms(self) -> list[tuple[Source, int]]:
         """Who is to be told of more room: and how much there may be used since its session began."""
