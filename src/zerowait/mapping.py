@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sized
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypedDict, TypeVar
 
 from msgspec import Struct, field
 
@@ -218,6 +218,7 @@ class Results(Pending[list[Out]], Leaving, Generic[In, Out], gc=True, weakref=Tr
     through once. Leaving it (`break` and the last reference gone, the end of a `with`) cancels what is asked.
     """
 
+    _verb: ClassVar[str] = "map"
     callbacks: Callbacks
     name: str  # of the channel
     work: Any

@@ -11,7 +11,7 @@ import copy
 import os
 import threading
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -169,14 +169,20 @@ class Pending(Struct, Generic[T_co], gc=False, eq=False):
 
 
 class Leaving:
-    """What leaving a block cancels: the end of a `with` or `async with`."""
+    """What leaving a block cancels: the end of a `with` or `async with`.
+
+    A plain `with` is refused on a thread whose event loop runs, at its first line: what is in the block would wait.
+    """
 
     __slots__ = ()
+    _verb: ClassVar[str]  # that gives it
 
     def cancel(self) -> None:
         raise NotImplementedError
 
     def __enter__(self) -> Self:
+        if running_loop() is not None:
+            refuse_waiting(f"write `async with zw.{self._verb}(…)`")
         return self
 
     def __exit__(

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import ref
 
 from zerowait.answers import CANCELLED, Bad, Body, Over
-from zerowait.callbacks import running_loop
 from zerowait.errors import UsageError
 from zerowait.pending import Leaving, refuse_elsewhere, refuse_waiting
 from zerowait.replies import Knock
@@ -38,6 +37,8 @@ class Stream(Leaving, Generic[Out]):
     Leaving it cancels what runs there: `cancel()`, the end of a `with` or `async with`, or its last reference gone, as
     after a `break`. Iterating raises what `Reply` does, after the items that came before.
     """
+
+    _verb = "stream"
 
     __slots__ = (
         "__weakref__",
@@ -205,11 +206,6 @@ class Stream(Leaving, Generic[Out]):
             call()
 
     # -- leaving -------------------------------------------------------------------------------------------------------
-
-    def __enter__(self) -> Self:
-        if running_loop() is not None:
-            refuse_waiting("write `async with zw.stream(…)`")
-        return self
 
     def __del__(self) -> None:
         if not getattr(self, "_is_over", True):

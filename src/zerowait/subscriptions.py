@@ -86,6 +86,8 @@ class Subscription(Leaving, Generic[T_co]):
     are among them. Made by `Client.subscribe`.
     """
 
+    _verb = "subscribe"
+
     def __init__(
         self,
         name: str,

@@ -54,6 +54,23 @@ async def test_what_would_block_the_loop_is_refused_with_the_line_to_write() -> 
             zw.push("numbers", 1).handled.result()
 
 
+@pytest.mark.asyncio
+async def test_a_plain_with_or_for_on_a_loop_is_refused_at_its_first_line() -> None:
+    async with Client("sender", settings=Settings.load(flags={"drain": 0.0})) as zw:
+        for leaving, verb in (
+            (zw.map("numbers", [1]), "map"),
+            (zw.subscribe("prices.*"), "subscribe"),
+            (zw.stream("lines", "a"), "stream"),
+        ):
+            with pytest.raises(UsageError, match=rf"write `async with zw\.{verb}\(…\)` instead"), leaving:
+                pytest.fail("the block was entered")
+        for items in (zw.map("numbers", [1]), zw.map("numbers", [1]).as_completed(), zw.subscribe("prices.*")):
+            with pytest.raises(UsageError, match=r"would block the event loop .* `async for"):
+                next(iter(items))
+        async with zw.map("numbers", list[int]()) as results:
+            assert await results == []
+
+
 # 4: `zw.workers(x).at_least(4)`, not awaited
 
 
