@@ -26,7 +26,7 @@ from zerowait.subscriptions import Subscription
 from zerowait.topic import CONFLATE, DISCONNECT, Topic, checked
 from zerowait.topics.bundle import Press, TopicLane
 from zerowait.topics.entrance import TopicEntrance
-from zerowait.topics.groups import Groups
+from zerowait.topics.groups import Groups, folder_of
 
 if TYPE_CHECKING:
     from zerowait.opening import Opened
@@ -75,7 +75,7 @@ class Feeds:
 
     def _folder(self) -> Path:
         settings = self._opened.settings
-        return Path(settings.home_folder()) / settings.namespace / "groups" / self._opened.name
+        return folder_of(Path(settings.home_folder()), settings.namespace, self._opened.name)
 
     def _group_lane(self, channel: str, codec: Codec[Any]) -> Lane:
         opened = self._opened

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,20 +18,24 @@ from zerowait.callbacks import running_loop
 from zerowait.errors import StoreError, ZerowaitError
 from zerowait.outbox.answering import box_status, letters_answer, waiting_status
 from zerowait.outbox.waiting import Ranges, Sweep
+from zerowait.patterns import overlap, parted
 from zerowait.snapshot import (
     Answer,
     BoxStatus,
     ChannelStatus,
+    GroupStatus,
     PeerStatus,
     Question,
     RequestStatus,
     ServedStatus,
     Status,
+    SubscriptionStatus,
+    TopicStatus,
     WaitingStatus,
 )
 
 if TYPE_CHECKING:
-    from zerowait.engines.brokerless.views import PeerView
+    from zerowait.engines.brokerless.views import PeerView, TopicView
     from zerowait.opening import Opened
     from zerowait.outbox.intake import Intake
     from zerowait.outbox.outbox import Outbox
@@ -58,7 +62,12 @@ def status_of(opened: Opened) -> Status:
     unopened = _being_opened(opened)  # before it is looked which are open: else one that opens meanwhile is left out
     boxes = estate.boxes()
     look = _asked if running_loop() is None else _at_once
-    peers, oldest, unknown = look(opened, boxes, is_open)
+    peers, topics, oldest, unknown = look(opened, boxes, is_open)
+    known = opened.feeds.groups.known() if running_loop() is None else opened.feeds.groups.seen()
+    told = [
+        *(box_status(box, node.in_flight(box.id), at or {}) for box, at in zip(boxes, oldest, strict=True)),
+        *(_unopened(opened, intake) for intake in estate.unopened()),
+    ]
     return Status(
         name=opened.name,
         instance=f"{node.instance:016x}",
@@ -67,10 +76,7 @@ def status_of(opened: Opened) -> Status:
         started_at=opened.started_at,
         namespace=opened.settings.namespace,
         state="starting" if core is None else "draining" if core.worker.draining else "running",
-        boxes=[
-            *(box_status(box, node.in_flight(box.id), at or {}) for box, at in zip(boxes, oldest, strict=True)),
-            *(_unopened(opened, intake) for intake in estate.unopened()),
-        ],
+        boxes=told,
         peers=[
             PeerStatus(
                 name=peer.name,
@@ -96,11 +102,13 @@ def status_of(opened: Opened) -> Status:
             for service in serves
         ],
         requests=_requests(opened),
+        topics=topics_of(topics or [], [_durable(opened, channel, told) for channel in dict(known)]),
         unknown=[*unopened, *unknown],
     )
 
 
-Seen = tuple["list[PeerView] | None", "list[dict[str, int] | None]", list[str]]  # peers, of each outbox, unknown
+# Peers, topics, of each outbox, unknown
+Seen = tuple["list[PeerView] | None", "list[TopicView] | None", "list[dict[str, int] | None]", list[str]]
 
 
 def _asked(opened: Opened, boxes: list[Outbox], is_open: bool) -> Seen:
@@ -108,13 +116,14 @@ def _asked(opened: Opened, boxes: list[Outbox], is_open: bool) -> Seen:
     node, estate = opened.node, opened.estate
     # All are asked before any is waited for: a thread that is in the middle of something costs its time once.
     asked = [estate.ask(box, box.oldest) for box in boxes]
-    views: Future[list[PeerView]] | None = node.call(node.peers) if is_open else None
+    views = node.call(lambda: (node.peers(), node.topics())) if is_open else None
     waiting = _Waiting()
-    peers = waiting.for_(views, "its peers", "the network thread") if views is not None else None
+    seen = waiting.for_(views, "its peers and topics", "the network thread") if views is not None else None
+    peers, topics = seen if seen is not None else (None, None)
     oldest = [
         waiting.for_(each, f"oldest of outbox {box.name}", _owner(box)) for box, each in zip(boxes, asked, strict=True)
     ]
-    return peers, oldest, waiting.unknown
+    return peers, topics, oldest, waiting.unknown
 
 
 def _at_once(opened: Opened, boxes: list[Outbox], is_open: bool) -> Seen:
@@ -122,22 +131,23 @@ def _at_once(opened: Opened, boxes: list[Outbox], is_open: bool) -> Seen:
     out since the last look, which is asked for again."""
     unknown: list[str] = []
     peers: list[PeerView] | None = None
+    topics: list[TopicView] | None = None
     for _ in range(LOOKS) if is_open else ():
         try:
-            peers = opened.node.peers()
+            peers, topics = opened.node.peers(), opened.node.topics()
             break
         except RuntimeError:  # the network thread put in or took out something while we went through it
             continue
     else:
         if is_open:
-            unknown.append("its peers: they come and go at this moment; ask again")
+            unknown.append("its peers and topics: they come and go at this moment; ask again")
     oldest = [opened.estate.oldest_known(box) for box in boxes]
     unknown += [
         f"oldest of outbox {box.name}: {_owner(box)} is asked, and an event loop does not wait for it; ask again"
         for box, each in zip(boxes, oldest, strict=True)
         if each is None
     ]
-    return peers, oldest, unknown
+    return peers, topics, oldest, unknown
 
 
 def _requests(opened: Opened) -> list[RequestStatus]:
@@ -154,6 +164,44 @@ def _requests(opened: Opened) -> list[RequestStatus]:
             outstanding=counts.outstanding,
         )
         for channel, counts in sorted(requests.counts().items())
+    ]
+
+
+def _durable(opened: Opened, channel: str, boxes: list[BoxStatus]) -> SubscriptionStatus:
+    pattern, group = parted(channel) or (channel, "")
+    rows = [row for box in boxes for row in box.channels if row.channel == channel]
+    return SubscriptionStatus(
+        pattern=pattern,
+        group=group,
+        durable=True,
+        subscribers=len(opened.node.workers(channel)),
+        waiting=sum(row.waiting for row in rows),
+        in_flight=sum(row.in_flight for row in rows),
+        dropped=sum(row.dropped for row in rows),
+    )
+
+
+def topics_of(views: Sequence[TopicView], durable: Sequence[SubscriptionStatus]) -> list[TopicStatus]:
+    """What is published, with all who want it. A durable group of what this life of the process has not published yet
+    stands for itself."""
+    topics: list[TopicStatus] = []
+    for view in sorted(views, key=lambda view: view.topic):
+        subscriptions = [
+            SubscriptionStatus(
+                pattern=each.pattern,
+                group=each.group,
+                subscribers=each.subscribers,
+                waiting=each.waiting,
+                dropped=each.dropped,
+            )
+            for each in view.subscriptions
+        ]
+        subscriptions += [each for each in durable if overlap(each.pattern, view.topic)]
+        topics.append(TopicStatus(topic=view.topic, published=view.published, subscriptions=subscriptions))
+    left = [each for each in durable if not any(overlap(each.pattern, view.topic) for view in views)]
+    return topics + [
+        TopicStatus(topic=pattern, subscriptions=[each for each in left if each.pattern == pattern])
+        for pattern in sorted({each.pattern for each in left})
     ]
 
 
@@ -214,7 +262,14 @@ def _answer(opened: Opened, question: Question) -> Any:
     boxes = estate.boxes()
     if question.verb == "status":
         return msgspec.to_builtins(status_of(opened))
-    named = [box for box in boxes if box.name == args.get("name")]
+    if question.verb == "topic.group":
+        groups = opened.feeds.groups.known()
+        members = opened.node.call(partial(opened.node.workers, args["channel"])).result(ANSWER_S)
+        told = GroupStatus(is_known=args["channel"] in groups, members=members, groups=sorted(groups))
+        return msgspec.to_builtins(told)
+    if question.verb == "topic.forget":
+        return opened.feeds.groups.forget(args["channel"])
+    named = [box for box in boxes if args.get("name") in (None, box.name)]
     if question.verb == "outbox.deliver":
         return sum(sum(box.ledger.unsettled().values()) for box in named)
     if question.verb == "outbox.waiting":

@@ -21,6 +21,8 @@ Verb = Literal[
     "outbox.deliver",
     "outbox.waiting",
     "outbox.drop",
+    "topic.group",
+    "topic.forget",
 ]
 
 
@@ -74,6 +76,32 @@ class RequestStatus(Struct, frozen=True, kw_only=True):
     outstanding: int = 0  # nobody knows yet
 
 
+class SubscriptionStatus(Struct, frozen=True, kw_only=True):
+    """What is subscribed to something of a topic, as its publisher has it.
+
+    subscribers: connected now; of a group its members. waiting: events that were not sent yet, to the slowest of those
+    who stand for themselves; of a durable group what nobody has. in_flight: of a durable group, those that a member
+    has. dropped: not sent for want of room, to each of them; of a durable group as its ledger says.
+    """
+
+    pattern: str
+    group: str = ""  # "": each of the subscribers gets each event
+    durable: bool = False
+    subscribers: int = 0
+    waiting: int = 0
+    in_flight: int = 0
+    dropped: int = 0
+
+
+class TopicStatus(Struct, frozen=True, kw_only=True):
+    """A topic that this process publishes, as it was declared. published: events since it was started, of all topics
+    that this one stands for."""
+
+    topic: str
+    published: int = 0
+    subscriptions: list[SubscriptionStatus] = []
+
+
 class PeerStatus(Struct, frozen=True, kw_only=True):
     """A process at the other end of a link."""
 
@@ -112,6 +140,7 @@ class Status(Struct, frozen=True, kw_only=True):
     peers: list[PeerStatus]
     serves: list[ServedStatus]
     requests: list[RequestStatus] = []
+    topics: list[TopicStatus] = []
     unknown: list[str] = []  # what is left away because it could not be found out yet, and why, a sentence each
 
     def as_dict(self) -> dict[str, Any]:
@@ -171,6 +200,14 @@ class WaitingStatus(Struct, frozen=True, kw_only=True):
     sent_to: int = 0  # no process has it open: how many workers were sent something of it, and may have it still
 
 
+class GroupStatus(Struct, frozen=True, kw_only=True):
+    """What a process knows of a durable group."""
+
+    is_known: bool  # what it publishes for it is kept
+    members: list[str]  # who is there, by name
+    groups: list[str]  # all durable groups that it knows, as channels
+
+
 class Question(Struct, frozen=True):
     """What the command line asks a living process.
 
@@ -182,8 +219,10 @@ class Question(Struct, frozen=True):
     | dead.edit | id, payload (msgpack) | whether it was there, and has that payload now |
     | dead.retry, dead.drop | ids | list of the ids for which that was done |
     | outbox.deliver | name | how many unsettled messages the outboxes of that name hold there |
-    | outbox.waiting | name, channel | list of WaitingStatus, one for each outbox of that name |
+    | outbox.waiting | name, channel | list of WaitingStatus, one for each outbox of that name (none: of any) |
     | outbox.drop | channel, boxes (id → last) | id of each of them that is there → how many were dropped, any left |
+    | topic.group | channel (of a durable group) | GroupStatus |
+    | topic.forget | channel | whether it was known: nothing more is kept for it |
 
     after: ids of letters, the last one known of each outbox: the list goes on behind it.
     """

@@ -201,7 +201,8 @@ def test_a_status_says_what_is_known_although_a_thread_is_busy(settings: Setting
             over.set()
         assert took < 3
         assert [(each.channel, each.waiting, each.oldest_at) for each in status.boxes[0].channels] == [("c", 1, None)]
-        assert [what.partition(":")[0] for what in status.unknown] == ["its peers", "oldest of outbox sender"]
+        unknown = [what.partition(":")[0] for what in status.unknown]
+        assert unknown == ["its peers and topics", "oldest of outbox sender"]
 
         wait_until(lambda: not zw.status().unknown, within=10)
         assert zw.status().boxes[0].channels[0].oldest_at is not None

@@ -646,6 +646,78 @@ def test_what_a_killed_publisher_had_stored_for_a_durable_group_is_delivered(
     assert sorted(int(order) for order, *_ in handled(tmp_path, "billed")) == list(range(1, 51))
 
 
+def test_status_shows_what_is_published_for_whom_and_what_they_miss(
+    bank: Client, settings: Settings, screen: Client
+) -> None:
+    fast = screen.subscribe("prices.eur", idle=10)
+    slow = screen.subscribe("prices.*", queue=4)
+    bank.subscribers(PRICES).at_least(1).result(10)
+    wait_until(lambda: [len(each.subscriptions) for each in bank.status().topics] == [2], within=5)
+    for number in range(40):
+        bank.publish(PRICES.at("eur"), number)
+        take(fast, 1)
+    bank.publish("news.today", "nothing")
+
+    def shown() -> dict[str, tuple[int, dict[str, tuple[int, int]]]]:
+        return {
+            each.topic: (each.published, {s.pattern: (s.subscribers, s.waiting) for s in each.subscriptions})
+            for each in bank.status().topics
+        }
+
+    both = {"prices.eur": (1, 0), "prices.*": (1, 3)}  # a quarter of its queue is at the subscriber
+    wait_until(lambda: shown() == {"prices.*": (40, both), "news.today": (1, {})}, within=5)
+    [dropped] = [s.dropped for each in bank.status().topics for s in each.subscriptions if s.pattern == "prices.*"]
+    left = [event.missed for event in take(slow, 40 - dropped)]
+    assert sum(left) == dropped > 20
+
+    wait_until(lambda: shown()["prices.*"][1]["prices.*"] == (1, 0), within=5)
+    screen.close()
+    wait_until(lambda: shown()["prices.*"][1].get("prices.eur", (0, 0)) == (0, 0), within=5)
+
+
+def test_a_durable_group_that_will_not_come_back_is_forgotten_with_what_waits_for_it(
+    start: Start, settings: Settings
+) -> None:
+    # Given a group that has met its publishers, of which one lives, and one has left what it published.
+    def forget(*more: str) -> tuple[int, str]:
+        ran = start(*ZEROWAIT, "topic", "forget", *more)
+        return ran.ended(), ran.err
+
+    def shown(zw: Client) -> list[tuple[Any, ...]]:
+        [orders] = zw.status().topics
+        return [(s.pattern, s.group, s.subscribers, s.waiting + s.in_flight, s.dropped) for s in orders.subscriptions]
+
+    with Client("till", settings=Settings.load()) as till:
+        billing = start(*ZEROWAIT, "run", "tests.integration.feeds:billing")
+        till.subscribers(ORDERS).at_least(1).result(20)
+        assert start(*FEEDS, "publish", "web", "orders.web", "0", "3").ended() == 0
+        wait_until(lambda: shown(till) == [("orders.>", "billing", 1, 0, 0)], within=10)
+        code, said = forget("orders.>", "billing", "--yes")
+        assert (code, "billing of orders.> is there: billing. Stop it" in said) == (1, True), said
+        billing.signal(signal.SIGTERM)
+        billing.ended()
+        assert start(*FEEDS, "publish", "web", "orders.web", "0", "3", "0").ended() == 0
+        for number in range(5):
+            till.publish(ORDERS.at("till"), number).result(5)
+        wait_until(lambda: shown(till)[0][3] >= 5, within=10)
+
+        # When it is forgotten.
+        code, said = forget("orders.>", "billing")
+        assert (code, "8 events that wait" in said) == (2, True), said
+        code, said = forget("orders.>", "bilings", "--yes")
+        assert (code, "Did you mean orders.> billing?" in said) == (1, True), said
+        code, said = forget("orders.>", "billing", "--yes")
+
+        # Then nothing waits for it any more, the ledgers say so, and nothing more is kept for it.
+        assert (code, "8 events dropped" in said) == (0, True), said
+        assert till.publish(ORDERS.at("till"), 9).result(5) == 0
+        rows = [row for box in till.status().boxes for row in box.channels if row.channel == "orders.>@billing"]
+        assert sum(row.dropped for row in rows) >= 5
+        assert sum(row.unsettled for row in rows) == 0
+        code, said = forget("orders.>", "billing", "--yes")
+        assert (code, "knows a durable group billing" in said) == (1, True), said
+
+
 def test_the_banner_says_who_handles_each_event(start: Start) -> None:
     service = start(*ZEROWAIT, "run", "tests.integration.feeds:sharing")
     service.until(lambda it: "Ctrl-C" in it.err)

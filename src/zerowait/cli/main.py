@@ -20,6 +20,7 @@ COMMANDS = {
     "status": ("zerowait.cli.status", "Show the processes of this namespace and the ledger of each channel."),
     "dead": ("zerowait.cli.dead", "List, show, edit, retry and drop dead letters."),
     "outbox": ("zerowait.cli.outbox", "List, check, repair outboxes, deliver what was left behind, drop what waits."),
+    "topic": ("zerowait.cli.topic", "Forget a durable group of subscribers that will not come back."),
     "version": ("zerowait.cli.version", "Show the versions of zerowait and of what it stands on."),
 }
 

@@ -263,15 +263,15 @@ def drop(name: str, channel: str, yes: bool, namespace: str | None, as_json: boo
     if not waiting:
         names = sorted({other for box in there for other in box.channels} - {channel})
         tell(f"No message waits for channel {channel!r} in the outbox {name}.{_hint(channel, names)}")
-        _tell_in_flight(there, channel)
+        tell_in_flight(there, channel)
         return PARTIAL if silent else OK
     confirm(f"Drop {plural(waiting, 'message')} for {channel} in the outbox {name} for good?", yes=yes)
-    dropped, lost = _dropped(reach, name, channel, there)
+    dropped, lost = drop_waiting(reach, name, channel, there)
     tell_silent(lost)
     for box in there if as_json else ():
         give_json({"box": box.box, "name": name, "channel": channel, "dropped": dropped.get(box.box, 0)})
     tell(f"{plural(sum(dropped.values()), 'message')} dropped")
-    _tell_in_flight(there, channel)
+    tell_in_flight(there, channel)
     if any(box.sent_to and dropped.get(box.box) for box in there):
         tell("An outbox without a process had sent messages to workers: what they have begun they may still end.")
     if not silent and not lost and len(dropped) == len(there):
@@ -279,10 +279,10 @@ def drop(name: str, channel: str, yes: bool, namespace: str | None, as_json: boo
     return PARTIAL if dropped else UNAVAILABLE
 
 
-def _dropped(
-    reach: Reach, name: str, channel: str, there: Sequence[WaitingStatus]
+def drop_waiting(
+    reach: Reach, name: str | None, channel: str, there: Sequence[WaitingStatus]
 ) -> tuple[dict[str, int], dict[str, str]]:
-    """How many were dropped in each outbox; and who did not answer."""
+    """Drops it in the outboxes of that name (None: of any). How many were dropped in each, and who did not answer."""
     left, dropped = {box.box: box.last for box in there}, dict[str, int]()
     until = time.monotonic() + TAKEN_OVER_S
     while left and time.monotonic() < until:
@@ -301,7 +301,7 @@ def _dropped(
     return dropped, {f"outbox {name}.{id}": "it has changed hands and was not found again" for id in left}
 
 
-def _tell_in_flight(there: Sequence[WaitingStatus], channel: str) -> None:
+def tell_in_flight(there: Sequence[WaitingStatus], channel: str) -> None:
     if flying := sum(box.in_flight for box in there):
         tell(
             f"{plural(flying, 'message')} for {channel} {'is' if flying == 1 else 'are'} in flight at workers and left "

@@ -39,6 +39,8 @@ NUMBERS = (
     "failed",
     "cancelled",
     "outstanding",
+    "published",
+    "subscribers",
     "pid",
     "oldest",
     "silent",
@@ -59,6 +61,8 @@ def command(namespace: str | None, as_json: bool) -> int:
     asked = answered + failed + cancelled + outstanding (of requests)
     OLDEST is how long the oldest unsettled message of the channel has been there.
     REFUSED are frames of bare ZeroMQ senders that could not be read; shown if there are any.
+    Of a topic WAITING is what was not sent yet, to the slowest of its subscribers; of a durable
+    group (TOPIC@GROUP, which has a ledger of its own) what is not handled yet.
     """
     reach = Reach.named(namespace)
     found = reach.status()
@@ -93,6 +97,7 @@ def _show(found: Found) -> None:
         _served_table(found),
         _ledger_table(found),
         _request_table(found),
+        _topic_table(found),
         _peer_table(found),
     ]
     for number, (headings, rows) in enumerate([table for table in tables if table[1]]):
@@ -167,6 +172,22 @@ def _request_table(found: Found) -> tuple[list[str], list[list[str]]]:
         for status in found.statuses
         for each in status.requests
     ]
+
+
+def _topic_table(found: Found) -> tuple[list[str], list[list[str]]]:
+    headings = ["topic", "published by", "published", "subscribed as", "subscribers", "waiting", "dropped"]
+    rows: list[list[str]] = []
+    for status in found.statuses:
+        for topic in status.topics:
+            names = [topic.topic, f"{status.name} (pid {status.pid})", f"{topic.published:,}"]
+            for each in topic.subscriptions:
+                durable = f"{each.pattern}@{each.group}"
+                one_of = f"{each.pattern} by group {each.group}" if each.group else each.pattern
+                counts = (each.subscribers, each.waiting + each.in_flight, each.dropped)
+                rows.append([*names, durable if each.durable else one_of, *(f"{n:,}" for n in counts)])
+            if not topic.subscriptions:
+                rows.append([*names, "", "0", "0", "0"])
+    return headings, rows
 
 
 def _sums(ledgers: list[ChannelStatus]) -> list[str]:

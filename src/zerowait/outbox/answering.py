@@ -54,7 +54,7 @@ def answer(box: Outbox, question: Question) -> Answer:
         if question.verb == "status":
             return Answer(True, msgspec.to_builtins(box_status(box, {}, box.oldest())))
         if question.verb == "outbox.waiting":
-            mine = box.name == question.args.get("name")
+            mine = question.args.get("name") in (None, box.name)
             status = waiting_status(box, question.args["channel"], {}, sent_to=len(box.noted))
             return Answer(True, [msgspec.to_builtins(status)] if mine else [])
         if question.verb == "outbox.drop":

@@ -66,7 +66,7 @@ class Safe:
 
 class Groups:
     """folder: where they are remembered. lane: the way into the outbox for a group's channel. promise: makes one.
-    want: told of a channel whose workers are to be found. changed: told that there is another group."""
+    want: told of a channel whose workers are to be found. changed: told that there is another group, or one less."""
 
     def __init__(
         self,
@@ -82,20 +82,19 @@ class Groups:
         self._promise = promise
         self._want = want
         self._known: dict[str, tuple[str, str]] | None = None  # channel → (pattern, group)
-        self._lanes: dict[str, Lane] = {}
         self._lock = threading.RLock()
+        self._writing = threading.Lock()
 
     def known(self) -> dict[str, tuple[str, str]]:
         """All that there are. Read at first use."""
         with self._lock:
             if self._known is None:
-                self._known = {}
-                with suppress(OSError):
-                    for name in sorted(os.listdir(self._folder())):
-                        channel = unquote(name)
-                        if not name.startswith(".") and (both := parted(channel)) is not None:
-                            self._known[channel] = both
+                self._known = remembered(self._folder())
             return self._known
+
+    def seen(self) -> dict[str, tuple[str, str]]:
+        """Those that are in memory: for an event loop, which waits for no disk."""
+        return dict(self._known or {})
 
     def of(self, topic: str, codec: Codec[Any]) -> tuple[Any, ...]:
         """(channel's lane, whether the topic is to be said) of the groups that get this topic."""
@@ -119,18 +118,28 @@ class Groups:
         threading.Thread(target=self._remember, args=(channel, both), name="zerowait groups", daemon=True).start()
         self.changed()
 
+    def forget(self, channel: str) -> bool:
+        """Nothing more is kept for this group, unless it comes back: then it is met anew. False: it was not known.
+        Waits for the disk; raises OSError if that cannot forget it."""
+        with self._lock:
+            was_known = self.known().pop(channel, None) is not None
+        if was_known:
+            self.changed()
+        with self._writing:
+            was_there = forget(self._folder(), channel)
+        return was_known or was_there
+
     def _remember(self, channel: str, both: tuple[str, str]) -> None:
         try:
-            folder = self._folder()
-            for each in (folder.parent, folder):
-                each.mkdir(mode=0o700, exist_ok=True)
-            with open(folder / quote(channel, safe="@"), "wb") as file:
-                os.fsync(file.fileno())
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            with self._writing:
+                if channel not in self.known():  # forgotten meanwhile
+                    return
+                folder = self._folder()
+                for each in (folder.parent, folder):
+                    each.mkdir(mode=0o700, exist_ok=True)
+                with open(_file(folder, channel), "wb") as file:
+                    os.fsync(file.fileno())
+                _sync(folder)
         except OSError as error:
             log.warning(
                 "the durable group %s of %s cannot be remembered (%s): what is published is kept for it as long as "
@@ -163,6 +172,44 @@ class Groups:
             said = _said(headers, topic, says_topic)
             taken.append(lane.append(payload, headers=said, force=bool(taken)))
         return Safe(self._promise("write `await zw.publish(…)`"), taken)
+
+
+def folder_of(home: Path, namespace: str, client: str = "") -> Path:
+    """Where the groups of a client are remembered; without its name, the folders of all clients."""
+    return home / namespace / "groups" / client
+
+
+def remembered(folder: Path) -> dict[str, tuple[str, str]]:
+    """The groups of which a file there tells: channel → (pattern, group)."""
+    found: dict[str, tuple[str, str]] = {}
+    with suppress(OSError):
+        for name in sorted(os.listdir(folder)):
+            channel = unquote(name)
+            if not name.startswith(".") and (both := parted(channel)) is not None:
+                found[channel] = both
+    return found
+
+
+def forget(folder: Path, channel: str) -> bool:
+    """Removes what tells of it there; whether there was something. Raises OSError."""
+    try:
+        os.unlink(_file(folder, channel))
+    except FileNotFoundError:
+        return False
+    _sync(folder)
+    return True
+
+
+def _file(folder: Path, channel: str) -> Path:
+    return folder / quote(channel, safe="@")
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _said(headers: Mapping[str, str] | None, topic: str, says_topic: bool) -> Mapping[str, str] | None:

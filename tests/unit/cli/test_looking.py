@@ -25,6 +25,8 @@ from zerowait.snapshot import (
     RequestStatus,
     ServedStatus,
     Status,
+    SubscriptionStatus,
+    TopicStatus,
     WaitingStatus,
     moment,
 )
@@ -163,6 +165,30 @@ def test_status_shows_the_ledger_of_requests(zerowait: Zerowait, there: There) -
     assert line.split()[1:] == ["printer", "(pid", "4711)", "4,321", "4,300", "12", "7", "2"]
     [row] = json.loads(zerowait("status", "--json").out)["processes"][0]["requests"]
     assert row["asked"] == row["answered"] + row["failed"] + row["cancelled"] + row["outstanding"]
+
+
+def test_status_shows_topics_a_line_for_each_that_subscribes(zerowait: Zerowait, there: There) -> None:
+    prices = TopicStatus(
+        topic="prices.*",
+        published=12_345,
+        subscriptions=[
+            SubscriptionStatus(pattern="prices.eur", subscribers=3, waiting=7, dropped=1_000),
+            SubscriptionStatus(pattern=">", group="audit", subscribers=2),
+            SubscriptionStatus(pattern="prices.*", group="billing", durable=True, waiting=40, in_flight=2),
+        ],
+    )
+    there([Somebody("bank (pid 4711)", replace(process("bank"), topics=[prices, TopicStatus(topic="news")]))])
+    lines = zerowait("status").out.splitlines()
+    [at] = [number for number, line in enumerate(lines) if line.startswith("TOPIC")]
+    rows = [line.replace("bank (pid 4711)", "bank").split() for line in lines[at + 1 : at + 5]]
+    assert rows == [
+        ["prices.*", "bank", "12,345", "prices.eur", "3", "7", "1,000"],
+        ["prices.*", "bank", "12,345", ">", "by", "group", "audit", "2", "0", "0"],
+        ["prices.*", "bank", "12,345", "prices.*@billing", "0", "42", "0"],
+        ["news", "bank", "0", "0", "0", "0"],
+    ]
+    [shown, _] = json.loads(zerowait("status", "--json").out)["processes"][0]["topics"]
+    assert [each["waiting"] for each in shown["subscriptions"]] == [7, 0, 40]
 
 
 def test_outboxes_taken_over_say_who_keeps_them_and_stand_together(zerowait: Zerowait, there: There) -> None:

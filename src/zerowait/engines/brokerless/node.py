@@ -45,7 +45,7 @@ from zerowait.engines.brokerless.protocol.subscriber.subscriber import Wanted as
 from zerowait.engines.brokerless.resolve import Resolver
 from zerowait.engines.brokerless.started import Started
 from zerowait.engines.brokerless.topical import Topical
-from zerowait.engines.brokerless.views import PeerView, Views
+from zerowait.engines.brokerless.views import PeerView, TopicView, Views
 from zerowait.engines.brokerless.wire import Heard, Lost, Opened, PlainHeard, Wire, raise_descriptor_limit
 from zerowait.engines.engine import Handlers
 from zerowait.errors import ZerowaitError
@@ -236,6 +236,9 @@ class Node:
 
     def peers(self) -> list[PeerView]:
         return self._views.peers(clock()) if self.counter is not None else []
+
+    def topics(self) -> list[TopicView]:
+        return self._views.topics() if self.counter is not None else []
 
     def workers(self, channel: str) -> list[str]:
         """Who serves this channel now, by name."""

@@ -9,6 +9,7 @@ from msgspec import Struct
 from zerowait.engines.brokerless.contacts import Contacts
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.link import Link, Mismatch
+from zerowait.engines.brokerless.protocol.publisher.history import Stream
 from zerowait.patterns import overlap
 
 
@@ -25,6 +26,25 @@ class PeerView(Struct, frozen=True):
     in_flight: int
     silent_for_s: float
     mismatches: dict[str, str]  # channel → what the two ends of it disagree about
+
+
+class SubscriptionView(Struct, frozen=True):
+    """What is subscribed to something that this process publishes. group: of which each event goes to one; "": those
+    who stand for themselves, together. waiting: the most that waits for one of them."""
+
+    pattern: str
+    group: str
+    subscribers: int
+    waiting: int
+    dropped: int
+
+
+class TopicView(Struct, frozen=True):
+    """A topic that this process publishes, as it was declared."""
+
+    topic: str
+    published: int
+    subscriptions: tuple[SubscriptionView, ...]
 
 
 class Views:
@@ -76,9 +96,35 @@ class Views:
             if link.hello is not None and link.is_round and (conn in conns or _has_group(link, pattern))
         ]
 
+    def topics(self) -> list[TopicView]:
+        """What this process publishes, and for whom; without durable groups, which are channels."""
+        publisher = self._core.publisher
+        return [
+            TopicView(
+                each.pattern,
+                each.published,
+                tuple(view for stream in publisher.streams(each.pattern) for view in _subscriptions(stream)),
+            )
+            for each in publisher.announced.values()
+        ]
+
     def misfits(self, channel: str) -> list[tuple[str, Mismatch]]:
         """Who serves this channel and expects another type than is pushed here: name, and the difference."""
         return [(link.hello.name, each) for link, each in self._core.owner.misfits(channel) if link.hello is not None]
+
+
+def _subscriptions(stream: Stream) -> list[SubscriptionView]:
+    alone = [cursor for cursor in stream.cursors if not cursor.name]
+    views = [
+        SubscriptionView(stream.pattern, cursor.name, len(cursor.members), cursor.lag(), cursor.dropped)
+        for cursor in stream.cursors
+        if cursor.name
+    ]
+    if alone or stream.dropped:
+        waiting = max((cursor.lag() for cursor in alone), default=0)
+        there = sum(cursor.conn != 0 for cursor in alone)
+        views.insert(0, SubscriptionView(stream.pattern, "", there, waiting, stream.dropped))
+    return views
 
 
 def _differences(link: Link) -> dict[str, str]:

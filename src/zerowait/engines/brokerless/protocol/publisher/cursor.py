@@ -126,8 +126,14 @@ class Cursor(Taker):
 
     def skip(self, count: int) -> None:
         self.c += count
-        self.dropped += count
+        self.lose(count)
         self.skipped += count
+
+    def lose(self, count: int) -> None:
+        """So many are not sent to it. What one whose session is over is not sent is reckoned when it is back."""
+        self.dropped += count
+        if self.conn:
+            self.stream.dropped += count
 
     def conflate(self, part: Part) -> None:
         assert self.dirty is not None
@@ -136,7 +142,8 @@ class Cursor(Taker):
             for topic, a, b, *_ in part.block.runs:
                 a, b = max(a, start), min(b, stop)
                 if a < b:
-                    self.dirty.pop(topic, None)  # the newest stand last, so that counts rise
+                    old = self.dirty.pop(topic, None)  # the newest stand last, so that counts rise
+                    self.lose(b - a - (old is None))
                     self.dirty[topic] = part, b - 1, before + b - 1 - start
             before += stop - start
 

@@ -176,6 +176,7 @@ class Stream:
         self.conflating: list[Cursor] = []
         self.idle_since: float | None = None
         self.is_reliable = False  # some of what it matches is
+        self.dropped = 0  # not sent to those who stand for themselves, each for each
         self._settled = 0  # how many of the parts have been looked at by `keep`
 
     def append(self, block: Block, ranges: Ranges, count: int) -> None:

@@ -41,12 +41,14 @@ RELIABLE_SLACK = 1_024  # of a reliable topic: what was published before its pub
 
 
 class Announced(Struct):
-    """A topic that this process publishes, as it was declared. fingerprint and description: of its type."""
+    """A topic that this process publishes, as it was declared. fingerprint and description: of its type. published: how
+    many events it stood for."""
 
     pattern: str
     fingerprint: bytes = b""
     description: bytes = b""
     ring: Ring | None = None
+    published: int = 0
 
 
 class Publisher:
@@ -61,7 +63,7 @@ class Publisher:
         self._cursors: dict[int, list[Cursor]] = {}  # connection → subscriptions that stand for themselves
         self._groups: dict[tuple[str, str], Cursor] = {}
         self._ghosts: list[Cursor] = []
-        self._rings: Patterns[Ring] = Patterns()
+        self._declared: Patterns[Announced] = Patterns()
         self._retained: dict[str, Part] = {}
         self._dirty: dict[Stream, None] = {}
         self._roomy: set[int] = set()  # connections that have more room
@@ -71,13 +73,14 @@ class Publisher:
     def declare(self, pattern: str, fingerprint: bytes, description: bytes, history: int) -> bool:
         """This process publishes to that topic. False: that was known."""
         known = self.announced.get(pattern)
-        if known is not None and known.fingerprint == fingerprint and (known.ring or not history):
+        if known is None:
+            known = self.announced[pattern] = Announced(pattern)
+            self._declared.add(pattern, known)
+        elif known.fingerprint == fingerprint and (known.ring or not history):
             return False
-        ring = known.ring if known is not None else None
-        if history and ring is None:
-            ring = Ring(pattern, history)
-            self._rings.add(pattern, ring)
-        self.announced[pattern] = Announced(pattern, fingerprint, description, ring)
+        known.fingerprint, known.description = fingerprint, description
+        if history and known.ring is None:
+            known.ring = Ring(pattern, history)
         return True
 
     def served(self) -> tuple[Served, ...]:
@@ -104,8 +107,10 @@ class Publisher:
                     ranges[-1] = ranges[-1][0], stop
                 else:
                     ranges.append((start, stop))
-            for ring in self._rings.match(topic):
-                ring.append(block, start, stop, self._config.topic_bytes)
+            for declared in self._declared.match(topic):
+                declared.published += stop - start
+                if declared.ring is not None:
+                    declared.ring.append(block, start, stop, self._config.topic_bytes)
             if retain:
                 self._retain(topic, block, stop - 1)
             if topic not in addressed:
@@ -136,12 +141,15 @@ class Publisher:
         """The connections with processes that have subscribed to something of this."""
         return {
             conn
-            for stream in self._streams.values()
-            if overlap(stream.pattern, pattern)
+            for stream in self.streams(pattern)
             for cursor in stream.cursors
             for conn in (cursor.members or (cursor.conn,))
             if conn
         }
+
+    def streams(self, pattern: str) -> list[Stream]:
+        """What somebody has subscribed to and overlaps with this."""
+        return [stream for stream in self._streams.values() if overlap(stream.pattern, pattern)]
 
     def is_settled(self, now: float) -> bool:
         """Whether waiting any longer is of no use: everything has been sent to those who go on taking it. Who has taken
@@ -384,6 +392,7 @@ class Publisher:
                 words = f"more than {cursor.queue} events waited for it"
                 said = Subscribed(cursor.id, self.epoch, self.event, cursor.c, cursor.lag(), True, words)
                 self._effects.send(cursor.conn, said)
+                cursor.lose(cursor.lag())
                 self._cursors[cursor.conn].remove(cursor)
             else:
                 self._ghosts.remove(cursor)

@@ -61,7 +61,7 @@ class Sending:
         count = sum(stop - start for start, stop in ranges)
         if self._is_too_large(cursor, part.block, ranges):
             cursor.took(part, 1, skip)
-            cursor.dropped += 1
+            cursor.lose(1)
             return
         counts = {cursor.id: part.c + skip if part.c else 0}
         cursor.sent += cost
@@ -92,6 +92,7 @@ class Sending:
             count = sum(stop - start for start, stop in ranges)
             if self._is_too_large(member, part.block, ranges):
                 group.took(part, 1, skip)
+                group.lose(1)
                 group.skipped += 1
                 continue
             first = member.c + group.skipped + 1 if part.c else 0

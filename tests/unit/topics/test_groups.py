@@ -1,0 +1,74 @@
+"""Durable groups: what a publisher remembers of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.waiting import wait_until
+from zerowait.topics.groups import Groups, remembered
+
+BILLING = "prices.*@billing"
+
+
+class Publisher:
+    """One life of a client that remembers in this folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.changes = 0
+        self.groups = Groups(lambda: folder, lane=self._lane, promise=self._lane, want=lambda channel: None)
+        self.groups.changed = self._changed
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def _lane(self, *_: Any) -> Any:
+        raise AssertionError("nothing is published here")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "groups" / "bank"
+
+
+def test_a_group_that_was_met_is_known_to_the_next_life(folder: Path) -> None:
+    first = Publisher(folder)
+    first.groups.met(BILLING)
+    wait_until(lambda: remembered(folder), within=5)
+
+    assert first.changes == 1
+    assert Publisher(folder).groups.known() == {BILLING: ("prices.*", "billing")}
+
+
+def test_a_group_that_was_forgotten_is_known_to_nobody_until_it_is_back(folder: Path) -> None:
+    first = Publisher(folder)
+    first.groups.met(BILLING)
+    first.groups.met("orders.>@billing")
+    wait_until(lambda: len(remembered(folder)) == 2, within=5)
+
+    assert first.groups.forget(BILLING)
+    assert not first.groups.forget(BILLING)
+    assert list(first.groups.known()) == ["orders.>@billing"] == list(Publisher(folder).groups.known())
+    assert first.changes == 3
+
+    first.groups.met(BILLING)
+    wait_until(lambda: BILLING in remembered(folder), within=5)
+
+
+def test_a_group_that_is_forgotten_before_it_was_written_is_not_written(folder: Path) -> None:
+    folder.parent.mkdir(parents=True)
+    publisher = Publisher(folder)
+    with publisher.groups._writing:  # the disk is busy
+        publisher.groups.met(BILLING)
+        publisher.groups.known().pop(BILLING)  # as `forget` does first
+    publisher.groups.met("orders.>@billing")
+    wait_until(lambda: remembered(folder), within=5)
+
+    assert list(remembered(folder)) == ["orders.>@billing"]
+
+
+def test_what_nobody_remembers_is_no_error(folder: Path) -> None:
+    assert not Publisher(folder).groups.forget(BILLING)
+    assert remembered(folder) == {}
