@@ -103,6 +103,7 @@ def status_of(opened: Opened) -> Status:
         ],
         requests=_requests(opened),
         topics=topics_of(topics or [], [_durable(opened, channel, told) for channel in dict(known)]),
+        released_undecided=core.worker.claims.released_unasked if core is not None else 0,
         unknown=[*unopened, *unknown],
     )
 

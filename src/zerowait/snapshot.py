@@ -141,6 +141,7 @@ class Status(Struct, frozen=True, kw_only=True):
     serves: list[ServedStatus]
     requests: list[RequestStatus] = []
     topics: list[TopicStatus] = []
+    released_undecided: int = 0  # messages whose outputs left without their sender's word, after `undecided_after`
     unknown: list[str] = []  # what is left away because it could not be found out yet, and why, a sentence each
 
     def as_dict(self) -> dict[str, Any]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from tests.programs import Start
 from tests.waiting import wait_until
 from zerowait import App, Client, Context, PushChannel, Retry, Settings
 from zerowait.message import Change, Spool
@@ -64,6 +68,45 @@ def test_what_goes_on_through_three_stages_comes_once_and_no_file_is_left(settin
     assert settings.home is not None
     boxes = list((settings.home_folder() / settings.namespace / "outbox").glob("*.db"))
     assert boxes == [], "what is all settled leaves no file"
+
+
+def test_what_leaves_without_the_word_of_its_sender_is_counted(
+    settings: Settings, start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a handler that runs while its sender dies, and with it the disk that has the message.
+    runs, may_end, got = threading.Event(), threading.Event(), list[int]()
+    app = App("stage", settings=replace(settings, undecided_after=0.5))
+
+    @app.pull("numbers", to="results")
+    def double(number: int) -> int:
+        runs.set()
+        assert may_end.wait(20)
+        return 2 * number
+
+    @app.pull("results")
+    async def see(number: int) -> None:
+        got.append(number)
+
+    (tmp_path / "sender.py").write_text(
+        "import time\nfrom zerowait import Client\n"
+        "with Client('sender') as zw:\n    zw.push('numbers', 21)\n    time.sleep(60)\n"
+    )
+    with app as zw:
+        sender = start(sys.executable, "sender.py")
+        assert runs.wait(20)
+        assert zw.status().released_undecided == 0
+        for file in (settings.home_folder() / settings.namespace / "outbox").glob("sender.*"):
+            file.unlink()
+        sender.signal(signal.SIGKILL)
+        sender.ended()
+
+        # When it ends.
+        may_end.set()
+
+        # Then what it sent leaves after that time, and that is counted and said.
+        wait_until(lambda: got == [42], within=20)
+        assert zw.status().released_undecided == 1
+    assert "what was sent for 1 of its messages leaves now" in caplog.text
 
 
 def test_a_failing_run_sends_nothing_and_the_one_that_succeeds_sends_it_once(settings: Settings) -> None:

@@ -755,6 +755,7 @@ def undecided(at: AtClaim) -> str:
     if fate == "accepted":
         (kept,) = at.home.kept()
         assert kept.verdict is Verdict.HANDLED, "it is still asked whether it was chosen"
+        assert at.stage.core.worker.claims.released_unasked == 1, "and it is counted"
     return fate or "nothing"
 
 

@@ -111,6 +111,12 @@ def _show(found: Found) -> None:
                     f"\n{each.name} (pid {each.pid}) sends nothing of {channel} to {peer.name}: {difference}. Its "
                     "messages wait; deploy both ends with the same contract"
                 )
+        if each.released_undecided:
+            tell(
+                f"\n{each.name} (pid {each.pid}): what was sent for {plural(each.released_undecided, 'message')} left "
+                "without the word of their senders, who were away for longer than undecided_after. Should they have "
+                "given such a message to another worker, its outputs leave twice"
+            )
     waiting = [box for box in found.boxes if box.unsettled]
     if waiting:
         names = sorted({box.name for box in waiting})

@@ -191,6 +191,14 @@ def test_status_shows_topics_a_line_for_each_that_subscribes(zerowait: Zerowait,
     assert [each["waiting"] for each in shown["subscriptions"]] == [7, 0, 40]
 
 
+def test_what_left_without_the_word_of_its_sender_is_said_where_there_is_any(zerowait: Zerowait, there: There) -> None:
+    there([Somebody("stage (pid 4711)", process("stage"))])
+    assert "undecided_after" not in zerowait("status").err
+    there([Somebody("stage (pid 4711)", replace(process("stage"), released_undecided=1_234))])
+    assert "stage (pid 4711): what was sent for 1,234 messages left without the word" in zerowait("status").err
+    assert json.loads(zerowait("status", "--json").out)["processes"][0]["released_undecided"] == 1_234
+
+
 def test_outboxes_taken_over_say_who_keeps_them_and_stand_together(zerowait: Zerowait, there: There) -> None:
     boxes = [box("cli", ledger(accepted=1_000, waiting=3)), box("cli", ledger(accepted=234, waiting=1))]
     there([Somebody("printer (pid 4711)", process("printer", *boxes))])
