@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from tests.programs import Program, programs
 from tests.waiting import wait_until
-from zerowait import Client, Receipt
+from zerowait import App, Client, Receipt, Settings
 
 WORKER = """
 import os, time
@@ -37,6 +38,26 @@ KIND work(entry: list[int], ctx: Context) -> None:
     witness(f"end {account} {number} {os.getpid()}")
 """
 RETRIES = 'app.pull("book.entry", concurrency=4'
+
+
+def test_what_is_withdrawn_behind_one_of_its_key_lets_the_others_pass(settings: Settings) -> None:
+    app, begun, may_end = App("books", settings=settings), list[int](), threading.Event()
+
+    @app.pull("book.entry", concurrency=16)
+    def work(number: int) -> None:
+        begun.append(number)
+        assert number or may_end.wait(10)
+
+    with Client("sender", settings=settings) as zw:
+        receipts = [zw.push("book.entry", number, key="a") for number in range(8)]
+        with app:
+            wait_until(lambda: begun, within=10)  # and the others stand behind it there
+            taken = [receipts[2].withdraw().result(10), receipts[5].withdraw().result(10)]
+            may_end.set()
+            for number in (0, 1, 3, 4, 6, 7):
+                receipts[number].handled.result(10)
+    assert taken == [True, True]
+    assert begun == [0, 1, 3, 4, 6, 7]
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])

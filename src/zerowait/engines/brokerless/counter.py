@@ -34,7 +34,8 @@ class Counter:
         parcels: tuple[Parcel, ...] = delivery.token
         parcel = parcels[0]  # one, mostly; more where DROP or an earlier run has cut the delivery
         if len(parcels) > 1:
-            parcel = next(each for each in parcels if each.begin <= start < each.stop)
+            # The one cut last: the others it was cut from cover this message, too, and it was not begun as theirs.
+            parcel = next(each for each in reversed(parcels) if each.begin <= start < each.stop)
         if delivery.key is not None and outcome is None:
             self._desk.handled(parcel, start)  # whoever asks next, perhaps this very runner, goes on with its key
         self._finished.append((Taken(delivery, job.start, job.stop, parcel), start, stop, outcome))
