@@ -58,7 +58,8 @@ class RequestOptions(TypedDict, total=False):
 
     timeout: seconds until it expires, 30 unless something else says so; `math.inf` for never. In a handler it gets at
     most what is left of the deadline of what that works on. hedge: another worker is asked, too, if the first is slower
-    than nineteen of twenty were; only where a request may run twice (`idempotent=True`). key: not there yet.
+    than nineteen of twenty were; only where a request may run twice (`idempotent=True`). key: 1 to 200 bytes; requests
+    of one key, of this client and the channel, run one after another in the order of asking; not together with hedge.
     headers: for the handler, text, 8 KiB in all unless a setting says otherwise.
     """
 

@@ -22,6 +22,7 @@ from zerowait.errors import ContractMismatch, Expired, NoResponder, PeerLost, St
 from zerowait.message import BODY_START, SEGMENT_MESSAGES, Change, Kept, Segment
 from zerowait.outbox.sheaf import MESSAGE_COST
 from zerowait.requests.bundle import Bundle
+from zerowait.requests.keyed import Held, Name
 
 if TYPE_CHECKING:
     from zerowait.engines.brokerless.protocol.effects import Unanswered
@@ -56,6 +57,20 @@ class _Piece(Struct, eq=False):
     bundle: Bundle
     ends: memoryview
     left: int  # how many have not ended
+    key: bytes | None = None
+    out: tuple[int, int] | None = None  # of those with a key, which of them are offered
+
+    def living(self, after: int) -> tuple[int, int] | None:
+        ended = self.bundle.ended[self.start : self.start + self.count]
+        start = next((at for at in range(after, self.count) if ended[at] is None), None)
+        if start is None:
+            return None
+        return start, next((at for at in range(start, self.count) if ended[at] is not None), self.count)
+
+    def is_out(self) -> bool:
+        """Whether any of those that are offered has not ended."""
+        start, stop = self.out or (0, 0)
+        return None in self.bundle.ended[self.start + start : self.start + stop]
 
     def nbytes(self, at: int, count: int) -> int:
         begin = self.ends[at - 1] if at else BODY_START
@@ -103,6 +118,8 @@ class Requests:
         self._lock = Lock()  # of counts
         self._counts: dict[str, Counts] = {}
         self._left: deque[Callable[[], object]] = deque()  # what other threads want done here
+        self._held: Held[_Piece] = Held()
+        self._freed: list[Name] = []  # keys of which all that was offered has ended
         self._unseen_at = 0.0
 
     # -- as an outbox ------------------------------------------------------------------------------------------------
@@ -120,7 +137,7 @@ class Requests:
                 self._next += piece.count if sheaf.cut is None else piece.count + SEGMENT_MESSAGES
             first = sheaf.first + piece.start
             ends = memoryview(piece.ends).cast("I")
-            taken = _Piece(first, piece.count, piece.start, sheaf, ends, piece.count)
+            taken = _Piece(first, piece.count, piece.start, sheaf, ends, piece.count, sheaf.terms.key)
             self._list(taken)
             with self._lock:
                 self._of(sheaf.channel).asked += piece.count
@@ -143,11 +160,31 @@ class Requests:
                 expires=sheaf.terms.expires,
                 headers={sheaf.first + at: headers[at] for at in span if at in headers} if headers else None,
                 hedge=sheaf.lane.hedge,
+                key=taken.key,
             )
-            segments.append(segment)
+            if taken.key is None:
+                segments.append(segment)
+            elif self._held.join(taken, segment):
+                self._freed.append((taken.bundle.channel, taken.key))
             for index in early:  # at the next turn: what is not offered cannot be dropped
                 self._count(sheaf.channel, 1, "cancelled")
                 self._left.append(partial(self._cancel, sheaf, index, 1))
+        if self._held:
+            segments += self._keyed()
+        return segments
+
+    def _keyed(self) -> list[Segment]:
+        """Of keys of which nothing is offered, what comes next. What has waited for too long has ended."""
+        for piece, after in self._held.expired(self.intake.now_us()):
+            self._end(piece, after, piece.count - after, Failed(partial(_expired, sent=False)))
+            self.flush()
+        segments: list[Segment] = []
+        freed, self._freed = self._freed, []
+        for name in freed:
+            if (found := self._held.next(name)) is not None:
+                piece, segment, *run = found
+                piece.out = run[0], run[1]
+                segments.append(segment)
         return segments
 
     def _list(self, piece: _Piece) -> None:
@@ -163,7 +200,13 @@ class Requests:
         return []
 
     def next_due(self) -> float | None:
-        return 0.0 if self._left else HELD_AGAIN if self.intake.held else None
+        if self._left or self._freed:
+            return 0.0
+        due = HELD_AGAIN if self.intake.held else None
+        if self._held and (at := self._held.next_at()) is not None:
+            left = max(0.0, (at - self.intake.now_us()) / 1e6)
+            due = left if due is None else min(due, left)
+        return due
 
     def moved(self, seq: int, first: int, count: int, state: Literal["sent", "stored"]) -> None:
         """No receipt is there to be moved."""
@@ -174,6 +217,9 @@ class Requests:
         failed = Failed(self._why(what))
         for piece, at, many in self._over(what.first, what.count):
             self._end(piece, at, many, failed)
+            if piece.key is not None and what.why in ("nobody", "mismatch"):
+                for behind, after in self._held.waiting((piece.bundle.channel, piece.key)):  # nor are those for anybody
+                    self._end(behind, after, behind.count - after, failed)
         self.flush()
 
     def answered(self, outcome: Outcome) -> None:
@@ -237,6 +283,9 @@ class Requests:
     def _gone(self, piece: _Piece, at: int, count: int, ended: int) -> None:
         self.intake.settled(ended, piece.nbytes(at, count) * ended // count)
         piece.left -= ended
+        if piece.out is not None and piece.key is not None and not piece.is_out():
+            piece.out = None
+            self._freed.append((piece.bundle.channel, piece.key))
         if not piece.left:
             self._ended += 1
             if self._ended * 2 > len(self._pieces):
@@ -265,8 +314,7 @@ class Requests:
             channel, id = bundle.channel, bundle.id(index)
             which = f"Request {id} for {channel}"
             if what.why == "expired":
-                ran = "was sent: it may have run" if what.sent else "was not begun: it certainly did not run"
-                return Expired(f"{which} ran out of its time. It {ran}.", channel=channel, id=id, sent=what.sent)
+                return _expired(bundle, index, sent=what.sent)
             if what.why == "lost":
                 who = what.peer or "its worker"
                 words = (
@@ -393,6 +441,8 @@ class Requests:
                 call()
         self.flush()
         self._pieces, self._firsts = [], []
+        self._held.clear()
+        self._freed.clear()
 
     # -- looking, any thread -----------------------------------------------------------------------------------------
 
@@ -416,6 +466,12 @@ class Requests:
             f" (nor at {count - 1} others)" if count > 1 else "",
             failed.error(bundle, index),
         )
+
+
+def _expired(bundle: Bundle, index: int, *, sent: bool) -> Expired:
+    channel, id = bundle.channel, bundle.id(index)
+    ran = "was sent: it may have run" if sent else "was not begun: it certainly did not run"
+    return Expired(f"Request {id} for {channel} ran out of its time. It {ran}.", channel=channel, id=id, sent=sent)
 
 
 class Waiting:

@@ -14,7 +14,7 @@ from zerowait.codec import Codec
 from zerowait.context import DEADLINE
 from zerowait.errors import TooLarge, UsageError
 from zerowait.failures import NO_ERRORS, Errors
-from zerowait.names import check_channel
+from zerowait.names import check_channel, checked_key
 from zerowait.outbox.entrance import check_headers, compare_terms
 from zerowait.outbox.intake import Intake
 from zerowait.requests.box import Requests
@@ -76,8 +76,12 @@ class Asking:
         """Takes the request, or raises and has taken nothing."""
         for name in options.keys() - OPTIONS[kind]:
             raise UsageError(f"{VERBS[kind]} takes no {name}=: it takes {', '.join(sorted(OPTIONS[kind]))}.")
-        if options.get("key") is not None:
-            raise UsageError("key= is not there yet in this version: nothing was taken. Ask without it.")
+        key = checked_key(said) if (said := options.get("key")) is not None else None
+        if key is not None and options.get("hedge"):
+            raise UsageError(
+                "hedge=True asks two workers at once, and requests of one key run one after another: nothing was "
+                "taken. Leave one of the two away."
+            )
         way = self._way(kind, to, options)
         if (other := self._other_kind(way.name, kind)) is not None:
             raise UsageError(
@@ -91,13 +95,13 @@ class Asking:
         if len(payload) > self._settings.message_bytes:
             raise TooLarge(size_bytes=len(payload), limit_bytes=self._settings.message_bytes, channel=way.name)
         headers = dict(self._headers()) if self._headers is not None else {}
-        said: Any = options.get("headers")
+        said = options.get("headers")
         if said is not None and not hasattr(said, "items"):
             raise UsageError(f'headers= takes a mapping of text to text, as {{"trace": "1"}}, not {said!r:.80}.')
         headers.update(said or {})
         if headers:
             check_headers(headers, way.name, self._settings.headers_bytes)
-        bundle, index = lane.append(payload, expires=expires, headers=headers or None)
+        bundle, index = lane.append(payload, expires=expires, headers=headers or None, key=key)
         return cast("Bundle", bundle), index
 
     def _expires(self, lane: AskLane) -> int | None:
