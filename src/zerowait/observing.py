@@ -17,6 +17,7 @@ import msgspec
 from zerowait.callbacks import running_loop
 from zerowait.errors import StoreError, ZerowaitError
 from zerowait.outbox.answering import box_status, letters_answer, waiting_status
+from zerowait.outbox.letters import Letters
 from zerowait.outbox.waiting import Ranges, Sweep
 from zerowait.patterns import overlap, parted
 from zerowait.snapshot import (
@@ -278,6 +279,8 @@ def _answer(opened: Opened, question: Question) -> Any:
     if question.verb == "outbox.drop":
         last = {box: name for box in boxes if (name := args["boxes"].get(f"{box.id:016x}")) is not None}
         return {f"{box.id:016x}": _drop(opened, box, args["channel"], (n[0], n[1])) for box, n in last.items()}
+    if question.verb == "dead.retry":
+        return [id for box in boxes for id in _retry(opened, box, question)]
     answers = [estate.ask(box, partial(letters_answer, box, question)).result(ANSWER_S) for box in boxes]
     if question.verb == "dead.show":
         return next((letter for letter in answers if letter is not None), None)
@@ -290,6 +293,20 @@ def _waiting(opened: Opened, box: Outbox, channel: str) -> WaitingStatus:
     in_flight = opened.node.in_flight(box.id)
     status: WaitingStatus = opened.estate.ask(box, lambda: waiting_status(box, channel, in_flight)).result(ANSWER_S)
     return status
+
+
+def _retry(opened: Opened, box: Outbox, question: Question) -> list[str]:
+    """Gives dead letters back. With a key they go before what is in memory of it, of which the outbox knows nothing."""
+
+    def retry() -> tuple[set[tuple[str, bytes]], list[str]]:
+        letters, named = Letters(box), question.args["ids"]
+        return letters.keys(named), letters.retry(named)
+
+    told: tuple[set[tuple[str, bytes]], list[str]] = opened.estate.ask(box, retry).result(ANSWER_S)
+    keys, ids = told
+    if keys:
+        opened.node.call(partial(opened.node.outboxes.outrun, box.id, keys)).result(ANSWER_S)
+    return ids
 
 
 def _drop(opened: Opened, box: Outbox, channel: str, last: tuple[int, int]) -> tuple[int, bool]:

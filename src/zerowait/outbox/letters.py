@@ -174,6 +174,13 @@ class Letters:
             self._box.amend(change)
         return [letter.id for letter in letters]
 
+    def keys(self, ids: Sequence[str]) -> set[tuple[str, bytes]]:
+        """Channel and key of those of them that have a key. Raises StoreError."""
+        letters = self._named(ids)
+        sql = "SELECT seq, key FROM message WHERE key IS NOT NULL AND seq IN carray(?)"
+        keys = dict(self._box.read(sql, (integers([letter.seq for letter in letters]),))) if letters else {}
+        return {(letter.channel, bytes(keys[letter.seq])) for letter in letters if letter.seq in keys}
+
     def _named(self, ids: Sequence[str]) -> list[Letter]:
         found = {letter.seq: letter for id in ids[:AT_ONCE] if (letter := self.show(id)) is not None}
         return list(found.values())

@@ -283,6 +283,11 @@ class Outboxes:
         self._withdrawals.setdefault((box, epoch, number), []).append(tell)
         self._core.owner.withdraw(box, epoch, number)
 
+    def outrun(self, box: int, keys: Iterable[tuple[str, bytes]]) -> None:
+        """Dead letters with these keys (and channels) were given back: they go before what waits of their keys."""
+        for channel, key in keys:
+            self._core.owner.outrun(box, channel, key)
+
     def drop(
         self,
         box: int,

@@ -87,6 +87,9 @@ class Flights:
     def holders(self) -> set[int]:
         return set(self._by_holder)
 
+    def __iter__(self) -> Iterator[Flight]:
+        return iter(list(self._by_name.values()))
+
     def over(self, epoch: int, first: int, count: int) -> Iterator[tuple[Flight, int, int]]:
         """Who has which of these: (flight, first, count)."""
         flights: dict[Name, Flight] = {}

@@ -128,16 +128,31 @@ class Keys:
         name = (piece.box, piece.segment.seq)
         line = self._lines.get(name)
         if line is None:
-            line = self._lines[name] = Line(piece.box, piece.segment, Numbers(), upto=_first_hole(piece.segment))
-            for block in line.blocks():
-                self._by_block.setdefault(block, {})[name] = line
+            line = self._list(Line(piece.box, piece.segment, Numbers(), upto=_first_hole(piece.segment)))
         line.waiting.add(piece.first, piece.count)
         self._touched[name] = None
+        return line
+
+    def _list(self, line: Line) -> Line:
+        self._lines[line.name] = line
+        for block in line.blocks():
+            self._by_block.setdefault(block, {})[line.name] = line
         return line
 
     def breaks(self, box: int, seq: int) -> None:
         """A message of that row gets a row of its own, in which it waits: the others may not overtake it."""
         self._torn[box, seq] = None
+
+    def outrun(self, box: int, channel: str, key: bytes) -> None:
+        """An earlier message of that key waits in the outbox again: what of the key is here, and is not in flight, may
+        not overtake it; nor what comes back of what is."""
+        rows = {segment.seq: segment for flight in self._flights[box] for segment in flight.segments}
+        for segment in rows.values():
+            if segment.channel == channel and segment.key == key and (box, segment.seq) not in self._lines:
+                self._list(Line(box, segment, Numbers()))
+        for line in self._lines.values():
+            if line.box == box and line.segment.channel == channel and line.segment.key == key:
+                self._torn[line.name] = None
 
     def remove(self, box: int, epoch: int, first: int, count: int) -> list[tuple[Line, Slice]]:
         """These do not wait any more. Gives those that did; what is queued of their rows is to be queued anew."""

@@ -126,6 +126,17 @@ class Owner:
         ticket.phantoms.append((epoch, number, 1))
         ticket.withdrawn.append(Withdrawn(custody.box, epoch, number, taken_back))
 
+    def outrun(self, box: int, channel: str, key: bytes) -> None:
+        """An earlier message of that key waits in the outbox again: it is the next of the key, after what is in
+        flight."""
+        custody = self.custody.get(box)
+        if custody is None:
+            return
+        self.dispatch.keys.outrun(box, channel, key)
+        for piece in custody.past():
+            if piece.segment.channel == channel and piece.segment.key == key:
+                self.dispatch.keys.breaks(box, piece.segment.seq)
+
     def drop(
         self, box: int, channel: str, last: tuple[int, int], ranges: Iterable[tuple[int, int, int]]
     ) -> tuple[int, int] | None:
