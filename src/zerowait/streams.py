@@ -186,6 +186,11 @@ class Stream(Leaving, Generic[Out]):
                 return
         call()
 
+    def _is_whole(self) -> bool:
+        """Whether it has ended, and all of it is here. Under the lock."""
+        end = self._end
+        return end is not None and not (isinstance(end, Over) and self._read + len(self._chunks) < end.chunks)
+
     # -- from the network thread ---------------------------------------------------------------------------------------
 
     def put(self, body: bytes) -> None:
@@ -199,7 +204,7 @@ class Stream(Leaving, Generic[Out]):
     def ended(self, end: End | None) -> None:
         """Any thread: no more will come than that says."""
         with self._lock:
-            if self._end is None:
+            if self._end is None or not (isinstance(end, Over) or self._is_whole()):
                 self._end = end
             waiting, self._waiting = self._waiting, []
         for call in waiting:

@@ -56,9 +56,10 @@ class _Piece(Struct, eq=False):
     start: int  # index in the bundle of the first
     bundle: Bundle
     ends: memoryview
-    left: int  # how many have not ended
+    left: int  # how many have not ended, or are streams of which more may come
     key: bytes | None = None
     out: tuple[int, int] | None = None  # of those with a key, which of them are offered
+    unread: set[int] | None = None  # of those the streams that have ended, and may not be here whole: indexes in it
 
     def living(self, after: int) -> tuple[int, int] | None:
         ended = self.bundle.ended[self.start : self.start + self.count]
@@ -268,24 +269,41 @@ class Requests:
         with self.intake.watch:
             ended, calls = bundle.end(start, start + count, end)
             streams = bundle.streams
+        # Of a stream that has ended something may come once more, on another connection; or its worker is lost first.
+        is_over = isinstance(end, Over)
         if ended:
             self._count(bundle.channel, ended, "answered" if answered else "failed")
-            self._gone(piece, at, count, ended)
-            if streams is not None:
-                for index in range(start, start + count):
-                    reader = streams.pop(index, None)
-                    stream = reader() if reader is not None else None
-                    if stream is not None:
-                        stream.ended(end)
+            self._gone(piece, at, count, ended, is_over=is_over)
+        if streams is not None:
+            for index in range(start, start + count):
+                reader = streams.get(index) if is_over else streams.pop(index, None)
+                stream = reader() if reader is not None else None
+                if stream is not None:
+                    stream.ended(end)
+        if piece.unread and not is_over:
+            for index in range(at, at + count):
+                self._is_read(piece, index)
         for call in calls:
             call()
 
-    def _gone(self, piece: _Piece, at: int, count: int, ended: int) -> None:
+    def _gone(self, piece: _Piece, at: int, count: int, ended: int, *, is_over: bool = False) -> None:
         self.intake.settled(ended, piece.nbytes(at, count) * ended // count)
-        piece.left -= ended
         if piece.out is not None and piece.key is not None and not piece.is_out():
             piece.out = None
             self._freed.append((piece.bundle.channel, piece.key))
+        if is_over:
+            piece.unread = {*(piece.unread or ()), *range(at, at + count)}
+        else:
+            self._leaves(piece, ended)
+
+    def _is_read(self, piece: _Piece, at: int) -> None:
+        """Nobody wants more of that stream."""
+        if piece.unread and at in piece.unread:
+            piece.unread.discard(at)
+            self._leaves(piece, 1)
+
+    def _leaves(self, piece: _Piece, count: int) -> None:
+        piece.left -= count
         if not piece.left:
             self._ended += 1
             if self._ended * 2 > len(self._pieces):
@@ -366,9 +384,21 @@ class Requests:
             return known.bodies if isinstance(known, Waiting) else []
 
     def feed(self, bundle: Bundle, index: int, limit: int, *, over: bool = False) -> None:
-        """Any thread: its reader takes so many units in all. over: he has all."""
-        self._left.append(lambda: self._feed(bundle.first + index, limit, over) if bundle.ended else None)
+        """Any thread, also in the garbage collection: its reader takes so many units in all. over: he has all, or wants
+        no more."""
+        self._left.append(partial(self._feeds, bundle, index, limit, over))
         self._wake()
+
+    def _feeds(self, bundle: Bundle, index: int, limit: int, over: bool) -> None:
+        if not bundle.ended:
+            return
+        self._feed(bundle.first + index, limit, over)
+        if over:
+            with self.intake.watch:
+                if bundle.streams is not None:
+                    bundle.streams.pop(index, None)
+            for piece, at, _ in self._over(bundle.first + index, 1):
+                self._is_read(piece, at)
 
     # -- cancelling --------------------------------------------------------------------------------------------------
 
@@ -409,6 +439,7 @@ class Requests:
                         self._count(bundle.channel, 1, "cancelled")
                 if bundle.streams is not None:
                     bundle.streams.pop(index, None)
+            self._is_read(piece, at)
             if ended:
                 self._gone(piece, at, many, 1)
                 self._drop(bundle.epoch, number, 1)

@@ -43,6 +43,7 @@ from zerowait.message import SEGMENT_MESSAGES, Again, Bury, Change, Numbers, Set
 
 STREAM = "stream"
 STREAM_UNITS = 16  # the credit of a stream before its reader has said anything
+ALL = 1 << 32  # in the place of the next CHUNK: nothing of that stream need be kept
 SAMPLES, SAMPLES_NEEDED = 256, 20  # of how long answers take, for a channel's p95
 UNKNOWN_S = 0.1  # in place of a p95 that is not known yet
 REMEMBERED = 4_096  # batches whose time of sending is kept, and names of workers
@@ -73,6 +74,12 @@ class _Box:
         self.losses: dict[int, int] = {}  # how often
         self.doubled = Numbers()  # a second worker has been asked
         self.flows: dict[int, Flow] = {}
+
+    def reads_no_more(self, first: int, count: int) -> None:
+        """Streams that have failed, or that nobody wants."""
+        if self.flows:
+            for number in range(first, first + count):
+                self.flows.pop(number, None)
 
 
 class Asks:
@@ -118,8 +125,10 @@ class Asks:
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     def waits(self, pieces: Iterable[Slice]) -> None:
-        """These wait from now on."""
-        self._fresh.extend(pieces)
+        """These wait from now on: of a stream nothing has been given."""
+        for piece in pieces:
+            self._boxes[piece.box].reads_no_more(piece.first, piece.count)
+            self._fresh.append(piece)
 
     def _deserted(self, channel: str) -> None:
         """Nobody serves it any more."""
@@ -140,17 +149,17 @@ class Asks:
     def cancel(self, box: int, epoch: int, first: int, count: int = 1) -> None:
         """Nobody waits for these any more."""
         custody = self._custody.get(box)
-        if custody is not None and not self._dispatch.remove(box, epoch, first, count):
-            self._abandon(custody, epoch, first, count)
-            asked = self._boxes[box]
-            for number in range(first, first + count):
-                asked.flows.pop(number, None)
+        if custody is not None:
+            self._boxes[box].reads_no_more(first, count)
+            if not self._dispatch.remove(box, epoch, first, count):
+                self._abandon(custody, epoch, first, count)
 
     def expired(self, custody: Custody, epoch: int, first: int, count: int) -> None:
         """Their time is over, wherever they are."""
         for piece in self._dispatch.remove(custody.box, epoch, first, count):
             self._fail(piece.box, (*piece.name, piece.count), "expired")
         for at, many in self._abandon(custody, epoch, first, count):
+            self._boxes[custody.box].reads_no_more(at, many)
             self._effects.add(Unanswered(custody.box, epoch, at, many, "expired", True))
 
     def _abandon(self, custody: Custody, epoch: int, first: int, count: int) -> Numbers:
@@ -172,6 +181,7 @@ class Asks:
         """Of what waits: what had been asked before may have run."""
         epoch, first, count = numbers
         asked = self._boxes[box]
+        asked.reads_no_more(first, count)
         begun = asked.begun.overlap(first, count) if asked.begun else []
         for at, many in begun:
             asked.begun.remove(at, many)
@@ -214,9 +224,8 @@ class Asks:
                 again.extend(self._once_more(asked, piece))
             else:
                 self._lose(custody.box, (*piece.name, piece.count), asked.lost)
-        for number, flow in list(asked.flows.items()):
+        for number, flow in list(asked.flows.items()):  # answered, and not all of it is here
             if flow.instance == instance:
-                del asked.flows[number]
                 self._lose(custody.box, (custody.epoch, number, 1), asked.lost)
         return again
 
@@ -233,6 +242,7 @@ class Asks:
         return [Slice(piece.box, piece.segment, first, count) for first, count in rest]
 
     def _lose(self, box: int, numbers: Range, peer: str) -> None:
+        self._boxes[box].reads_no_more(*numbers[1:])
         self._effects.add(Unanswered(box, *numbers, "lost", True, peer))
 
     def again(self, custody: Custody, pieces: list[Slice]) -> list[Slice]:
@@ -319,12 +329,14 @@ class Asks:
             self._effects.add(Chunked(chunk))
 
     def feed(self, box: int, number: int, limit: int, *, over: bool) -> None:
-        """Its reader takes so many units in all. over: everything has come."""
+        """Its reader takes so many units in all. over: everything has come, or he wants no more of it."""
         asked = self._boxes.get(box)
         flow = asked.flows.get(number) if asked is not None else None
         if asked is None or flow is None:
             return
         flow.limit = max(flow.limit, limit)
+        if over:
+            flow.seen = ALL
         peer = self._peers.get(flow.instance)
         if peer is not None and peer.link is not None and box in peer.link.resumed:
             self._tell(box, number, flow, peer.link)

@@ -150,6 +150,10 @@ class Desk:
     def here(self, box: int, epoch: int) -> Numbers | None:
         return self._here.get((box, epoch))
 
+    def lies(self, box: int, number: int) -> bool:
+        """Whether that message of the outbox is queued or runs here, of whatever epoch."""
+        return any(number in here for (of, _), here in self._here.items() if of == box)
+
     def epochs(self, box: int) -> set[int]:
         return {epoch for of, epoch in self._here if of == box}
 

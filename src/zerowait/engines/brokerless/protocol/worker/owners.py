@@ -26,6 +26,10 @@ class Owners:
     def present(self) -> Iterable[int]:
         return self._links.keys()
 
+    def __contains__(self, box: int) -> bool:
+        """Whether its owner is there, or may be back: else nobody will ever ask what became of its messages."""
+        return box in self._fences
+
     def fence(self, box: int) -> int:
         return self._fences.get(box, 0)
 

@@ -9,14 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from zerowait.engines.brokerless.protocol.effects import Effects
-from zerowait.engines.brokerless.protocol.frames import Chunk, Credit, array_of
+from zerowait.engines.brokerless.protocol.frames import Chunk, Credit, Part, array_of
 from zerowait.engines.brokerless.protocol.link import Link
 from zerowait.message import UNIT_BYTES
 
 CHUNK_BYTES = 128 * 1024  # a CHUNK of several items is no larger
 CHUNK_ITEMS = 1_024
 STREAM_UNITS = 16  # the credit of a stream before its reader has said anything
-REMEMBERED = 4_096  # credits of streams that no handler has begun
 
 
 class Outflow:
@@ -88,11 +87,12 @@ class Outflow:
 
 
 class Streams:
-    """link: to who owns an outbox, if he is there."""
+    """link: to who owns an outbox, if he is there. lies: whether that request of an outbox is queued or runs here."""
 
-    def __init__(self, effects: Effects, link: Callable[[int], Link | None]) -> None:
+    def __init__(self, effects: Effects, link: Callable[[int], Link | None], lies: Callable[[int, int], bool]) -> None:
         self._effects = effects
         self._link = link
+        self._lies = lies
         self._flows: dict[tuple[int, int], Outflow] = {}
         self._early: dict[tuple[int, int], tuple[int, int]] = {}  # limit and connection, before a handler has begun
 
@@ -104,9 +104,8 @@ class Streams:
         name = credit.box, credit.number
         flow = self._flows.get(name)
         if flow is None:
-            self._early[name] = credit.limit, link.conn
-            while len(self._early) > REMEMBERED:
-                del self._early[next(iter(self._early))]
+            if self._lies(*name):  # else it is over: nobody will ask for what is kept of it
+                self._early[name] = credit.limit, link.conn
             return
         while flow.unseen and flow.unseen[0].serial < credit.serial:
             flow.unseen.popleft()
@@ -117,6 +116,13 @@ class Streams:
         flow.grant(credit.limit)
         if flow.has_ended and not flow.unseen:
             del self._flows[name]
+
+    def resumed(self, box: int, conn: int) -> None:
+        """Its owner has said on this connection which streams he reads: the others that have ended nobody does."""
+        for name in [name for name in self._flows if name[0] == box]:
+            flow = self._flows[name]
+            if flow.has_ended and flow.conn != conn:
+                del self._flows[name]
 
     def flow(self, outflows: Iterable[Outflow]) -> None:
         """Handlers have given items of these."""
@@ -146,11 +152,24 @@ class Streams:
             del self._flows[box, number]
         return flow.serial
 
+    def leave(self, box: int, parts: Iterable[Part]) -> None:
+        """These have left, and will not end here: nobody reads what they gave."""
+        if self._flows or self._early:
+            for part in parts:
+                for number in range(part.first, part.first + part.count):
+                    self.drop(box, number)
+
     def drop(self, box: int, number: int | None = None) -> None:
         """Nobody reads it any more; None: none of this outbox."""
-        for name in [name for name in self._flows if name[0] == box and number in (None, name[1])]:
-            flow = self._flows.pop(name)
-            flow.has_ended = True
-            flow.unseen.clear()
-        for name in [name for name in self._early if name[0] == box and number in (None, name[1])]:
-            del self._early[name]
+        if number is not None:
+            names, early = [(box, number)], [(box, number)]
+        else:
+            names = [name for name in self._flows if name[0] == box]
+            early = [name for name in self._early if name[0] == box]
+        for name in names:
+            flow = self._flows.pop(name, None)
+            if flow is not None:
+                flow.has_ended = True
+                flow.unseen.clear()
+        for name in early:
+            self._early.pop(name, None)

@@ -53,7 +53,7 @@ class Worker:
         self.lanes = Lanes(config, self.desk, self.memory.is_told)
         self.owners = Owners(config)
         self.claims = Claims(effects, config, self.memory, self._conn_of)
-        self.streams = Streams(effects, self.owners.link)
+        self.streams = Streams(effects, self.owners.link, self.desk.lies)
         self.windows: dict[str, Window] = {}
         self.services: dict[str, Service] = {}
         self.answers = False  # it serves, or has served, channels of requests
@@ -319,6 +319,8 @@ class Worker:
             self._tell(frame.box, Verdict.STARTED, started)
         if frame.answers and frame.answers == link.held.get(frame.box):
             self.owners.permit(frame.box).resuming = False
+            if self.streams:
+                self.streams.resumed(frame.box, link.conn)
             self._wake_runners(now)
 
     # -- what the runners report -----------------------------------------------------------------------------------
@@ -344,6 +346,9 @@ class Worker:
                     self._effects.ready(channel)  # in any case: who could have gone on with it may be at something else
                 else:
                     behind += self.desk.failed(parcel, start)
+            if parcel.box not in self.owners and channel not in self._keeping and (not ended or not ended.outputs):
+                self.streams.leave(parcel.box, parts)
+                continue  # its owner lived in memory and is over: what ends after that is nobody's (rules §2.6)
             if ended is not None and ended.answers is not None:
                 told = answers.setdefault((parcel.box, channel), [])
                 told.extend(self._answered(parcel.box, parts, ended))
@@ -363,6 +368,7 @@ class Worker:
                     handled.setdefault(dispatch, []).append((part.first, part.count))
                 continue
             after_ms = min(round(ended.after * 1_000), frames.LATER_MOST_MS)  # RetryLater takes any finite number
+            self.streams.leave(parcel.box, parts)  # of one whose time was over
             for part in parts:
                 self.memory.remember(parcel.box, part, ended.verdict, after_ms, ended.note)
             self._tell(parcel.box, ended.verdict, parts, after_ms, ended.note)
@@ -387,9 +393,7 @@ class Worker:
         assert ended.answers is not None
         told: list[Answer] = []
         if ended.verdict is Verdict.CANCELLED:
-            for part in parts:
-                for number in range(part.first, part.first + part.count):
-                    self.streams.drop(box, number)
+            self.streams.leave(box, parts)
             return told
         if not ended.answers:
             for part in parts:
@@ -452,6 +456,7 @@ class Worker:
                 self.lanes.left(back.conn, back.channel, back.lane)
             self.windows[back.channel].released(back.conn if back.lane == ORDINARY else NOBODY, back.cost)
             self._dirty.add(back.channel)
+            self.streams.leave(back.box, back.parts)
 
     # -- time ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,112 @@
+"""Streams and runs that end when nobody is there any more (rules §9): the stories that simulated worlds have told."""
+
+from __future__ import annotations
+
+from tests.protocol.puppet import BOX, CHANNEL
+from tests.protocol.test_requests import EPOCH, Asker, X, answering, flowing, give
+from zerowait.engines.brokerless.protocol.effects import Chunked, Unanswered
+from zerowait.engines.brokerless.protocol.frames import Chunk, Credit, Drop, Held, Outcome, Owned, Part, array_of
+from zerowait.engines.brokerless.protocol.tables import IN_FLIGHT
+from zerowait.message import Outcome as Ended
+from zerowait.message import Verdict
+
+# -- at who answers ----------------------------------------------------------------------------------------------------
+
+
+def test_what_ends_after_who_asked_is_gone_is_remembered_by_nobody() -> None:
+    """A plain function cannot be cancelled: its answer was kept for as long as its process lived."""
+    stage, owner = answering()
+    owner.send(1, n=1, epoch=EPOCH, fence=EPOCH)
+    taken = stage.take()
+    assert taken is not None
+    owner.lose()
+    stage.step(stage.config.resume_grace + 0.1)
+    stage.core.finish([(taken, 0, 1, Ended(Verdict.HANDLED, answers=b"\x01"))])
+    stage.step()
+    assert not stage.core.worker.memory.unconfirmed()
+    assert not stage.core.worker.desk.running(CHANNEL)
+
+
+def test_what_runs_for_one_who_is_back_after_he_was_thought_gone_is_told_to_him() -> None:
+    stage, owner = answering()
+    part = owner.send(1, n=1, epoch=EPOCH, fence=EPOCH)
+    taken = stage.take()
+    assert taken is not None
+    owner.lose()
+    stage.step(stage.config.resume_grace + 0.1)
+    back = stage.peer(X, boxes=[Owned(BOX, EPOCH, "asker", False)], serial=2)
+    assert back.last(Held).running == (part,)
+    stage.core.finish([(taken, 0, 1, Ended(Verdict.HANDLED, answers=b"\x01"))])
+    stage.step()
+    assert back.last(Outcome).parts == (part,)
+
+
+def test_room_for_a_stream_that_is_over_is_not_remembered() -> None:
+    stage, owner, flow = flowing()
+    give(stage, flow, b"\x01")
+    assert stage.core.worker.streams.end(BOX, 1) == 1
+    owner.say(Credit(CHANNEL, 0, 16, 1, BOX, 1))
+    assert not len(stage.core.worker.streams)
+    owner.say(Credit(CHANNEL, 0, 16, 1, BOX, 7))  # of one that never lay here
+    assert not stage.core.worker.streams._early
+
+
+def test_a_stream_that_has_ended_and_that_nobody_asks_for_in_a_new_session_is_kept_no_more() -> None:
+    """Its reader had read all, and said so on a connection that broke before that had come."""
+    stage, owner, flow = flowing()
+    give(stage, flow, b"\x01")
+    assert stage.core.worker.streams.end(BOX, 1) == 1
+    owner.lose()
+    back = stage.peer(X, boxes=[Owned(BOX, EPOCH, "asker", False)], serial=2)
+    assert not len(stage.core.worker.streams), "the answer to HELD has come, and no CREDIT before it"
+    assert not back.all(Chunk)
+
+
+# -- at who asks -------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_that_was_handed_back_is_not_lost_with_who_handed_it_back() -> None:
+    """It was said to be lost, and was then begun at another."""
+    at = Asker(IN_FLIGHT, kind="stream")
+    at.x.say(Outcome(BOX, Verdict.UNSTARTED, (at.part(),)))
+    assert at.is_waiting()
+    at.x.lose()
+    at.stage.step(at.stage.config.resume_grace + 0.1)
+    assert at.is_waiting()
+    assert not at.stage.effect(Unanswered)
+
+
+def test_a_stream_whose_time_is_over_is_said_to_be_so_once_and_is_forgotten() -> None:
+    at = Asker(IN_FLIGHT, kind="stream")
+    at.stage.step(61)
+    assert at.why() == "expired"
+    assert at.is_stopped(at.x)
+    at.stage.effects.clear()
+    at.x.say(Chunk(BOX, 1, 0, array_of([b"\x01"], 1)))
+    at.x.lose()
+    at.stage.step(at.stage.config.resume_grace + 0.1)
+    assert not at.stage.effect(Unanswered)
+    assert not at.stage.effect(Chunked)
+
+
+def test_a_stream_is_lost_once_with_its_worker() -> None:
+    at = Asker(IN_FLIGHT, kind="stream")
+    at.stage.core.buried(X, at.stage.now)
+    at.stage.step()
+    assert at.why() == "lost"
+
+
+def test_who_leaves_a_stream_says_that_nothing_of_it_need_be_kept() -> None:
+    at = Asker(IN_FLIGHT, kind="stream")
+    at.x.say(Outcome(BOX, Verdict.HANDLED, (at.part(),), ((EPOCH, 1, 3, b""),)))
+    at.stage.core.owner.asks.feed(BOX, 1, 16, over=True)
+    at.stage.step()
+    assert at.x.last(Credit).serial > 3
+
+
+def test_who_reads_a_stream_says_so_before_he_answers_what_its_worker_holds() -> None:
+    at = Asker(IN_FLIGHT, kind="stream")
+    at.x.lose()
+    back = at.worker(X, serial=2, running=(Part(EPOCH, 1, 1, EPOCH, 1),))
+    kinds = [type(frame) for frame in back.heard if isinstance(frame, (Credit, Drop)) and frame.box == BOX]
+    assert kinds == [Credit, Drop]

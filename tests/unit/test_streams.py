@@ -1,0 +1,120 @@
+"""Streams as their readers have them, with what comes from the network thread in any order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from zerowait.codec import Codec
+from zerowait.engines.brokerless.protocol.effects import Unanswered
+from zerowait.engines.brokerless.protocol.frames import Chunk, Outcome, Part, array_of
+from zerowait.errors import PeerLost, Room
+from zerowait.failures import NO_ERRORS
+from zerowait.message import Verdict
+from zerowait.outbox.intake import Intake, Limits
+from zerowait.requests.box import Requests
+from zerowait.requests.bundle import AskLane, Bundle
+from zerowait.streams import Stream
+
+BOX, EPOCH = 7, 5
+
+
+def no_room() -> Room:
+    raise AssertionError("there is room")
+
+
+class Asked:
+    """A stream that has been asked for. fed: what its reader has said: (number, limit, over)."""
+
+    def __init__(self) -> None:
+        self.fed: list[tuple[int, int, bool]] = []
+        intake = Intake(Limits(), durable=False, wake=lambda: None, room=no_room, now_us=lambda: 0)
+        intake.make = Bundle
+        self.requests = Requests(
+            BOX, "asker", intake, epoch=EPOCH, drop=lambda epoch, first, count: None,
+            feed=lambda number, limit, over: self.fed.append((number, limit, over)),
+            wake=lambda: None, served=lambda channel: "", no_responder=1.0,
+        )  # fmt: skip
+        lane = AskLane(
+            intake, "lines", None, None, timeout=None, out=Codec(Any), errors=NO_ERRORS, requests=self.requests,
+            is_stream=True,
+        )  # fmt: skip
+        bundle, index = lane.append(b"\x01")
+        assert isinstance(bundle, Bundle)
+        self.bundle, self.index = bundle, index
+        self.requests.begin()
+
+    def stream(self) -> Stream[int]:
+        return Stream(self.bundle, self.index)
+
+    def ends(self, chunks: int) -> None:
+        part = Part(EPOCH, 1, 1, EPOCH, 1)
+        self.requests.answered(Outcome(BOX, Verdict.HANDLED, (part,), ((EPOCH, 1, chunks, b""),)))
+
+    def comes(self, serial: int, *items: int) -> None:
+        body = array_of([bytes([item]) for item in items], len(items))
+        self.requests.chunk(Chunk(BOX, 1, serial, body))
+
+    def is_lost(self) -> None:
+        self.requests.unanswered(Unanswered(BOX, EPOCH, 1, 1, "lost", True, "worker"))
+
+
+def test_items_that_come_after_the_end_of_their_stream_are_read() -> None:
+    """On a new connection the end comes first: whoever read waited for ever."""
+    asked = Asked()
+    stream = asked.stream()
+    asked.comes(0, 1, 2)
+    asked.ends(chunks=2)
+    asked.comes(1, 3)
+    assert list(stream) == [1, 2, 3]
+
+
+def test_a_stream_that_has_ended_is_lost_with_what_has_not_come_of_it() -> None:
+    asked = Asked()
+    stream = asked.stream()
+    asked.comes(0, 1, 2)
+    asked.ends(chunks=2)
+    asked.is_lost()
+    assert [next(stream), next(stream)] == [1, 2]
+    with pytest.raises(PeerLost):
+        next(stream)
+
+
+def test_a_stream_that_is_here_whole_is_not_lost_any_more() -> None:
+    asked = Asked()
+    stream = asked.stream()
+    asked.comes(0, 1, 2)
+    asked.ends(chunks=1)
+    asked.is_lost()
+    assert list(stream) == [1, 2]
+
+
+def test_a_stream_that_has_come_whole_before_its_reader_is_there_is_read() -> None:
+    asked = Asked()
+    asked.comes(0, 1, 2)
+    asked.ends(chunks=1)
+    assert list(asked.stream()) == [1, 2]
+
+
+def test_of_a_stream_that_was_read_nothing_is_kept() -> None:
+    asked = Asked()
+    stream = asked.stream()
+    asked.ends(chunks=1)
+    asked.comes(0, 1)
+    assert list(stream) == [1]
+    asked.requests.begin()
+    assert asked.fed[-1][::2] == (1, True)
+    assert not asked.bundle.streams
+    assert not asked.requests._pieces
+
+
+def test_of_a_stream_that_was_left_before_all_of_it_had_come_nothing_is_kept() -> None:
+    asked = Asked()
+    stream = asked.stream()
+    asked.ends(chunks=2)
+    stream.cancel()
+    asked.requests.begin()
+    assert asked.fed[-1][::2] == (1, True)
+    assert not asked.bundle.streams
+    assert not asked.requests._pieces
