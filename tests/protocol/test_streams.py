@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.protocol.puppet import BOX, CHANNEL
 from tests.protocol.test_requests import EPOCH, Asker, X, answering, flowing, give
 from zerowait.engines.brokerless.protocol.effects import Chunked, Unanswered
@@ -62,6 +64,14 @@ def test_a_stream_that_has_ended_and_that_nobody_asks_for_in_a_new_session_is_ke
     assert not back.all(Chunk)
 
 
+def test_a_stream_that_was_left_when_it_had_ended_is_kept_no_more() -> None:
+    stage, owner, flow = flowing()
+    give(stage, flow, b"\x01")
+    assert stage.core.worker.streams.end(BOX, 1) == 1
+    owner.say(Drop(BOX, 0, ((EPOCH, 1, 1),), True))
+    assert not len(stage.core.worker.streams)
+
+
 # -- at who asks -------------------------------------------------------------------------------------------------------
 
 
@@ -110,3 +120,31 @@ def test_who_reads_a_stream_says_so_before_he_answers_what_its_worker_holds() ->
     back = at.worker(X, serial=2, running=(Part(EPOCH, 1, 1, EPOCH, 1),))
     kinds = [type(frame) for frame in back.heard if isinstance(frame, (Credit, Drop)) and frame.box == BOX]
     assert kinds == [Credit, Drop]
+
+
+@pytest.mark.parametrize("kind", ["request", "stream"])
+def test_who_stood_still_for_long_does_not_ask_again_what_its_worker_may_have_stopped_and_forgotten(kind: str) -> None:
+    """A worker that has not heard an asker for the grace cancels what it runs for him, and says nothing of it to who
+    comes back: that was taken for a batch that had never come, and begun once more."""
+    at = Asker(IN_FLIGHT, kind=kind)
+    at.x.lose()
+    at.stage.now += at.stage.config.resume_grace + 1  # SIGSTOP: its own timers did not run either
+    at.worker(X, serial=2)
+    assert at.why() == "lost"
+
+
+def test_what_may_run_twice_is_asked_again_after_that() -> None:
+    at = Asker(IN_FLIGHT, idempotent=True)
+    at.x.lose()
+    at.stage.now += at.stage.config.resume_grace + 1
+    at.worker(X, serial=2)
+    assert at.is_waiting()
+
+
+def test_items_of_a_stream_that_its_worker_may_have_forgotten_are_lost() -> None:
+    at = Asker(IN_FLIGHT, kind="stream")
+    at.x.say(Outcome(BOX, Verdict.HANDLED, (at.part(),), ((EPOCH, 1, 3, b""),)))
+    at.x.lose()
+    at.stage.now += at.stage.config.resume_grace + 1
+    at.worker(X, serial=2)
+    assert at.why() == "lost"

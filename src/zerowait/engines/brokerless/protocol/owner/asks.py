@@ -28,6 +28,7 @@ from zerowait.engines.brokerless.protocol.frames import (
     Confirm,
     Credit,
     Drop,
+    Held,
     Outcome,
     Part,
     ProtocolError,
@@ -226,6 +227,23 @@ class Asks:
                 self._lose(custody.box, (*piece.name, piece.count), asked.lost)
         for number, flow in list(asked.flows.items()):  # answered, and not all of it is here
             if flow.instance == instance:
+                self._lose(custody.box, (custody.epoch, number, 1), asked.lost)
+        return again
+
+    def unsure(self, custody: Custody, instance: int, pieces: list[Slice], held: Held) -> list[Slice]:
+        """It is back, and may have thought us gone: then it has stopped what it ran and forgotten what it had answered
+        (rules §2.6, §9.5). What of this it does not hold may have run. Gives what may run twice."""
+        asked = self._boxes[custody.box]
+        asked.lost = self._names.get(instance, f"{instance:016x}")
+        again: list[Slice] = []
+        for piece in self._alone(custody, pieces):
+            if piece.segment.channel in self._sender.idempotent:
+                again.extend(self._once_more(asked, piece))
+            else:
+                self._lose(custody.box, (*piece.name, piece.count), asked.lost)
+        there = Numbers((part.first, part.count) for part in (*held.queued, *held.running))
+        for number, flow in list(asked.flows.items()):
+            if flow.instance == instance and number not in there:
                 self._lose(custody.box, (custody.epoch, number, 1), asked.lost)
         return again
 

@@ -227,7 +227,7 @@ class Owner:
             case frames.Outcome():
                 self._outcome(link, frame, now)
             case Held():
-                self._resume(link, frame)
+                self._resume(link, frame, now)
 
     def _outcome(self, link: Link, frame: frames.Outcome, now: float) -> None:
         frames.check_parts(frame.parts)
@@ -316,7 +316,7 @@ class Owner:
             if ticket.asking:
                 self.choices.committed(ticket)
 
-    def _resume(self, link: Link, held: Held) -> None:
+    def _resume(self, link: Link, held: Held, now: float) -> None:
         frames.check_parts((*held.queued, *held.running))
         custody = self.custody.get(held.box)
         if custody is None or held.epoch != custody.epoch:
@@ -337,7 +337,11 @@ class Owner:
         self._started(custody, plan.started)
         self.trial.returned(custody, plan.again)
         self.trial.lives(link.instance)
-        self._wait_again(custody, plan.again)
+        again = plan.again
+        peer = self._peers.get(link.instance)
+        if custody.is_asked and peer is not None and now >= peer.known_until:
+            again = self.asks.unsure(custody, link.instance, again, held)
+        self._wait_again(custody, again)
         self._ready(custody, custody.resumed(link.instance))
         self.sender.look(*link.served)
 

@@ -152,6 +152,14 @@ class Streams:
             del self._flows[box, number]
         return flow.serial
 
+    def left(self, box: int, ranges: Iterable[tuple[int, int, int]]) -> None:
+        """Nobody reads these: what has ended of them is kept no more. What runs is cancelled."""
+        for _, first, count in ranges:
+            for number in range(first, first + count):
+                flow = self._flows.get((box, number))
+                if flow is not None and flow.has_ended:
+                    del self._flows[box, number]
+
     def leave(self, box: int, parts: Iterable[Part]) -> None:
         """These have left, and will not end here: nobody reads what they gave."""
         if self._flows or self._early:

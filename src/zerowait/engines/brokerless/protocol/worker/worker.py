@@ -313,6 +313,8 @@ class Worker:
             started.extend(running)
         if unstarted:
             self._tell(frame.box, Verdict.UNSTARTED, unstarted)
+        if frame.cancel and self.streams:
+            self.streams.left(frame.box, frame.ranges)
         if started and frame.cancel:
             self._effects.add(Cancel(frame.box, frame.ranges))
         elif started and not frame.answers:
