@@ -186,6 +186,50 @@ def test_history_and_live_are_one_sequence(replay: int, before: list[str], after
     assert first == max(0, joined - min(replay, 5)) or (not late and first >= len(before) - min(replay, 5))
 
 
+def test_one_that_conflates_gets_each_event_once_beside_one_that_wants_them_all() -> None:
+    """Both stood at the same event, and shared a frame in which more matched the pattern of the first than it was to
+    have: it got the rest a second time, and was told that -1 events had been missed."""
+    story = Story([(">", 20, "conflate"), ("a.*", 20, "drop_oldest")])
+    quick, all_of_a = story.feeds
+    got: list[Got] = []
+    quick.inbox._notify = lambda: got.extend(quick.take())  # each frame as it comes
+    story.publish(["a.a", "a.b"])
+    story.publish(["a.a", "a.b", "c"])
+    story.world.run(story.world.now + 0.1)
+    assert [number for _, _, number, _ in got] == sorted({number for _, _, number, _ in got})
+    assert len(got) + sum(missed for _, _, _, missed in got) == 5
+    assert got[-1][1:3] == ("c", 5)
+    assert [number for _, _, number, _ in all_of_a.take()] == [1, 2, 3, 4]
+
+
+def test_a_connection_that_breaks_while_history_is_replayed_loses_nothing_untold() -> None:
+    """The counts of what was replayed lay below those that its publisher took for known: it replayed all there was
+    once more, and said that nobody knew what was missed."""
+    world = World()
+    publisher, subscriber = Process(world, "publisher"), Process(world, "subscriber")
+    publisher.core.announce_topic("a", b"", b"", 5)
+    publish(publisher, *(("a", number) for number in range(1, 6)))
+    world.dial(subscriber, publisher)
+    world.run(world.now + 0.05)
+    feed = Feed(world, subscriber, "a", 1, queue=4, replay=4)
+    world.run(world.now + 0.05)
+    got = feed.take(1)
+    world.cut_all(subscriber, publisher)
+    world.dial(subscriber, publisher)
+    world.run(world.now + 0.1)
+    for _ in range(10):
+        got += feed.take(1)
+        world.run(world.now + 0.05)
+    publish(publisher, ("a", 6))
+    world.run(world.now + 0.05)
+    got += feed.take()
+    numbers = [number for _, _, number, _ in got]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == 6
+    assert len(numbers) + sum(missed for _, _, _, missed in got) == 5
+    assert all(missed >= 0 for _, _, _, missed in got)
+
+
 def test_what_waits_for_a_slow_subscriber_is_no_copy() -> None:
     world = World()
     publisher = Process(world, "publisher")

@@ -94,6 +94,11 @@ class Cursor(Taker):
             return Part(part.block, ((at, at + 1),), 1, c), 0
         return self.stream.after(self.c)
 
+    def is_whole(self) -> bool:
+        """Whether what is next is all that matches of its block, from some event on: not a replayed piece of it, nor
+        the newest of a topic."""
+        return not self.ahead and self.dirty is None
+
     def took(self, part: Part, count: int, skip: int) -> None:
         """These have been sent, or will never be."""
         if self.ahead:

@@ -164,12 +164,13 @@ def frame(block: Block, ranges: Ranges, subscriptions: dict[int, int], epoch: in
 
 
 class Stream:
-    """A pattern's events. count: of all that have matched it; base: from which on that is known."""
+    """A pattern's events. count: of all that have matched it. low: counts above that are of this stream; history: so
+    many of them are left for what had been published before it, and may be replayed."""
 
-    def __init__(self, pattern: str, base: int) -> None:
+    def __init__(self, pattern: str, low: int, history: int = 0) -> None:
         self.pattern = pattern
-        self.base = base
-        self.count = base
+        self.low = low
+        self.count = low + history
         self.parts: list[Part] = []
         self.nbytes = 0
         self.cursors: list[Cursor] = []
@@ -238,6 +239,11 @@ class Ring:
             gone = self._parts.popleft()
             self._count -= gone.count
             self._nbytes -= gone.nbytes
+
+    @property
+    def kept(self) -> int:
+        """How many events are in it."""
+        return self._count
 
     def matching(self, pattern: str, since: float) -> list[Part]:
         """Those that match and were published since then, a range each; of a part that is over the bound the newest."""

@@ -59,6 +59,7 @@ class Publisher:
         self._effects = effects
         self._config = config
         self._streams: dict[str, Stream] = {}
+        self._forgotten = 0  # no stream that was forgotten has counted further
         self._patterns: Patterns[Stream] = Patterns()
         self._cursors: dict[int, list[Cursor]] = {}  # connection → subscriptions that stand for themselves
         self._groups: dict[tuple[str, str], Cursor] = {}
@@ -201,8 +202,9 @@ class Publisher:
     def _stream(self, pattern: str) -> Stream:
         stream = self._streams.get(pattern)
         if stream is None:
-            # Counts begin where no earlier life of this stream can have been: it counted some of these events.
-            stream = self._streams[pattern] = Stream(pattern, self.event)
+            # Counts begin where no earlier life of this stream can have been, also those of what is replayed.
+            history = sum(ring.kept for each in self.announced.values() if (ring := each.ring) is not None)
+            stream = self._streams[pattern] = Stream(pattern, max(self.event, self._forgotten), history)
             self._patterns.add(pattern, stream)
         stream.idle_since = None
         return stream
@@ -217,7 +219,7 @@ class Publisher:
         if ghost is not None:
             self._end_ghost(ghost)
         is_ours = said.epoch == self.epoch
-        is_known = is_ours and stream.base <= said.count <= stream.count
+        is_known = is_ours and stream.low <= said.count <= stream.count
         cursor = Cursor(stream, conn, link.instance, said, link.message_bytes, stream.count)
         missed = 0
         if is_known:
@@ -339,6 +341,7 @@ class Publisher:
         beyond = len(idle) - STREAMS_REMEMBERED
         for at, stream in enumerate(idle):
             if at < beyond or now >= (stream.idle_since or now) + STREAM_IDLE:
+                self._forgotten = max(self._forgotten, stream.count)
                 del self._streams[stream.pattern]
                 self._patterns.remove(stream.pattern, stream)
                 self._dirty.pop(stream, None)

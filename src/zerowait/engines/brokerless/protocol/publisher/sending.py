@@ -31,7 +31,13 @@ class Sending:
                 event = part.event(skip)
                 if not first or event < lowest:
                     first, lowest = [(cursor, part, skip)], event
-                elif event == lowest and part.block is first[0][1].block:
+                elif (
+                    event == lowest
+                    and part.block is first[0][1].block
+                    # Who receives it goes by the topics: what is only some of what matches here goes alone.
+                    and cursor.is_whole()
+                    and first[0][0].is_whole()
+                ):
                     first.append((cursor, part, skip))
             if not first:
                 return
