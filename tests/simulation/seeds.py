@@ -24,6 +24,9 @@ class Tally(Struct):
     fired: Counter[str] = field(default_factory=Counter[str])
     counts: Counter[str] = field(default_factory=Counter[str])
     causes: Counter[str] = field(default_factory=Counter[str])
+    ends: Counter[str] = field(default_factory=Counter[str])
+    asked_again: Counter[str] = field(default_factory=Counter[str])
+    topics: Counter[str] = field(default_factory=Counter[str])
     steps: int = 0
     simulated: float = 0.0
 
@@ -32,6 +35,9 @@ class Tally(Struct):
         self.fired.update(report.fired)
         self.counts.update(report.counts)
         self.causes.update(report.causes)
+        self.ends.update(report.ends)
+        self.asked_again.update(report.asked_again)
+        self.topics.update(report.topics)
         self.steps += report.steps
         self.simulated += report.seconds
         if report.wrong:
@@ -47,8 +53,9 @@ class Tally(Struct):
         lines = [
             f"{self.seeds:,} seeds in {self.seconds:.1f} s, {1_000 * self.seconds / max(1, self.seeds):.0f} ms each",
             f"{self.steps:,} steps in {self.simulated:,.0f} simulated seconds",
-            "messages: " + ", ".join(f"{count:,} {fate}" for fate, count in self.counts.items()),
-            "started again: " + (", ".join(f"{n:,} for {cause}" for cause, n in self.causes.items()) or "none"),
+            f"messages: {_listed(self.counts)}; started again for {_listed(self.causes)}",
+            f"requests: {_listed(self.ends)}; begun again for {_listed(self.asked_again)}",
+            f"events: {_listed(self.topics)}",
             "faults, in percent of the seeds: "
             + ", ".join(f"{kind} {100 * self.fired[kind] / max(1, self.seeds):.0f}" for kind in FAULTS),
         ]
@@ -63,6 +70,10 @@ class Tally(Struct):
 
     def is_good(self) -> bool:
         return not (self.failed or self.unlike or self.seldom())
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.most_common()) or "none"
 
 
 def replay(seed: int) -> str:

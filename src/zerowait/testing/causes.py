@@ -24,17 +24,21 @@ class Causes:
     def sample(self) -> None:
         """Who can hear whom now."""
         now = self._cluster.timeline.now
-        workers = [node for node in self._cluster.nodes if node.core.worker.services]
-        for home in self._cluster.homes:
-            for worker in workers:
-                life = self._cluster.history.lives[worker.instance]
-                owner = home.owner
-                if owner is not None and worker.alive and self._hear_each_other(owner, worker, home.box):
-                    since = life.broken_since.pop(home.box, None)
+        lives = self._cluster.history.lives
+        owners = [(home.box, home.owner) for home in self._cluster.homes]
+        owners += [(node.instance, node if node.alive else None) for node in self._cluster.nodes if node.asker]
+        for worker in self._cluster.nodes:
+            life = lives[worker.instance]
+            if not life.serves or (life.ended_at is not None and life.is_sampled):
+                continue
+            life.is_sampled = not worker.alive
+            for box, owner in owners:
+                if owner is not None and worker.alive and self._hear_each_other(owner, worker, box):
+                    since = life.broken_since.pop(box, None)
                     if since is not None:
-                        life.breaks.setdefault(home.box, []).append((since, now))
+                        life.breaks.setdefault(box, []).append((since, now))
                 else:
-                    life.broken_since.setdefault(home.box, now)
+                    life.broken_since.setdefault(box, now)
 
     def _hear_each_other(self, owner: Node, worker: Node, box: int) -> bool:
         if owner is worker:
@@ -83,15 +87,15 @@ class Causes:
         """Either may have had it in hand while it could not be heard: the first, which ran it, or the second, whose
         runner had taken it together with one that took long."""
         since = after.taken_at if after.taken_at is not None else after.started_at
-        silent = self._silent(message, before, before.started_at, after.started_at)
-        return silent or self._silent(message, after, since, after.started_at)
+        silent = self.lost_sight(message.box, before.worker, before.started_at, after.started_at)
+        return silent or self.lost_sight(message.box, after.worker, since, after.started_at)
 
-    def _silent(self, message: Message, run: Run, since: float, until: float) -> bool:
-        """Whether its owner and the worker of that run did not hear each other for the grace, in that time."""
-        life = self._cluster.history.lives[run.worker]
-        breaks = [*life.breaks.get(message.box, ())]
-        if message.box in life.broken_since:
-            breaks.append((life.broken_since[message.box], self._cluster.timeline.now))
+    def lost_sight(self, box: int, worker: int, since: float, until: float) -> bool:
+        """Whether the owner of that outbox and that worker did not hear each other for the grace, in that time."""
+        life = self._cluster.history.lives[worker]
+        breaks = [*life.breaks.get(box, ())]
+        if box in life.broken_since:
+            breaks.append((life.broken_since[box], self._cluster.timeline.now))
         return any(
             end > since and min(end, until) - start >= CONFIG.resume_grace - SLACK_S
             for start, end in breaks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -11,22 +12,25 @@ from zerowait.engines.brokerless.protocol.effects import Withdrawn
 from zerowait.engines.brokerless.protocol.frames import Obituary
 from zerowait.errors import StoreError
 from zerowait.outbox.sheaf import Sheaf
+from zerowait.testing.asking import Asking
 from zerowait.testing.crew import NEXT
+from zerowait.testing.events import TOPICS
 from zerowait.testing.history import LEFT, History, Life, Message, payload_of
 from zerowait.testing.network import Network
 from zerowait.testing.node import Node
-from zerowait.testing.plan import KILLS, Plan, Push
+from zerowait.testing.plan import KILLS, REFORMS, Plan
 from zerowait.testing.surroundings import Home, Surroundings
 from zerowait.testing.timeline import Timeline, WallClock
+from zerowait.testing.topics import Topics
+from zerowait.testing.traffic import Publication, Push
 
 CHANNEL: Final = "work"
 OUTPUTS: Final = 1_000_000  # tokens from there on are of what handlers send
 REDIAL_S: Final = 0.1
-REFORMS: Final = 20  # runs of a killer after which it does well: who leaves no trace would kill for ever
 # A quarter of what is usual, so that a bad day takes seconds.
 CONFIG: Final = Config(
     ping=0.25, silence=0.75, resume_grace=1.25, proof_within=0.1, prefetch=64, idle_after=0.1, stuck=0.75,
-    handshake=1.25, drain=1.0, alone_within=0.5,
+    handshake=1.25, drain=1.0, alone_within=0.5, no_responder=0.5,
 )  # fmt: skip
 
 
@@ -40,8 +44,9 @@ class Cluster:
         around = Surroundings(timeline, self.network, history, CONFIG, Random(f"processes {plan.seed}"))
         around.commit_s, around.job, around.temper = plan.commit_s, plan.job, self._temper
         around.ending, around.ended, around.boot = self._ending, self._ended, self._boot
-        around.died = self.killed_by_handler
+        around.died = self._killed_by_push
         around.keeps, around.sends = plan.keeps, self._sends
+        around.is_well = lambda: self.healed
         self.around = around
         self.wall = WallClock(timeline)
         self.homes: list[Home] = []
@@ -50,15 +55,16 @@ class Cluster:
         self.workers: list[Node | None] = [None] * plan.workers
         self.fired: set[str] = set()
         self.healed = False
+        self.asking = Asking(self, around.questions)
         self._places: dict[int, tuple[Node, Sheaf, int]] = {}
         self._asked: dict[tuple[int, int, int], Message] = {}
         self._dialled: dict[tuple[int, int], float] = {}
 
     # -- lives -------------------------------------------------------------------------------------------------------
 
-    def _born(self, name: str, services: dict[str, int]) -> Node:
+    def _born(self, name: str, services: dict[str, int], *, serves: bool = False) -> Node:
         instance = self._rng.getrandbits(40) | 1
-        node = Node(self.around, len(self.nodes) + 1, instance, name, self.wall, services)
+        node = Node(self.around, len(self.nodes) + 1, instance, name, self.wall, services, serves=serves)
         node.withdrawn = self._withdrawn
         self.nodes.append(node)
         self.history.tell("born", name, node.key, instance)
@@ -70,7 +76,10 @@ class Cluster:
             return
         name = f"sender{index}"
         node = self.senders[index] = self._born(name, {})
-        if node.holdings.open(self._home_of(name), pushes=True) is None:
+        if self.plan.publications:
+            node.topics = Topics(node)
+            node.topics.declare()
+        if self.plan.has_files and node.holdings.open(self._home_of(name), pushes=True) is None:
             self.kill(node, power=False, why="its outbox cannot be opened")
         self.dial_all()
 
@@ -85,8 +94,17 @@ class Cluster:
         if self.workers[index] is not None:
             return
         name, runners = f"worker{index}", self.plan.runners
-        services = {CHANNEL: runners, NEXT: runners} if self.plan.sends else {CHANNEL: runners}
-        node = self.workers[index] = self._born(name, services)
+        services = {CHANNEL: runners} if self.plan.pushes else {}
+        if self.plan.sends:
+            services[NEXT] = runners
+        node = self.workers[index] = self._born(name, services, serves=True)
+        node.serve(self.asking.serve(node) if self.plan.asks else [])
+        if self.plan.joins:
+            topics = node.topics = Topics(node)
+            for id, join in enumerate(self.plan.joins, 1):
+                if join.worker == index:
+                    late = partial(node.when_awake, partial(topics.subscribe, id, join))
+                    self.timeline.after(join.after, late)
         if self.plan.has_homes:
             home = self._home_of(name)
             node.core.keep_in(home.box)
@@ -127,14 +145,19 @@ class Cluster:
                 if other is node:
                     group[index] = None
 
-    def killed_by_handler(self, node: Node, message: Message | None) -> None:
+    def _killed_by_push(self, node: Node, message: Message | None) -> None:
         kind = self.plan.tempers.get(message.token, "") if message is not None else ""
-        self.fired.add(kind)
+        owner = None
         if message is not None and kind == "handler kills both ends":
             owner = next((home.owner for home in self.homes if home.box == message.box), None)
-            if owner is not None and owner is not node:
-                self.kill(owner, power=False, why="a handler")
-                self.timeline.after(0.3, self._start_senders)
+        self.killed_by_handler(node, kind, owner)
+
+    def killed_by_handler(self, node: Node, kind: str, other: Node | None) -> None:
+        """other: goes with it."""
+        self.fired.add(kind)
+        if other is not None and other is not node and other.alive:
+            self.kill(other, power=False, why="a handler")
+            self.timeline.after(0.3, self._start_senders)
         index = self.workers.index(node) if node in self.workers else None
         self.kill(node, power=False, why="a handler")
         if index is not None:
@@ -218,6 +241,19 @@ class Cluster:
 
     def owners(self) -> list[Node]:
         return [node for node in self.nodes if node.alive and node.boxes]
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def publish(self, what: Publication) -> None:
+        node = self.senders[what.sender]
+        if node is not None and not node.paused and node.topics is not None:
+            node.topics.publish(what.topics)
+
+    def publish_last(self) -> None:
+        """Something on each topic, behind which nothing can be missed and not told."""
+        for node in self.senders:
+            if node is not None and node.topics is not None:
+                node.topics.publish(TOPICS)
 
     # -- messages ----------------------------------------------------------------------------------------------------
 

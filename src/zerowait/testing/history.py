@@ -134,6 +134,7 @@ class Life(Struct, eq=False):
     is_silent: bool = False
     breaks: dict[int, list[tuple[float, float]]] = field(default_factory=dict[int, list[tuple[float, float]]])
     broken_since: dict[int, float] = field(default_factory=dict[int, float])
+    is_sampled: bool = False  # its end is among them
 
     def lists(self, name: tuple[int, int, int]) -> bool:
         """Whether it was running that message when it ended, as far as its list tells."""

@@ -30,7 +30,10 @@ class Invariants:
     def of_turn(self, node: Node) -> None:
         for box in node.boxes:
             self._flights(node, box)
+        if node.asker is not None:
+            self._flights(node, node.instance)
         self._credits(node)
+        self._cursors(node)
         for channel in node.core.worker.windows:
             self._window(node, channel)
 
@@ -51,9 +54,21 @@ class Invariants:
             raise Wrong(f"{node.name} says that {told} of {box:x} are in flight, and {counted} are")
         for piece in node.core.owner.pieces(box):
             places.update((piece.segment.epoch, number) for number in range(piece.first, piece.first + piece.count))
+        if custody.is_asked:  # of a hedged request two may have been asked
+            for name in [
+                (custody.epoch, at + n) for at, many in node.core.owner.asks._boxes[box].doubled for n in range(many)
+            ]:
+                places[name] -= 1
         twice = [name for name, times in places.items() if times > 1]
         if twice:
             raise Wrong(f"{twice[:3]} of {box:x} are in two places at once at {node.name}")
+
+    def _cursors(self, node: Node) -> None:
+        """Whoever has room has been sent all there is: a slow subscriber holds up nobody."""
+        for cursors in node.core.publisher._cursors.values():
+            for cursor in cursors:
+                if cursor.left() > 0 and cursor.pending():
+                    raise Wrong(f"{node.name} has events for subscription {cursor.id}, which has room for them")
 
     def _credits(self, node: Node) -> None:
         for link in node.core.links.values():

@@ -11,6 +11,9 @@ from contextlib import nullcontext
 from zerowait.engines.brokerless.protocol.config import Identity
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.effects import (
+    Answered,
+    Cancel,
+    Chunked,
     Close,
     Dispatched,
     Effect,
@@ -21,21 +24,35 @@ from zerowait.engines.brokerless.protocol.effects import (
     Say,
     Send,
     Ticket,
+    Unanswered,
     Withdrawn,
 )  # fmt: skip
+from zerowait.engines.brokerless.protocol.frames import MAGIC, Drop, Subscribe, Subscribed, decode
 from zerowait.message import Mark, Service
+from zerowait.testing.answering import Repliers
+from zerowait.testing.asker import Asker
 from zerowait.testing.crew import Crew
 from zerowait.testing.history import Life
 from zerowait.testing.holdings import Holdings
 from zerowait.testing.surroundings import Surroundings
 from zerowait.testing.timeline import WallClock
+from zerowait.testing.topics import Topics
 
+_DROP, _SUBSCRIBE, _SUBSCRIBED = 4, 15, 22  # tags of frames
 OWNER_END, WORKER_END = -1, -2  # the two ends of the link of a process to itself
 
 
 class Node:
     def __init__(
-        self, around: Surroundings, key: int, instance: int, name: str, wall: WallClock, services: dict[str, int]
+        self,
+        around: Surroundings,
+        key: int,
+        instance: int,
+        name: str,
+        wall: WallClock,
+        services: dict[str, int],
+        *,
+        serves: bool,
     ) -> None:
         self.around = around
         self.key = key
@@ -57,17 +74,23 @@ class Node:
             timeline, around.history, self.core, around.temper, services, around.job, self.when_awake, self.touch,
             lambda message: around.died(self, message), around.sends,
         )  # fmt: skip
+        self.asker: Asker | None = None
+        self.repliers: Repliers | None = None
+        self.topics: Topics | None = None
         self.withdrawn: Callable[[Withdrawn], None] = lambda effect: None
         self.core.inherit(around.ended(name))
-        around.history.lives[instance] = Life(instance, name, bool(services), timeline.now)
-        if services:
-            self.core.serve(
-                [
-                    Service(channel, "push", runners, keeps=channel in around.keeps)
-                    for channel, runners in services.items()
-                ]
-            )
+        around.history.lives[instance] = Life(instance, name, serves, timeline.now)
+        self._pushes = [
+            Service(channel, "push", runners, keeps=channel in around.keeps) for channel, runners in services.items()
+        ]
         self.touch()
+
+    def serve(self, others: list[Service]) -> None:
+        """What is pushed, and these."""
+        self.core.serve([*self._pushes, *others])
+
+    def is_busy(self) -> bool:
+        return self.crew.is_busy() or (self.repliers is not None and self.repliers.is_busy())
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -88,6 +111,7 @@ class Node:
     def resume(self) -> None:
         """It reads what has arrived before a timer fires."""
         self.paused = False
+        self.around.questions.resumed_at[self.instance] = self.around.timeline.now
         while self._later and self.alive and not self.paused:
             self._later.popleft()()
         self.touch()
@@ -109,10 +133,21 @@ class Node:
 
     def hears(self, conn: int, data: bytes) -> None:
         def hear() -> None:
+            if data[1] in (_DROP, _SUBSCRIBED) and data[0] != MAGIC[0] and conn in self.core.links:
+                self._notes(conn, data)
             self.core.receive(conn, data, self.around.timeline.now)
             self.touch()
 
         self.when_awake(hear)
+
+    def _notes(self, conn: int, data: bytes) -> None:
+        """For the books, and by nobody else's: which requests nobody waits for any more, which subscriptions begin."""
+        link, frame = self.core.links[conn], decode(data)
+        if isinstance(frame, Drop) and frame.cancel and self.core.worker.owners.link(frame.box) is link:
+            numbers = [(epoch, number) for epoch, first, n in frame.ranges for number in range(first, first + n)]
+            self.around.questions.hears(self.instance, [(frame.box, *name) for name in numbers])
+        elif isinstance(frame, Subscribed) and self.topics is not None:
+            self.topics.hears(conn, frame)
 
     def loses(self, conn: int, words: str) -> None:
         def hear() -> None:
@@ -128,6 +163,8 @@ class Node:
         if not self.alive or self.paused:
             return
         now = self.around.timeline.now
+        if self.asker is not None:
+            self.asker.begin()
         self.core.wake(now)
         self.core.flush(now)
         self._perform(now)
@@ -174,6 +211,10 @@ class Node:
         match effect:
             case Send():
                 around.history.frame(self.key, effect.conn, effect.data)
+                if self.topics is not None and effect.data[1] == _SUBSCRIBE and effect.data[0] != MAGIC[0]:
+                    frame = decode(effect.data)
+                    if isinstance(frame, Subscribe):
+                        self.topics.says(effect.conn, frame)
                 if effect.conn < 0:
                     self._loops(WORKER_END if effect.conn == OWNER_END else OWNER_END, effect.data)
                 else:
@@ -181,7 +222,16 @@ class Node:
             case Close():
                 around.network.close(self, effect.conn)
             case Ready():
-                self.crew.ready(effect.channel)
+                if self.repliers is not None and effect.channel in self.repliers:
+                    self.repliers.ready(effect.channel)
+                else:
+                    self.crew.ready(effect.channel)
+            case Answered() | Unanswered() | Chunked():
+                if self.asker is not None:
+                    self.asker.told(effect)
+            case Cancel():
+                if self.repliers is not None:
+                    self.repliers.cancel(effect.box, effect.ranges)
             case Dispatched():
                 self.holdings.outboxes.dispatched(effect)
             case Returned():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Final
 
 from msgspec import Struct
+
+from zerowait.testing.traffic import Ask, Join, Publication, Push, asks, joins, publications, pushes
 
 # All that can go wrong. Each kind is in about a third of the plans.
 FAULTS: Final = (
@@ -38,10 +41,10 @@ FAULTS: Final = (
 KILLS: Final = {"handler kills", "handler kills both ends"}
 OF_HANDLERS: Final = {"slow handler", "handler fails", "handler rejects"} | KILLS
 SHARE: Final = 0.38
-PUSHING_S: Final = 1.2
-TROUBLE_S: Final = 1.6
+SHARE_OF_DISKS: Final = 0.5  # there is none in every world
+REFORMS: Final = 20  # runs of a killer after which it does well: who leaves no trace would kill for ever
 LONGEST_S: Final = 4.5  # from there on nothing goes wrong any more
-OF_DISKS: Final = {"disk full", "write error", "sync error"}
+OF_DISKS: Final = {"disk full", "write error", "sync error", "killed in a commit", "adoption"}
 
 
 class Event(Struct, frozen=True):
@@ -52,15 +55,6 @@ class Event(Struct, frozen=True):
     lasts: float
     one: int
     other: int
-
-
-class Push(Struct, frozen=True):
-    at: float
-    sender: int
-    tokens: tuple[int, ...]
-    ttl: float | None = None
-    delay: float | None = None
-    keys: tuple[str, ...] = ()  # of the tokens; "": none
 
 
 class Plan(Struct, frozen=True):
@@ -77,11 +71,21 @@ class Plan(Struct, frozen=True):
     heirs: bool  # whether the next process of that name finds it, and tells
     pushes: tuple[Push, ...]
     withdrawals: tuple[tuple[float, int], ...]  # at, token
+    asks: tuple[Ask, ...]
+    cancels: tuple[tuple[float, int], ...]  # at, token
+    publications: tuple[Publication, ...]
+    joins: tuple[Join, ...]
     events: tuple[Event, ...]
     tempers: dict[int, str]  # token → which kind of handler it meets; the others do well
+    manners: dict[int, str]  # likewise, of requests
     healed_s: float  # seconds from the beginning after which nothing goes wrong any more
     sends: tuple[int, ...]  # how many messages a handler sends on, by token modulo its length; empty: one stage only
     keeps: frozenset[str]  # channels whose outcomes lie on their worker's disk
+
+    @property
+    def has_files(self) -> bool:
+        """Whether senders have outboxes."""
+        return bool(self.pushes)
 
     @property
     def has_homes(self) -> bool:
@@ -89,34 +93,65 @@ class Plan(Struct, frozen=True):
         return bool(self.sends or self.keeps)
 
 
+class Size(Struct, frozen=True):
+    """How large a world is. Most are small: what goes wrong in few steps is found there in less time."""
+
+    senders: tuple[int, ...]
+    workers: tuple[int, ...]
+    pushes: tuple[int, int]
+    asks: tuple[int, int]
+    publications: tuple[int, int]
+    joins: tuple[int, int]
+    busy_s: float  # so long something new is done
+    trouble_s: float  # so long something new goes wrong
+
+
+SMALL: Final = Size((1, 1, 2), (1, 2, 2), (4, 10), (4, 12), (6, 16), (1, 3), 0.6, 0.8)
+BIG: Final = Size((1, 2, 2, 3), (1, 2, 2, 3), (8, 24), (8, 24), (10, 40), (2, 6), 1.2, 1.6)
+
+
+# What is done in a world: pushed, asked, published.
+MIXTURES: Final = (
+    (True, False, False),
+    (True, False, False),
+    (True, True, False),
+    (False, True, False),
+    (True, False, True),
+    (False, False, True),
+    (True, True, True),
+)
+
+
 def plan(seed: int) -> Plan:
     rng = Random(f"plan {seed}")
-    senders, workers = rng.choice((1, 2, 2, 3)), rng.choice((1, 2, 2, 3))
-    chosen = [kind for kind in FAULTS if rng.random() < SHARE]
-    pushes: list[Push] = []
-    token = 0
-    keyed = Random(f"keys {seed}")
-    names = keyed.choice(("", "a", "ab", "abcd"))  # in a quarter of the seeds none
-    for _ in range(rng.randint(8, 24)):
-        count = rng.choice((1, 1, 1, 2, 3, 6))
-        ttl = rng.uniform(0.2, 3.0) if rng.random() < 0.1 else None
-        delay = rng.uniform(0.05, 1.0) if rng.random() < 0.1 else None
-        tokens = tuple(range(token, token + count))
-        push = Push(rng.uniform(0.0, PUSHING_S), rng.randrange(senders), tokens, ttl, delay, _keys(keyed, names, count))
-        pushes.append(push)
-        token += count
-    events: list[Event] = []
+    size = BIG if rng.random() < 0.2 else SMALL
+    pushing, asking, publishing = rng.choice(MIXTURES)
+    senders, workers = rng.choice(size.senders), rng.choice(size.workers)
+    pushed = pushes(seed, rng, rng.randint(*size.pushes), senders, size.busy_s) if pushing else []
+    asked = asks(Random(f"asks {seed}"), rng.randint(*size.asks), senders, size.busy_s) if asking else []
+    topical = Random(f"topics {seed}")
+    published = publications(topical, topical.randint(*size.publications), senders, size.busy_s) if publishing else []
+    joined = joins(topical, topical.randint(*size.joins), workers, size.busy_s) if publishing else []
+    tokens = [token for push in pushed for token in push.tokens]
+    questions = [token for ask in asked for token in ask.tokens]
     tempers: dict[int, str] = {}
-    for kind in chosen:
+    manners: dict[int, str] = {}
+    events: list[Event] = []
+    for kind in FAULTS:
+        share = SHARE_OF_DISKS if kind in OF_DISKS else SHARE
+        if rng.random() >= share:
+            continue
         if kind in OF_HANDLERS:
-            tempers.update({rng.randrange(token): kind for _ in range(rng.choice((1, 2, 4)))})
+            for those, kinds in ((tokens, tempers), (questions, manners)):
+                if those:
+                    kinds.update({rng.choice(those): kind for _ in range(rng.choice((1, 2, 4)))})
             continue
         for _ in range(rng.choice((1, 1, 2))):
             # Now and then longer than silence and grace together, so that what was held is given to another.
             lasts = rng.choice((0.05, 0.3, 0.6, 2.4)) * rng.uniform(0.5, 1.5)
             if kind in OF_DISKS:
                 lasts += 0.3
-            events.append(Event(rng.uniform(0.02, TROUBLE_S), kind, lasts, rng.randrange(12), rng.randrange(12)))
+            events.append(Event(rng.uniform(0.02, size.trouble_s), kind, lasts, rng.randrange(12), rng.randrange(12)))
     # Of their own, so that worlds of one stage are as they always were.
     stages = Random(f"stages {seed}")
     sends = stages.choice(((), (), (1,), (1,), (1, 0, 2)))
@@ -133,20 +168,22 @@ def plan(seed: int) -> Plan:
         proves=(proves := rng.random() < 0.5),
         lists=rng.random() < 0.8,
         heirs=rng.random() < 0.5 or proves,
-        pushes=tuple(sorted(pushes, key=lambda push: push.at)),
-        withdrawals=tuple((rng.uniform(0.1, 2.0), rng.randrange(token)) for _ in range(rng.choice((0, 0, 1, 3)))),
+        pushes=tuple(pushed),
+        withdrawals=_some(rng, tokens, (0, 0, 1, 3)),
+        asks=tuple(asked),
+        cancels=_some(rng, questions, (0, 1, 3, 6)),
+        publications=tuple(published),
+        joins=tuple(joined),
         events=tuple(sorted(events, key=lambda event: event.at)),
         tempers=tempers,
-        healed_s=min(LONGEST_S, max([1.8, *(event.at + event.lasts for event in events)])),
-        sends=sends,
-        keeps=keeps,
+        manners=manners,
+        healed_s=min(LONGEST_S, max([size.busy_s, *(event.at + event.lasts for event in events)])),
+        sends=sends if pushing else (),
+        keeps=keeps if pushing else frozenset(),
     )
 
 
-def _keys(rng: Random, names: str, count: int) -> tuple[str, ...]:
-    """Some in a row with one key, some with keys in turn, some without any."""
-    if not names or rng.random() < 0.3:
-        return ("",) * count
-    if rng.random() < 0.5:
-        return (rng.choice(names),) * count
-    return tuple(rng.choice(names) for _ in range(count))
+def _some(rng: Random, tokens: Sequence[int], counts: Sequence[int]) -> tuple[tuple[float, int], ...]:
+    """Some of them, and when."""
+    count = rng.choice(counts) if tokens else 0
+    return tuple((rng.uniform(0.1, 2.0), rng.choice(tokens)) for _ in range(count))

@@ -17,6 +17,7 @@ from zerowait.testing.history import History
 from zerowait.testing.invariants import Invariants, Wrong
 from zerowait.testing.node import Node
 from zerowait.testing.plan import KILLS, Plan, plan
+from zerowait.testing.replies import Replies
 from zerowait.testing.timeline import START, Timeline
 from zerowait.testing.troubles import Troubles
 
@@ -36,6 +37,9 @@ class Report(Struct, frozen=True):
     causes: dict[str, int]
     steps: int
     seconds: float
+    ends: dict[str, int]  # of requests
+    asked_again: dict[str, int]  # why
+    topics: dict[str, int]  # how many events were taken, and missed
 
 
 def simulate(seed: int, *, log: Callable[[str], None] | None = None) -> Report:
@@ -53,6 +57,7 @@ class Simulation:
         self._troubles = Troubles(self.cluster)
         self._causes = Causes(self.cluster)
         self._invariants = Invariants()
+        self._replies = Replies(self.cluster.around.questions, self.history.lives, self._causes)
         self.cluster.around.turned = self._turned
         self.cluster.around.stored = self._stored
         self._wrong: list[str] = []
@@ -74,7 +79,8 @@ class Simulation:
         counts = dict(Counter(message.fate for message in self.history.messages.values()))
         return Report(
             self._plan.seed, self.history.digest(), tuple(self._wrong), frozenset(self.cluster.fired), counts,
-            dict(self._causes.counted), self.timeline.steps, self.timeline.now - START,
+            dict(self._causes.counted), self.timeline.steps, self.timeline.now - START, dict(self._replies.ends),
+            dict(self._replies.again), dict(self.cluster.around.events.counts),
         )  # fmt: skip
 
     def _begin(self) -> None:
@@ -87,6 +93,9 @@ class Simulation:
             at(START + push.at, partial(cluster.push, push))
         for when, token in self._plan.withdrawals:
             at(START + when, partial(cluster.withdraw, token))
+        cluster.asking.schedule()
+        for publication in self._plan.publications:
+            at(START + publication.at, partial(cluster.publish, publication))
         for event in self._plan.events:
             at(START + event.at, partial(self._troubles.strike, event))
         self._sample()
@@ -129,9 +138,20 @@ class Simulation:
             if node.alive and node.paused:
                 node.resume()
         killers = sum(
-            kind in KILLS for kind in self._plan.tempers.values()
+            kind in KILLS for kind in (*self._plan.tempers.values(), *self._plan.manners.values())
         )  # they may have their way one after another
         give_up = self.timeline.now + PATIENCE_S * (1 + killers)
+        self._come_to_rest(give_up)
+        if self._plan.publications:
+            cluster.publish_last()
+            self._come_to_rest(give_up + PATIENCE_S)
+        self.timeline.run(self.timeline.now + QUIET_S)
+        if not self._is_at_rest():
+            raise Wrong(f"was at rest, and moves again: {self._what_moves()}")
+        self._judge()
+
+    def _come_to_rest(self, give_up: float) -> None:
+        cluster = self.cluster
         while not self._is_at_rest():
             if self.timeline.now > give_up:
                 raise Wrong(f"never comes to rest: {self._what_moves()}")
@@ -145,9 +165,9 @@ class Simulation:
                     if adopter is not None:
                         adopter.holdings.open(home, pushes=False)
             self.timeline.run(self.timeline.now + 0.25)
-        self.timeline.run(self.timeline.now + QUIET_S)
-        if not self._is_at_rest():
-            raise Wrong(f"was at rest, and moves again: {self._what_moves()}")
+
+    def _judge(self) -> None:
+        cluster = self.cluster
         self._wrong += self._causes.judge()
         books = [Books.of(home) for home in cluster.homes]
         self._wrong += check(self.history, books)
@@ -155,6 +175,8 @@ class Simulation:
         letters = {token for each in books for token in each.letters}
         self._wrong += order.judge(self.history, letters, self._causes)
         self._wrong += deaths.judge(self._plan, self.history, condemned, self._causes.silences)
+        self._wrong += self._replies.judge(cluster.nodes)
+        self._wrong += cluster.around.events.judge(node.instance for node in cluster.nodes if node.alive)
         for node in cluster.nodes:
             if node.alive:
                 self._wrong += self._invariants.at_rest(node)
@@ -176,11 +198,21 @@ class Simulation:
             if prepared := box.prepared():
                 moves.append(f"the outputs of {prepared} in {home.box:x} of {home.name} wait for their choice")
         for node in self.cluster.nodes:
-            if node.alive and node.crew.is_busy():
+            if node.alive and node.is_busy():
                 moves.append(f"{node.name} works")
             if node.alive and node.store.is_broken():
                 moves.append(f"{node.name} has a disk in trouble")
             if node.alive and (left := node.core.worker.memory.unconfirmed()):
                 moves.append(f"{node.name} waits for {left} outcomes to be confirmed")
+            if node.alive and node.asker is not None and (left := node.asker.outstanding()):
+                moves.append(f"{node.name} waits for {left} answers")
+            if node.alive and node.asker is not None and node.asker.is_reading():
+                moves.append(f"{node.name} reads a stream")
+        publishers = [node for node in self.cluster.senders if node is not None]
+        moves += [
+            f"{node.name} waits for events" for node in self.cluster.nodes
+            if node.alive and node.topics is not None and node.topics.lacks(publishers)
+        ]  # fmt: skip
+        moves += [f"{node.name} has events to send" for node in publishers if not node.core.publisher.is_settled(0.0)]
         moves += [f"sender{i} is not there" for i, node in enumerate(self.cluster.senders) if node is None]
         return moves

@@ -13,8 +13,10 @@ from zerowait.outbox.intake import Limits
 from zerowait.outbox.outbox import Outbox
 from zerowait.testing.crew import Sends, Temper
 from zerowait.testing.disk import SimulatedDisk
+from zerowait.testing.events import EventBook
 from zerowait.testing.history import History, Message
 from zerowait.testing.network import Network
+from zerowait.testing.questions import QuestionBook
 from zerowait.testing.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ class Surroundings:
         self.history = history
         self.config = config
         self.rng = rng
+        self.events = EventBook(history.tell)
+        self.is_well: Callable[[], bool] = lambda: False
+        self.questions = QuestionBook(timeline, history.tell)
         # A clock that is set on by ten years would make dead letters old at once, as it should.
         self.limits = Limits(store_grace=2.0, letter_days=100_000.0)
         self.commit_s = 0.001

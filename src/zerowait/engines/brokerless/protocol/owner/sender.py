@@ -63,7 +63,7 @@ class Sender:
         # A push that went to a channel of requests would be asked for an answer: what is of another kind is no worker.
         pushes = [channel for channel, served in link.served.items() if served.kind == self.kind_of(channel)]
         self.idempotent.update(channel for channel, served in link.served.items() if served.idempotent)
-        for channel in before.difference(pushes):
+        for channel in sorted(before.difference(pushes)):
             self._serves_no_more(channel, link)
         for channel in pushes:
             self._serving.setdefault(channel, {})[link.conn] = link
@@ -205,7 +205,7 @@ class Sender:
         if not self._dirty:
             return
         dirty, self._dirty = self._dirty, set()
-        for channel in dirty:
+        for channel in sorted(dirty):  # in an order that is the same wherever Python puts what
             links = {
                 conn: link
                 for conn, link in self._serving.get(channel, {}).items()

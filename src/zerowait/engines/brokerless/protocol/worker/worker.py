@@ -522,7 +522,7 @@ class Worker:
         if not self._dirty:
             return
         dirty, self._dirty = self._dirty, set()
-        for channel in dirty:
+        for channel in sorted(dirty):  # in an order that is the same wherever Python puts what
             window = self.windows.get(channel)
             if window is not None:
                 for conn, credit in window.grants():
