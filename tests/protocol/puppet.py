@@ -43,7 +43,8 @@ F = TypeVar("F", bound=Frame)
 
 
 class Stage:
-    """A core, its clock, and all that it wants done. Commits are made at once, unless `holds_commits`."""
+    """A core, its clock, and all that it wants done. Commits are made at once, unless `holds_commits`; what is read of
+    keys is offered at once, unless `holds_reads`: then it is on its way until `offer`."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Stage:
         services: dict[str, int] | None = None,
         config: Config | None = None,
         boot: str = "",
+        holds_reads: bool = False,
     ) -> None:
         self.now = 1_000.0
         self.config = config or Config()
@@ -62,6 +64,8 @@ class Stage:
         self.effects: list[Effect] = []
         self.tickets: list[Ticket] = []
         self.holds_commits = False
+        self.holds_reads = holds_reads
+        self._read: list[Segment] = []
         self.puppets: dict[int, Puppet] = {}
         if store is not None:
             self.open()
@@ -106,12 +110,8 @@ class Stage:
         until = self.now + seconds
         while True:
             self.now = until if pause else min(until, self.now + 0.01)
-            if (
-                self.store is not None
-                and not self.holds_commits
-                and (heads := self.store.heads(self.wall_us(self.now)))
-            ):
-                self.core.owner.offer(self.store.box, heads)
+            if self.store is not None and not self.holds_commits:
+                self._read_heads(self.store)
             self.core.wake(self.now)
             self.core.flush(self.now)
             self._perform()
@@ -140,8 +140,18 @@ class Stage:
             self.core.committed(ticket.box, ticket.number)
             if ticket.marked:
                 self.core.owner.offer(ticket.box, self.store.due_now(self.wall_us(self.now)))
-            if heads := self.store.heads(self.wall_us(self.now)):
-                self.core.owner.offer(ticket.box, heads)
+            self._read_heads(self.store)
+
+    def _read_heads(self, store: Store) -> None:
+        self._read += store.heads(self.wall_us(self.now))
+        if not self.holds_reads:
+            self.offer()
+
+    def offer(self) -> None:
+        """What was read arrives."""
+        read, self._read = self._read, []
+        if self.store is not None and read:
+            self.core.owner.offer(self.store.box, read)
 
     def effect(self, kind: type[Effect]) -> list[Effect]:
         return [effect for effect in self.effects if isinstance(effect, kind)]

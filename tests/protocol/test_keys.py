@@ -286,6 +286,39 @@ def test_a_row_that_was_read_before_a_message_left_it_goes_back() -> None:
     assert batches(y) == [(1, 1)]
 
 
+def test_a_row_is_not_read_again_while_a_message_of_it_runs_which_would_be_sent_a_second_time() -> None:
+    """A worker runs a key from before its sender's new life. It has handled 1, runs 2, and ends while what follows is
+    read (seed 50383)."""
+    # given a new life that reads the row while the end of 1 is on its way to the disk, and has not heard of all workers
+    store = Store(BOX)
+    x = worker(stage := owner(store), X)
+    stage.push(3, key=A)
+    (batch,) = x.all(Batch)
+    store.noted.update((X, Y))
+    second = Stage(store=store, holds_reads=True)
+    second.holds_commits = True
+    back = Puppet(second, X, channels=[CHANNEL], credit=100)
+    back.greet()
+    back.channels = []
+    back.tell()
+    ends(back, batch, 1)
+    back.held((), (Part(batch.epoch, 2, 1, batch.fence, batch.n),))
+    second.offer()
+    second.step()
+    # when the disk is done, and 2 ends before what it gives has arrived
+    second.commit()
+    ends(back, batch, 2)
+    second.offer()
+    second.step()
+    # then only 3 is sent, once all workers of before are heard
+    second.holds_commits = second.holds_reads = False
+    second.commit()
+    second.offer()
+    y = worker(second, Y)
+    second.step(0.1)
+    assert [frame.ranges for frame in y.all(Batch)] == [((3, 1),)]
+
+
 def test_what_is_left_of_a_row_behind_one_that_has_left_it_waits_for_that_one() -> None:
     """Its worker has died while it ran 3; its sender has begun a new life, and had not heard of the end of 2."""
     store = Store(BOX)

@@ -37,6 +37,7 @@ class Settled(Struct):
     returned: list[Slice]  # waits again
     unqueue: Ranges  # settled while it waited, in memory or on disk
     answered: list[tuple[int, int, bool]]  # (epoch, number, taken back): what was asked for by `withdraw`
+    torn: list[Segment]  # rows with a key of which a message is to run again: what comes after it there waits for it
 
 
 class Custody:
@@ -273,7 +274,7 @@ class Custody:
     def settle(self, holder: int, verdict: Verdict, part: Part, notes: Notes, now_us: int) -> Settled:
         """An outcome: what it changes. What changes nothing (said before, or under an old number) is confirmed all
         the same."""
-        result = Settled([], [], [], [], [])
+        result = Settled([], [], [], [], [], [])
         flight = self.flights.get((holder, part.epoch, part.fence, part.n))
         ours = flight.left.overlap(part.first, part.count) if flight is not None else []
         if verdict is Verdict.HANDLED:
@@ -363,6 +364,8 @@ class Custody:
             self._failures.forget(part.epoch, first, count)
             result.changes.append(Settle(channel, part.epoch, first, count, Verdict.EXPIRED, seq))
             return
+        if verdict is Verdict.RETRY and segment is not None and segment.key is not None:
+            result.torn.append(segment)
         if segment is not None and segment.marks is not None and segment.marks.alone_at:
             result.changes.append(Alone(channel, part.epoch, first, 0, seq))
         for number in range(first, first + count):

@@ -75,7 +75,6 @@ class Keys:
         self._by_block: dict[tuple[int, int, int], dict[Name, Line]] = {}
         self._flights: dict[int, Flights] = {}
         self._touched: dict[Name, None] = {}
-        self._torn: dict[Name, None] = {}
         self._expected: Counter[tuple[int, str]] = Counter()
         self.now = 0.0  # when what is being sent is sent
 
@@ -125,34 +124,35 @@ class Keys:
 
     def put(self, piece: Slice) -> Line:
         """These wait from now on."""
-        name = (piece.box, piece.segment.seq)
+        line = self._line(piece.box, piece.segment)
+        line.waiting.add(piece.first, piece.count)
+        return line
+
+    def breaks(self, box: int, segment: Segment) -> None:
+        """A message of that row gets a row of its own, in which it waits: the others may not overtake it. That is kept
+        in mind also while none of them waits here, because they are in flight, or are owed to the past."""
+        if segment.key is not None:
+            self._line(box, segment).broken = True
+
+    def _line(self, box: int, segment: Segment) -> Line:
+        """Of that row; it is looked at before anything is sent."""
+        name = (box, segment.seq)
         line = self._lines.get(name)
         if line is None:
-            line = self._list(Line(piece.box, piece.segment, Numbers(), upto=_first_hole(piece.segment)))
-        line.waiting.add(piece.first, piece.count)
+            line = self._lines[name] = Line(box, segment, Numbers(), upto=_first_hole(segment))
+            for block in line.blocks():
+                self._by_block.setdefault(block, {})[name] = line
         self._touched[name] = None
         return line
-
-    def _list(self, line: Line) -> Line:
-        self._lines[line.name] = line
-        for block in line.blocks():
-            self._by_block.setdefault(block, {})[line.name] = line
-        return line
-
-    def breaks(self, box: int, seq: int) -> None:
-        """A message of that row gets a row of its own, in which it waits: the others may not overtake it."""
-        self._torn[box, seq] = None
 
     def outrun(self, box: int, channel: str, key: bytes) -> None:
         """An earlier message of that key waits in the outbox again: what of the key is here, and is not in flight, may
         not overtake it; nor what comes back of what is."""
-        rows = {segment.seq: segment for flight in self._flights[box] for segment in flight.segments}
-        for segment in rows.values():
-            if segment.channel == channel and segment.key == key and (box, segment.seq) not in self._lines:
-                self._list(Line(box, segment, Numbers()))
-        for line in self._lines.values():
-            if line.box == box and line.segment.channel == channel and line.segment.key == key:
-                self._torn[line.name] = None
+        here = {segment.seq: segment for flight in self._flights[box] for segment in flight.segments}
+        here |= {line.segment.seq: line.segment for line in self._lines.values() if line.box == box}
+        for segment in here.values():
+            if segment.channel == channel and segment.key == key:
+                self.breaks(box, segment)
 
     def remove(self, box: int, epoch: int, first: int, count: int) -> list[tuple[Line, Slice]]:
         """These do not wait any more. Gives those that did; what is queued of their rows is to be queued anew."""
@@ -183,22 +183,19 @@ class Keys:
 
     @property
     def is_touched(self) -> bool:
-        return bool(self._touched or self._torn)
+        return bool(self._touched)
 
     def settle(self) -> tuple[list[Slice], list[tuple[Name, Segment | None]]]:
         """What may be queued now, and the rows that go back to their outbox if anything of them waits (None: not here):
-        they have been broken, or what is left of them is behind a hole, and nothing of them is in flight."""
-        touched, self._touched = {**self._touched, **self._torn}, {}
-        torn, self._torn = self._torn, {}
+        they have been broken, or what is left of them is behind a hole, and nothing of them is in flight. What is in
+        flight may end while its row is read again, and would be offered a second time."""
+        touched, self._touched = self._touched, {}
         queue: list[Slice] = []
         shelve: list[tuple[Name, Segment | None]] = []
         for name in touched:
             line = self._lines.get(name)
             if line is None:
-                if name in torn:
-                    shelve.append((name, None))
                 continue
-            line.broken = line.broken or name in torn
             if self._is_blocked(line) or (line.queued is not None and not line.broken):
                 continue
             self._landed(line)

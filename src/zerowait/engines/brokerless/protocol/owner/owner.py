@@ -19,7 +19,7 @@ from zerowait.engines.brokerless.protocol.owner.reconcile import reconcile
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
 from zerowait.engines.brokerless.protocol.owner.trial import Trial
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.message import Again, Change, Note, Numbers, Segment, Settle, Shelve, Verdict
+from zerowait.message import Change, Note, Numbers, Segment, Settle, Shelve, Verdict
 
 DAY_MS = 86_400_000  # an epoch is the time of its opening, or a little more: one so far ahead is no fence but an error
 
@@ -85,7 +85,7 @@ class Owner:
             return
         for segment in segments:
             if segment.key is not None and custody.is_torn(segment):
-                self.dispatch.keys.breaks(box, segment.seq)
+                self.dispatch.keys.breaks(box, segment)
             pieces = custody.offer(segment)
             if segment.marks is not None or self.trial.owes:
                 pieces = self.trial.sift(custody, pieces)
@@ -135,7 +135,7 @@ class Owner:
         self.dispatch.keys.outrun(box, channel, key)
         for piece in custody.past():
             if piece.segment.channel == channel and piece.segment.key == key:
-                self.dispatch.keys.breaks(box, piece.segment.seq)
+                self.dispatch.keys.breaks(box, piece.segment)
 
     def drop(
         self, box: int, channel: str, last: tuple[int, int], ranges: Iterable[tuple[int, int, int]]
@@ -271,8 +271,8 @@ class Owner:
                 self._effects.ticket(frame.box).phantoms.extend(done.unqueue)
             elif done.changes and not custody.is_asked:
                 lasting = True
-                if verdict is Verdict.RETRY:
-                    self._breaks(custody, done.changes)
+                for segment in done.torn:
+                    self.dispatch.keys.breaks(frame.box, segment)
                 self._effects.commit(frame.box, done.changes).phantoms.extend(done.unqueue)
             elif done.changes and verdict is not Verdict.HANDLED:
                 self.asks.ended(custody, done.changes)
@@ -286,12 +286,6 @@ class Owner:
             self._effects.confirm(frame.box, frame.parts, link.conn, lasting)
         if returned:
             self._wait_again(custody, returned)
-
-    def _breaks(self, custody: Custody, changes: Iterable[Change]) -> None:
-        """What comes after these in their keys waits for them."""
-        for change in changes:
-            if isinstance(change, Again) and change.seq:
-                self.dispatch.keys.breaks(custody.box, change.seq)
 
     def _beyond(self, custody: Custody, done: Settled) -> None:
         """What an outcome means for others than who said it."""

@@ -84,7 +84,7 @@ class Trial:
                 self._mark_all(custody, piece.segment, piece.first, piece.count, death)
         for at, many in unknown:
             for number in range(at, at + many):
-                self._mark(custody, "", epoch, number, 0, [death], [])
+                self._mark(custody, None, epoch, number, [death], [])
 
     def _owe(self, name: Name, death: Death) -> None:
         self._owed.setdefault(name, []).append(death)
@@ -93,22 +93,23 @@ class Trial:
 
     def _mark_all(self, custody: Custody, segment: Segment, first: int, count: int, death: Death) -> None:
         for number in range(first, first + count):
-            self._mark(custody, segment.channel, segment.epoch, number, segment.seq, [death], [])
+            self._mark(custody, segment, segment.epoch, number, [death], [])
 
     def _mark(
         self,
         custody: Custody,
-        channel: str,
+        segment: Segment | None,
         epoch: int,
         number: int,
-        seq: int,
         died: list[Death],
         cleared: list[int],
     ) -> None:
+        """segment: its row; None: that was not read."""
+        channel, seq = (segment.channel, segment.seq) if segment is not None else ("", 0)
         mark = Mark(channel, epoch, number, tuple(died), tuple(cleared), seq)
         ticket = self._effects.commit(custody.box, [mark])
-        if seq:
-            self._dispatch.keys.breaks(custody.box, seq)
+        if segment is not None:
+            self._dispatch.keys.breaks(custody.box, segment)
         ticket.marked.append((epoch, number))
         custody.marking.want(epoch, number, [death.instance for death in died], cleared, ticket.number)
 
@@ -172,7 +173,7 @@ class Trial:
         mine = [name for name in self._owed if name[:2] == (piece.box, epoch) and name[2] in numbers]
         for name in mine:
             died = self._owed.pop(name)
-            self._mark(custody, piece.segment.channel, epoch, name[2], piece.segment.seq, died, [])
+            self._mark(custody, piece.segment, epoch, name[2], died, [])
         rest = Numbers((name[2], 1) for name in mine).missing(piece.first, piece.count)
         return [Slice(piece.box, piece.segment, first, count) for first, count in rest]
 
@@ -183,7 +184,7 @@ class Trial:
         if marks.alone_at and (last := self._of_the_one_alone(custody, piece, marks)) is not None:
             died.append(last)
         if died or cleared:
-            self._mark(custody, segment.channel, segment.epoch, piece.first, segment.seq, died, cleared)
+            self._mark(custody, segment, segment.epoch, piece.first, died, cleared)
             return False
         if is_convicted(marks, self._limit):
             self._guilty.append(piece)
