@@ -189,10 +189,10 @@ class Deaths:
         self.message = self.history.pushed(BOX, payload_of(0, 10), expires=False)
         self.history.openings[BOX] = 1
 
-    def die(self, times: int, *, how: str = "a handler", is_silent: bool = False) -> None:
+    def die(self, times: int, *, how: str = "a handler", is_silent: bool = False, was_leaving: bool = False) -> None:
         for instance in range(len(self.history.lives), len(self.history.lives) + times):
             life = self.history.lives[instance] = Life(instance, f"worker{instance}", True, START, START + 1, how)
-            life.is_silent = is_silent
+            life.is_silent, life.was_leaving = is_silent, was_leaving
             self.message.runs.append(Run(instance, (BOX, 1, 1), START, "kills"))
 
     def judge(self, *, is_condemned: bool = True, silences: int = 0) -> list[str]:
@@ -216,6 +216,26 @@ def test_the_end_of_a_machine_and_of_who_leaves_is_no_death() -> None:
     deaths.die(2, is_silent=True)
     deaths.die(2, how=LEFT)
     assert deaths.judge() == []
+
+
+def test_a_death_while_leaving_is_none_unless_somebody_has_noted_it() -> None:
+    """Seed 50310: a killer ended three, and one that was leaving."""
+    deaths = Deaths()
+    deaths.die(1, was_leaving=True)
+    deaths.die(3)
+    assert deaths.judge() == []
+    deaths.history.marked(BOX, Mark("work", 1, 1, (Death(0, ran=False),)))
+    assert "not found: message 0" in deaths.judge()[0], "its owner had not heard that it was leaving"
+    for run in deaths.message.runs[1:]:
+        run.started_at = START - 1.0
+    assert deaths.judge() == [], "it was noted, but by a later life of its owner"
+
+
+def test_who_was_only_there_when_one_that_was_leaving_died_must_not_be_condemned() -> None:
+    deaths = Deaths(is_killer=False)
+    deaths.die(2)
+    deaths.die(1, was_leaving=True)
+    assert "condemned: message 0" in deaths.judge()[0]
 
 
 def test_who_was_there_at_fewer_deaths_must_not_be_condemned() -> None:

@@ -12,6 +12,7 @@ from zerowait.testing.cluster import CONFIG, Cluster
 from zerowait.testing.history import LEFT, Message, Run
 from zerowait.testing.node import Node
 
+DEATH, DEATH_WHILE_LEAVING = "death", "death while leaving"
 SLACK_S = 0.15  # how much earlier than both of them we may notice that they hear each other again
 
 
@@ -58,7 +59,7 @@ class Causes:
                 if not cause:
                     starts = f"{self._start(before)} and again {self._start(after)}"
                     wrong.append(f"message {message.token} {before.name} was started {starts} without a cause")
-                elif cause == "death":
+                elif cause in (DEATH, DEATH_WHILE_LEAVING):
                     deaths[before.worker] += 1
                 elif cause == "silence":
                     self.silences[message.token] += 1
@@ -80,7 +81,9 @@ class Causes:
             return before.ending
         life = self._cluster.history.lives[before.worker]
         if life.ended_at is not None and life.ended_at <= after.started_at:
-            return "left" if life.how == LEFT else "death"
+            if life.how == LEFT:
+                return "left"
+            return DEATH_WHILE_LEAVING if life.was_leaving else DEATH
         return "silence" if self.is_silent(message, before, after) else ""
 
     def is_silent(self, message: Message, before: Run, after: Run) -> bool:

@@ -120,7 +120,7 @@ class Cluster:
         node.alive = False
         life = self.history.lives[node.instance]
         life.ended_at, life.how = self.timeline.now, why
-        life.is_silent = power
+        life.is_silent, life.was_leaving = power, node.leaving
         if self.plan.lists and not power:
             life.running = tuple(node.crew.begun.values()) if why != LEFT else ()
         life.unsettled = node.core.worker.desk.total_running() + node.core.worker.memory.unconfirmed()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from math import inf
 
 from zerowait.testing.history import LEFT, History, Message, Run
 from zerowait.testing.plan import KILLS, Plan
 
+Name = tuple[int, int, int]  # (outbox, epoch, number)
 WITH_PROOF = 3  # runs of a killer: aside after the first, alone after the second
 WITHOUT = 5  # where all that was held is suspect, the death of another may come between
 
@@ -21,8 +23,9 @@ def judge(plan: Plan, history: History, condemned: Collection[int], silences: Co
         named = {run.name for run in message.runs}
         # Of a job of many that had just begun it is not known which of them ran.
         listed = {life.instance for life in history.lives.values() if any(life.lists(name) for name in named)}
-        token, killed = message.token, len(deaths)
-        if token in condemned and len(deaths | listed) < WITH_PROOF:
+        counted = [worker for worker in deaths | listed if not _is_spared(history, named, worker)]
+        token, killed = message.token, len(deaths - _spared(history, message))
+        if token in condemned and len(counted) < WITH_PROOF:
             wrong.append(f"condemned: message {token}, which {killed} workers have died of")
         if plan.tempers.get(token) in KILLS and killed > (most := _most(plan, history, message, silences[token])):
             wrong.append(f"not found: message {token} has killed {killed} workers, and {most} are enough")
@@ -36,6 +39,23 @@ def _is_death(history: History, run: Run) -> bool:
     return run.ended_at is None and has_died and not life.is_silent
 
 
+def _spared(history: History, message: Message) -> set[int]:
+    """Workers whose deaths did not count when it was started again."""
+    starts = [*(run.started_at for run in message.runs[1:]), inf]
+    return {
+        run.worker
+        for run, until in zip(message.runs, starts, strict=False)
+        if _is_spared(history, {run.name}, run.worker, until)
+    }
+
+
+def _is_spared(history: History, named: Collection[Name], worker: int, until: float = inf) -> bool:
+    """One that was draining leaves no mark (§5.1): its owner has noted none by then. Who has not heard that it was
+    draining, as a later life of that owner, may note one."""
+    noted = (history.marks.get((name, worker)) for name in named)
+    return history.lives[worker].was_leaving and not any(each is not None and each.at <= until for each in noted)
+
+
 def _most(plan: Plan, history: History, message: Message, silences: int) -> int:
     if plan.proves and plan.lists:
         return WITH_PROOF + silences
@@ -47,6 +67,6 @@ def _marked_without_having_run(history: History) -> list[str]:
     """A list clears all that was only queued."""
     return [
         f"suspected: {name} of the death of {history.lives[instance].name}, whose list does not name it"
-        for name, instance in sorted(history.marks)
-        if not history.lives[instance].lists(name)
+        for (name, instance), noted in sorted(history.marks.items())
+        if noted.ran and not history.lives[instance].lists(name)
     ]

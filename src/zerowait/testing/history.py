@@ -52,6 +52,13 @@ class Message(Struct, eq=False):
     key: str = ""
 
 
+class Noted(Struct, eq=False):
+    """A mark. at: when the first owner noted it. ran: that it is said to have run there."""
+
+    at: float
+    ran: bool = False
+
+
 class History:
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
@@ -60,7 +67,7 @@ class History:
         self.strangers: list[str] = []
         self.openings: Counter[int] = Counter()  # of each outbox
         self.lives: dict[int, Life] = {}
-        self.marks: set[tuple[tuple[int, int, int], int]] = set()  # (message, instance): noted to have run as it died
+        self.marks: dict[tuple[tuple[int, int, int], int], Noted] = {}  # (message, instance): it was there as that died
         self.log: Callable[[str], None] | None = None
 
     def tell(self, what: str, *which: object) -> None:
@@ -110,7 +117,9 @@ class History:
         return message
 
     def marked(self, box: int, mark: Mark) -> None:
-        self.marks.update(((box, mark.epoch, mark.number), death.instance) for death in mark.died if death.ran)
+        for death in mark.died:
+            noted = self.marks.setdefault(((box, mark.epoch, mark.number), death.instance), Noted(self._timeline.now))
+            noted.ran = noted.ran or death.ran
 
     def failures(self, token: int) -> int:
         """How many runs of it have failed."""
@@ -120,8 +129,8 @@ class History:
 class Life(Struct, eq=False):
     """One instance. ended_at: None while it lives. unsettled: how many messages ran there or had ended without their
     owner having confirmed it, when it ended. running: what its list says that it ran then; None: it has left none.
-    is_silent: nobody can prove its end. breaks: for each outbox when its owner and this one could not hear each other,
-    and since when they cannot."""
+    is_silent: nobody can prove its end. was_leaving: it had said so before it ended. breaks: for each outbox when its
+    owner and this one could not hear each other, and since when they cannot."""
 
     instance: int
     name: str
@@ -132,6 +141,7 @@ class Life(Struct, eq=False):
     unsettled: int = 0
     running: tuple[tuple[int, int, int, int], ...] | None = None
     is_silent: bool = False
+    was_leaving: bool = False
     breaks: dict[int, list[tuple[float, float]]] = field(default_factory=dict[int, list[tuple[float, float]]])
     broken_since: dict[int, float] = field(default_factory=dict[int, float])
     is_sampled: bool = False  # its end is among them
