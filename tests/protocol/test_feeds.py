@@ -295,6 +295,25 @@ def test_what_makes_no_sense_ends_the_link_of_who_says_it(frame: Events | Subscr
     assert feed.take() == []
 
 
+def test_an_answer_to_what_an_earlier_session_had_left_in_the_pipe_is_none_to_what_was_named() -> None:
+    """A SUBSCRIBE that the new connection brought first was answered first: from where the publisher was by then, so
+    that what had been published meanwhile was missed and not told."""
+    world, publisher, subscriber, feed = subscribed()
+    publish(publisher, ("a.b", 1))
+    world.run(world.now + 0.05)
+    world.cut_all(publisher, subscriber)
+    world.run(world.now + 0.01)
+    world.dial(subscriber, publisher)
+    world.run(world.now + 0.05)
+    (conn,) = world.connections(publisher, subscriber)
+    publisher.core.effects.send(conn, Subscribed(1, publisher.instance, 3, 3, 0))
+    world.touch(publisher)
+    world.run(world.now + 0.05)
+
+    assert subscriber.says("refused")
+    assert [got[2:] for got in feed.take()] == [(1, 0)]
+
+
 def test_a_publisher_that_sends_more_than_there_is_room_for_is_cut_off() -> None:
     world, publisher, subscriber, feed = subscribed()
     (conn,) = world.connections(publisher, subscriber)

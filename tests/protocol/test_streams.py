@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.protocol.puppet import BOX, CHANNEL
+from tests.protocol.store import START_US, segment
 from tests.protocol.test_requests import EPOCH, Asker, X, answering, flowing, give
 from zerowait.engines.brokerless.protocol.effects import Chunked, Unanswered
-from zerowait.engines.brokerless.protocol.frames import Chunk, Credit, Drop, Held, Outcome, Owned, Part, array_of
-from zerowait.engines.brokerless.protocol.tables import IN_FLIGHT
+from zerowait.engines.brokerless.protocol.frames import Batch, Chunk, Credit, Drop, Held, Outcome, Owned, Part, array_of
+from zerowait.engines.brokerless.protocol.tables import IN_FLIGHT, WAITING
 from zerowait.message import Outcome as Ended
 from zerowait.message import Verdict
 
@@ -148,3 +149,21 @@ def test_items_of_a_stream_that_its_worker_may_have_forgotten_are_lost() -> None
     at.stage.now += at.stage.config.resume_grace + 1
     at.worker(X, serial=2)
     assert at.why() == "lost"
+
+
+def test_what_was_stopped_at_the_end_of_its_time_is_not_said_to_have_never_run() -> None:
+    """Its worker stops it by its own clock and says nothing; and before who asked looks at his, they meet anew."""
+    at = Asker(WAITING)
+    made = segment(CHANNEL, EPOCH, 2, [10])
+    made.expires = START_US + int((at.stage.now + 1.0) * 1e6)
+    at.stage.core.owner.asks.cancel(BOX, EPOCH, 1)
+    at.x.grant(1)
+    at.stage.core.owner.offer(BOX, [made])
+    at.stage.step(0.9995)
+    assert at.x.all(Batch)
+    at.x.lose()
+    at.worker(X, serial=2)
+    at.stage.step(0.1)
+    (told,) = at.stage.effect(Unanswered)
+    assert isinstance(told, Unanswered)
+    assert (told.why, told.sent) == ("expired", True)

@@ -49,6 +49,7 @@ SAMPLES, SAMPLES_NEEDED = 256, 20  # of how long answers take, for a channel's p
 UNKNOWN_S = 0.1  # in place of a p95 that is not known yet
 REMEMBERED = 4_096  # batches whose time of sending is kept, and names of workers
 
+ROUNDED_US = 1_000  # so much earlier than here its time may be over at a worker: it travels in whole milliseconds
 MANY = 1_024  # outcomes that are confirmed without waiting for a tick
 
 Range = tuple[int, int, int]  # (epoch, first, count)
@@ -246,6 +247,13 @@ class Asks:
             if flow.instance == instance and number not in there:
                 self._lose(custody.box, (custody.epoch, number, 1), asked.lost)
         return again
+
+    def returned(self, pieces: Iterable[Slice], wall_us: int) -> None:
+        """A worker that is back does not hold these. One whose time is over it may have stopped, and says no more."""
+        for piece in pieces:
+            expires = piece.segment.expires
+            if expires is not None and wall_us >= expires - ROUNDED_US:
+                self._boxes[piece.box].begun.add(piece.first, piece.count)
 
     def _once_more(self, asked: _Box, piece: Slice) -> list[Slice]:
         """What may be asked of another: a request that ends each process that runs it must not go through all."""

@@ -335,6 +335,8 @@ class Owner:
         peer = self._peers.get(link.instance)
         if custody.is_asked and peer is not None and now >= peer.known_until:
             again = self.asks.unsure(custody, link.instance, again, held)
+        if custody.is_asked:
+            self.asks.returned(again, self._wall_us(now))
         self._wait_again(custody, again)
         self._ready(custody, custody.resumed(link.instance))
         self.sender.look(*link.served)
