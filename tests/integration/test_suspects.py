@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.programs import Program, programs
+from tests.programs import ZEROWAIT, Program, finished, programs
 from tests.waiting import wait_until
 from zerowait import Client, notices
 
@@ -128,3 +129,56 @@ def test_one_that_takes_its_sender_along_is_found_by_the_next_life_of_it(
     accepted, handled, dead = map(int, lives[-1].out.split())
     assert (dead, handled) == (1, accepted - 1), "what was stored before the first death is accounted for"
     assert Counter(lines(witness, "begin"))["7"] == 3
+
+
+PATIENT = """
+import os, time
+from zerowait import App, Context
+
+app = App("patient")
+
+@app.pull("long.work")
+def work(number: int, ctx: Context) -> None:
+    with open(os.environ["WITNESS"], "a") as file:
+        file.write(f"begin {ctx.attempt}\\n")
+    if ctx.attempt == 1 and not os.environ.get("AGAIN"):
+        time.sleep(60)
+"""
+PUSHES = """
+import time
+from zerowait import Client
+
+Client("sender").push("long.work", 1).stored.result(timeout=10)
+print("stored", flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_ran_at_one_that_was_leaving_when_it_was_killed_is_suspected_by_no_later_life_of_its_sender(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a machine is shut down, and whoever waits for its services loses patience."""
+    witness = tmp_path / "witness"
+    witness.touch()
+    monkeypatch.setenv("WITNESS", str(witness))
+    monkeypatch.setenv("ZEROWAIT_DRAIN", "60")
+    (tmp_path / "patient.py").write_text(PATIENT)
+    (tmp_path / "pushes.py").write_text(PUSHES)
+    serve = (*ZEROWAIT, "run", "patient:app")
+    with programs(tmp_path) as start:
+        # given a message that runs for long, at a worker that is leaving
+        sender, worker = start(sys.executable, "pushes.py"), start(*serve)
+        worker.until(lambda _: lines(witness, "begin"))
+        worker.signal(signal.SIGTERM)
+        worker.until(lambda _: '"draining"' in finished(*ZEROWAIT, "status", "--json", folder=tmp_path).stdout)
+        # when both are killed, and live again
+        for program in (sender, worker):
+            program.process.kill()
+            program.ended()
+        monkeypatch.setenv("AGAIN", "yes")
+        start(*serve)
+        with Client("sender") as zw:
+            wait_until(lambda: len(lines(witness, "begin")) == 2, within=15)
+            wait_until(lambda: not sum(box.unsettled for box in zw.status().boxes), within=15)
+    # then it is run as if for the first time
+    assert lines(witness, "begin") == ["1", "1"]

@@ -63,6 +63,23 @@ def test_who_leaves_in_order_names_nothing_although_something_still_runs(tmp_pat
     assert not (tmp_path / "list").exists()
 
 
+def test_who_dies_while_it_leaves_names_nothing_whatever_its_runners_begin_and_end(tmp_path: Path) -> None:
+    directory = Directory(tmp_path / "state", "test")
+    instance = secrets.randbits(64)
+    directory.enter(instance, "mail")
+    started = directory.list_started(instance, 2)
+    assert started is not None
+    started.begin(0, 7, 5, 11, 1)
+    directory.drain()
+    started.begin(1, 7, 5, 12, 1)
+    started.end(0)
+    assert directory._life is not None
+    directory._life.release()  # as the kernel does it at the end of a process
+    assert directory.ran(instance) == ()
+    assert directory.ending(instance).listed, "that nothing ran there is known"
+    directory.leave()
+
+
 def test_the_next_process_of_a_name_finds_how_earlier_ones_have_ended(tmp_path: Path) -> None:
     lives = [Directory(tmp_path / "state", "test") for _ in range(3)]
     ids = [secrets.randbits(64) for _ in lives]

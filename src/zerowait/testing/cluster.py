@@ -122,7 +122,7 @@ class Cluster:
         life.ended_at, life.how = self.timeline.now, why
         life.is_silent, life.was_leaving = power, node.leaving
         if self.plan.lists and not power:
-            life.running = tuple(node.crew.begun.values()) if why != LEFT else ()
+            life.running = () if node.leaving else tuple(node.crew.begun.values())
         life.unsettled = node.core.worker.desk.total_running() + node.core.worker.memory.unconfirmed()
         if power:
             self.fired.add("power cut")

@@ -50,8 +50,8 @@ def _spared(history: History, message: Message) -> set[int]:
 
 
 def _is_spared(history: History, named: Collection[Name], worker: int, until: float = inf) -> bool:
-    """One that was draining leaves no mark (§5.1): its owner has noted none by then. Who has not heard that it was
-    draining, as a later life of that owner, may note one."""
+    """One that was draining leaves no mark (§5.1): its owner has noted none by then. Where nobody finds its list, who
+    has not heard that it was draining may note one."""
     noted = (history.marks.get((name, worker)) for name in named)
     return history.lives[worker].was_leaving and not any(each is not None and each.at <= until for each in noted)
 

@@ -202,6 +202,11 @@ class Directory:
                 )  # fmt: skip
         return self._started
 
+    def drain(self) -> None:
+        """This life is leaving: its list names nobody any more."""
+        if self._started is not None:
+            self._started.drain()
+
     def ran(self, instance: int) -> Running | None:
         """What an instance proved dead had begun. None: it has left no list."""
         return read(presence.list_path(self._folders.instances, instance))

@@ -319,6 +319,8 @@ class Node:
     def drain(self) -> None:
         """No more work: what has not begun is handed back."""
         self.core.drain()
+        if self.directory is not None:
+            self.directory.drain()
         self._announce()
 
     def forget_handlers(self) -> None:

@@ -65,12 +65,22 @@ class Started:
         except ValueError:
             pass  # closed between two steps of this line: see `leave`
 
+    def drain(self) -> None:
+        """From now on it names nobody: however this process ends, it was leaving (rules §5.1). Owners that know it to
+        be draining note nothing of its end, and nor may who finds its list only afterwards."""
+        self._empty()
+
+    def _empty(self) -> mmap.mmap | bytearray:
+        # What runners still begin and end goes nowhere.
+        mapped, self._map = self._map, bytearray(len(self._map))
+        for slot in range(self._slots):
+            _COUNT.pack_into(mapped, _HEAD.size + slot * _SLOT.size + _COUNT_AT, 0)
+        return mapped
+
     def leave(self, *, remove: bool) -> None:
         """An end that is no death: whatever still runs has not killed anybody. remove: nor will anybody ask."""
-        for slot in range(self._slots):
-            self.end(slot)
         # A thread that was left to itself may still say that it has ended, now to nobody. The map has a descriptor.
-        mapped, self._map = self._map, bytearray(len(self._map))
+        mapped = self._empty()
         if isinstance(mapped, mmap.mmap):
             with suppress(BufferError):  # one writes at this moment: then it goes with its last reference
                 mapped.close()
