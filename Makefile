@@ -7,7 +7,7 @@
 # make mutants   plant bugs, and see that the simulation or the tests of the protocol find each
 # make check     ruff, mypy --strict and pyright
 # make fix       format, and mend what ruff can mend
-# make bench     compare with raw pyzmq (ARGS=--json for JSON lines)
+# make bench     compare with raw pyzmq, and with nats-py where there is a nats-server (ARGS=--json for JSON lines)
 # make figures   measure what the library is held to (ARGS="--only gone", --quick, --json)
 # make docs      check that the links of the documents lead somewhere and that their programs compile
 # make lock      choose the newest versions of everything again, and write them into requirements/
@@ -44,6 +44,11 @@ $(VENV)/fuzz.ready $(VENV)/soak.ready: $(VENV)/%.ready: requirements/%.lock $(VE
 	@requirements/install $(VENV) $*
 	@touch $@
 
+# Nor is what zerowait is measured beside.
+$(VENV)/bench.ready: requirements/bench.lock $(VENV)/demo.ready
+	@requirements/install $(VENV) bench
+	@touch $@
+
 demo: $(VENV)/demo.ready
 	@$(BIN)/python -m examples.totalemail demo $(ARGS)
 
@@ -74,7 +79,7 @@ check: $(VENV)/dev.ready
 fix: $(VENV)/dev.ready
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
-bench: $(VENV)/demo.ready
+bench: $(VENV)/bench.ready
 	@$(BIN)/python -m bench $(ARGS)
 
 figures: $(VENV)/dev.ready

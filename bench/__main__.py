@@ -1,7 +1,7 @@
 """`python -m bench`: zerowait beside raw pyzmq, in one run. Figures of two processes on this machine over tcp loopback.
 
 --json: a JSON line for each row. --only NAME …: throughput push lone memory topics import
-requests. --count N: messages (1,000,000). --pairs N (5).
+requests nats map stages. --count N: messages (1,000,000). --pairs N (5).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import raw, topics
+from bench import nats, raw, topics
 
 
 class Run:
@@ -87,6 +87,34 @@ class Run:
                 process.kill()
                 raise SystemExit(f"asking failed:\n{out.stderr}")
             process.wait(10)
+        found: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
+        return found
+
+    @contextmanager
+    def serving(self, module: str, *args: str) -> Generator[subprocess.Popen[str]]:
+        """A process that says when it is ready, and ends with its stdin."""
+        command = [sys.executable, "-m", f"bench.{module}", *args]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            process.stdout.readline()
+            try:
+                yield process
+            finally:
+                process.stdin.close()
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+    def asked(self, module: str, *args: str) -> dict[str, float]:
+        """What a process has found, on its last line."""
+        command = [sys.executable, "-m", f"bench.{module}", *args]
+        out = subprocess.run(command, capture_output=True, text=True, env=self.env, timeout=600)
+        if out.returncode:
+            raise SystemExit(f"{module} {' '.join(args)} failed:\n{out.stderr}")
         found: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
         return found
 
@@ -238,6 +266,78 @@ def requests(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
     yield {"name": "a stream of 1 KiB, MB/s", "ours": spread([each["stream_mb"] for each in ours]), "at_least": 300}
 
 
+def by_nats(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
+    if (why := nats.why_not()) is not None:
+        print(f"not measured beside nats-py: {why}", file=sys.stderr)
+        return
+    theirs: list[dict[str, float]] = []
+    ours: list[dict[str, float]] = []
+    for _ in range(pairs):
+        with nats.serving() as port, run.serving("nats", "answer", str(port)):
+            theirs.append(run.asked("nats", "ask", str(port)))
+        ours.append(run.asking(""))
+    for name, what, goal in (
+        ("one request at a time, p50, µs", "alone_p50", {"at_most": 1.0}),
+        ("1,000 requests outstanding, answers/s", "outstanding_1000", {"at_least": 1.0}),
+    ):
+        mine, other = [each[what] for each in ours], [each[what] for each in theirs]
+        ratios = [b / a for a, b in zip(other, mine, strict=True)]
+        row = {"name": f"{name}, and nats-py", "ours": spread(mine), "raw": spread(other), "whose": "nats-py"}
+        yield {**row, "ratio": spread(ratios), **goal}
+
+
+def mapped(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
+    workers, tasks = 4, 10_000
+    found: list[dict[str, float]] = []
+    for _ in range(pairs):
+        with ExitStack() as stack:
+            for _ in range(workers):
+                stack.enter_context(run.serving("mapping", "serve"))
+            found.append(run.asked("mapping", "ask", str(workers), str(tasks)))
+    yield {
+        "name": f"map of {tasks:,} tasks of 1 ms by {workers}, of the ideal",
+        "ours": spread([each["ideal"] / each["seconds"] for each in found]),
+        "at_least": 0.95,
+    }
+    yield {"name": "beside: one such task, ms", "ours": spread([each["one_task"] * 1_000 for each in found])}
+
+
+def staged(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
+    many = count // 10
+    ratios: list[float] = []
+    middle: list[float] = []
+    plain: list[float] = []
+    times: list[float] = []
+    for _ in range(pairs):
+        with ExitStack() as stack:
+            _, second, last = [stack.enter_context(run.serving("stages", "serve", name)) for name in "123"]
+            before = json.loads(ask(second, "state"))["cpu"]
+            run.asked("stages", "push", "bench.stage1", str(many))
+            while json.loads(ask(last, "state"))["count"] < many:
+                time.sleep(0.05)
+            middle.append((json.loads(ask(second, "state"))["cpu"] - before) / many * 1e6)
+            run.asked("stages", "alone", "500")
+            time.sleep(1)
+            times += [took / 1e6 for took in json.loads(ask(last, "times"))[50:]]
+        with run.serving("stages", "serve", "plain") as process:
+            before = json.loads(ask(process, "state"))["cpu"]
+            pushed = run.asked("stages", "push", "bench.plain", str(many))["cpu"]
+            pulled = json.loads(ask(process, "state"))["cpu"] - before
+            plain.append((pushed + pulled) / many * 1e6)
+        ratios.append(middle[-1] / plain[-1])
+    yield {
+        "name": "middle of three stages, CPU µs a message",
+        "ours": spread(middle),
+        "raw": spread(plain),
+        "whose": "a push and a pull",
+        "ratio": spread(ratios),
+        "at_most": 1.3,
+    }
+    times.sort()
+    p50, p99 = times[len(times) // 2], times[len(times) * 99 // 100]
+    yield {"name": "one message through three stages, ms", "ours": {"p50": p50, "p99": p99}, "at_most_p50": 8}
+
+
 PARTS = {
     "throughput": throughput,
     "push": push,
@@ -246,6 +346,9 @@ PARTS = {
     "topics": events,
     "import": importing,
     "requests": requests,
+    "nats": by_nats,
+    "map": mapped,
+    "stages": staged,
 }
 
 
@@ -256,7 +359,7 @@ def shown(row: dict[str, Any]) -> str:
     text = f"{row['name']:<48} " + "  ".join(f"{k} {number(v)}" for k, v in row["ours"].items())
     if "raw" in row:
         ratio = row["ratio"]
-        text += f"  | raw {number(row['raw']['median'])}"
+        text += f"  | {row.get('whose', 'raw')} {number(row['raw']['median'])}"
         text += f"  | ratio {ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
     for word, name in (("at_least", "at least"), ("at_most", "at most"), ("at_most_p50", "p50 at most")):
         if row.get(word) is not None:
