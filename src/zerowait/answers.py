@@ -93,6 +93,29 @@ class Span:
         return value
 
 
+class Frame:
+    """The answer of a bare ZeroMQ peer. read: what makes a value of it; it may raise anything."""
+
+    __slots__ = ("_data", "_found", "_read")
+
+    def __init__(self, data: bytes, read: Callable[[bytes], Any]) -> None:
+        self._data = data
+        self._read = read
+        self._found: list[Any] = []  # the value, once it was read
+
+    def value(self, bundle: Bundle, index: int) -> Any:
+        if not self._found:
+            try:
+                found = self._read(self._data)
+            except Exception as error:
+                found = Bad(error)
+            self._found = [found]
+        value = self._found[0]
+        if value.__class__ is Bad:
+            raise value.told(bundle, index)
+        return value
+
+
 class Failed:
     """These have failed. make: what is raised, made for the first who asks."""
 

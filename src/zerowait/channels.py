@@ -16,7 +16,7 @@ from msgspec import Struct, StructMeta
 from zerowait.contract import type_name
 from zerowait.errors import UsageError
 from zerowait.names import check_channel, check_topic
-from zerowait.plain import Plain
+from zerowait.plain import Plain, check_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -180,8 +180,7 @@ class PushChannel(Channel, Generic[In], frozen=True):
             raise UsageError(f"ttl takes seconds as a number above 0, not {ttl!r}.")
         if ttl is not None and ttl > LONGEST_S:
             raise UsageError("ttl takes seconds, 100 years of them at most, and this is more: leave it away for never.")
-        if plain is not None and not isinstance(plain, Plain):
-            raise UsageError(f'plain takes a Plain("text", connect="tcp://…"), not {plain!r}.')
+        plain = checked_plain(plain, cls.kind)
         return Terms(durable=durable, ttl=None if ttl is None else float(ttl), plain=plain)
 
     @property
@@ -206,6 +205,7 @@ class RequestChannel(Channel, Generic[In, Out], frozen=True):
     timeout: seconds that a request may take (None: not said here; 30, unless a setting says otherwise; `math.inf`: for
     ever). idempotent: a request may run twice, so that another worker is asked when one dies, and `hedge=` is allowed.
     errors: exceptions of the contract, dataclasses: raised by the handler they arrive as themselves, with their fields.
+    plain: a bare ZeroMQ socket in place of zerowait's own links, for whoever asks; who replies serves both.
 
     Raises UsageError for a name that is none, for missing types, and for values that make no sense.
     """
@@ -229,9 +229,8 @@ class RequestChannel(Channel, Generic[In, Out], frozen=True):
     def make_terms(cls, *, timeout: Any = None, idempotent: Any = False, errors: Any = (), plain: Any = None) -> Terms:
         if not isinstance(idempotent, bool):
             raise UsageError(f"idempotent is True or False, not {idempotent!r}.")
-        if plain is not None:
-            raise UsageError("plain= of a RequestChannel is not there yet in this version: leave it away.")
-        return Terms(timeout=check_timeout(timeout), idempotent=idempotent, errors=_errors(errors))
+        plain = checked_plain(plain, cls.kind)
+        return Terms(timeout=check_timeout(timeout), idempotent=idempotent, errors=_errors(errors), plain=plain)
 
     @property
     def timeout(self) -> float | None:
@@ -247,6 +246,11 @@ class RequestChannel(Channel, Generic[In, Out], frozen=True):
     def errors(self) -> tuple[type[Exception], ...]:
         """The exceptions of the contract."""
         return self.terms.errors
+
+    @property
+    def plain(self) -> Plain | None:
+        """The bare ZeroMQ socket it is bound to, if it is."""
+        return self.terms.plain
 
 
 class StreamChannel(Channel, Generic[In, Out], frozen=True):
@@ -278,6 +282,15 @@ class StreamChannel(Channel, Generic[In, Out], frozen=True):
     def errors(self) -> tuple[type[Exception], ...]:
         """The exceptions of the contract."""
         return self.terms.errors
+
+
+def checked_plain(plain: Any, kind: str) -> Plain | None:
+    """Gives it back if a channel of that kind may have it; None: it has none. Raises UsageError."""
+    if plain is None:
+        return None
+    if not isinstance(plain, Plain):
+        raise UsageError(f'plain takes a Plain("text", connect="tcp://…"), not {plain!r}.')
+    return check_plain(plain, kind, f"A {kind} channel")
 
 
 def check_timeout(timeout: Any) -> float | None:

@@ -66,9 +66,10 @@ class Feeding:
             def notify(channel: str = channel) -> None:
                 self._ready(channel)
 
-            inbox = self._feeds.inbox(feed.terms(), notify)
+            plain = self._feeds.plain_for(feed.pattern, spec.declared, feed.terms(), feed.group)
+            inbox = self._feeds.inbox(feed.terms(), notify, plain)
             mine = self._by_channel[channel] = EventFeed(spec, inbox, self._feeds.number())
-            self._feeds.want(mine.id, feed.pattern, inbox, feed.terms(), spec.codec, group=feed.group)
+            self._feeds.want(mine.id, feed.pattern, inbox, feed.terms(), spec.codec, group=feed.group, plain=plain)
 
     def end(self) -> None:
         """Nothing more is wanted."""

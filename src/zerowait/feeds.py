@@ -20,12 +20,14 @@ from zerowait.engines.brokerless.topical import Topical
 from zerowait.errors import Closed, Overflowed, UsageError, ZerowaitError
 from zerowait.names import check_topic
 from zerowait.outbox.lane import Lane
+from zerowait.outbox.plaincodec import plain_decoder
 from zerowait.pending import Pending, refuse_elsewhere
+from zerowait.plain import Plain, check_plain
 from zerowait.results import Peers
 from zerowait.subscriptions import Subscription
-from zerowait.topic import CONFLATE, DISCONNECT, Topic, checked
+from zerowait.topic import CONFLATE, DISCONNECT, Topic, check_plain_terms, checked
 from zerowait.topics.bundle import Press, TopicLane
-from zerowait.topics.entrance import TopicEntrance
+from zerowait.topics.entrance import TopicEntrance, plain_of
 from zerowait.topics.groups import Groups, folder_of
 
 if TYPE_CHECKING:
@@ -39,13 +41,8 @@ class Feeds:
         self._opened = opened
         self._numbers = count(1)
         self._inboxes: weakref.WeakSet[Inbox] = weakref.WeakSet()
-        self.press = Press(
-            opened.callbacks,
-            now_us=opened.now_us,
-            wake=lambda: opened.node.wake(),
-            give_way=lambda: opened.node.give_way(),
-            room=lambda: opened.promise("write `await error.room`"),
-        )
+        self.press = self._press()
+        self._plain_press = self._press()  # of what goes to bare sockets
         self.groups = Groups(
             self._folder, lane=self._group_lane, promise=opened.promise, want=lambda channel: opened.node.want(channel)
         )
@@ -57,8 +54,19 @@ class Feeds:
             announce=self._announce,
             headers=headers,
             other_kind=lambda topic: opened.node.served_here(topic),
+            plain=self._publish_plainly,
         )
         self._topical: Topical
+
+    def _press(self) -> Press:
+        opened = self._opened
+        return Press(
+            opened.callbacks,
+            now_us=opened.now_us,
+            wake=lambda: opened.node.wake(),
+            give_way=lambda: opened.node.give_way(),
+            room=lambda: opened.promise("write `await error.room`"),
+        )
 
     def topical(self, wake: Callable[[], None]) -> Topical:
         """The part on the network thread."""
@@ -69,6 +77,10 @@ class Feeds:
 
     def publish(self, to: Any, value: Any, options: Mapping[str, Any]) -> Pending[int]:
         return self.entrance.publish(to, value, options)
+
+    def _publish_plainly(self, topic: str, plain: Plain) -> Press:
+        self._opened.plains.publish_to(topic, plain, self._plain_press)
+        return self._plain_press
 
     def _announce(self, pattern: str, codec: Codec[Any], history: int) -> None:
         self._opened.node.announce_topic(pattern, codec.fingerprint(), packed(codec.describe()), history)
@@ -94,11 +106,16 @@ class Feeds:
         if idle is not None and (isinstance(idle, bool) or not isinstance(idle, (int, float)) or not 0 < idle < inf):
             raise UsageError(f"idle= takes seconds as a number above 0, or None, not {idle!r}.")
         terms = checked(given)
+        plain = self.plain_for(name, to if isinstance(to, Channel) else None, terms)
         if self.press.is_over is not None:
             raise Closed(name=self.press.is_over)
         id, pid, node = next(self._numbers), self._opened.pid, self._opened.node
         subscription: Subscription[Any] = Subscription(
-            name, codec, idle, partial(_unsubscribe, node, id), partial(refuse_elsewhere, pid, "This subscription")
+            name,
+            codec,
+            idle,
+            partial(_unsubscribe, node, self._opened.plain, id),
+            partial(refuse_elsewhere, pid, "This subscription"),
         )
         told = weakref.ref(subscription)
 
@@ -107,7 +124,7 @@ class Feeds:
             if mine is not None:
                 mine._ring()
 
-        inbox = self.inbox(terms, notify)
+        inbox = self.inbox(terms, notify, plain)
         subscription._inbox = inbox
 
         def ended(peer: str, missed: int, words: str) -> None:
@@ -116,13 +133,25 @@ class Feeds:
                 mine.missed += missed
             inbox.end(Overflowed(channel=name, peer=peer, missed=missed))
 
-        self.want(id, name, inbox, terms, codec, ended=ended if terms["overflow"] == DISCONNECT else None)
+        over = ended if terms["overflow"] == DISCONNECT else None
+        self.want(id, name, inbox, terms, codec, ended=over, plain=plain)
         return subscription
 
-    def inbox(self, terms: Mapping[str, Any], notify: Callable[[], object]) -> Inbox:
+    def plain_for(self, name: str, declared: Channel | None, terms: Mapping[str, Any], group: str = "") -> Plain | None:
+        """The bare socket by which this topic comes; None: it comes by our own links. Raises UsageError for what no
+        bare publisher can give."""
+        plain = plain_of(self._opened.settings, name, declared)
+        if plain is None:
+            return None
+        check_plain(plain, "topic", name)
+        check_plain_terms(name, terms, group)
+        return plain
+
+    def inbox(self, terms: Mapping[str, Any], notify: Callable[[], object], plain: Plain | None = None) -> Inbox:
         window = window_of(terms["queue"], terms["overflow"])
         conflate = terms["overflow"] == CONFLATE
-        inbox = Inbox(threading.Lock(), window, conflate=conflate, renew=self._topical.renew, notify=notify)
+        renew: Callable[[], object] = self._topical.renew if plain is None else lambda: None
+        inbox = Inbox(threading.Lock(), window, conflate=conflate, renew=renew, notify=notify)
         self._inboxes.add(inbox)
         return inbox
 
@@ -136,7 +165,12 @@ class Feeds:
         *,
         group: str = "",
         ended: Callable[[str, int, str], object] | None = None,
+        plain: Plain | None = None,
     ) -> None:
+        if plain is not None:
+            self._opened.plain.subscribe(id, pattern, plain, plain_decoder(plain, codec), inbox, terms["queue"])
+            self._opened.node.wake()
+            return
         wanted = Wanted(
             id, pattern, inbox, terms["replay"], round(terms["replay_seconds"] * 1_000), group, terms["queue"],
             terms["overflow"], packed(codec.describe()), ended,
@@ -145,7 +179,7 @@ class Feeds:
         asked.add_done_callback(lambda over: inbox.end(error) if (error := _error(over)) is not None else None)
 
     def unwant(self, id: int) -> None:
-        self._opened.node.unsubscribe(id)
+        _unsubscribe(self._opened.node, self._opened.plain, id)
 
     def number(self) -> int:
         return next(self._numbers)
@@ -164,16 +198,19 @@ class Feeds:
 
     def fail(self, error: ZerowaitError) -> None:
         self.press.fail(error)
+        self._plain_press.fail(error)
         for inbox in list(self._inboxes):
             inbox.end(error)
 
     def close(self) -> None:
         """Accepts nothing more."""
         self.press.close(self._opened.name)
+        self._plain_press.close(self._opened.name)
 
     def end(self) -> None:
         """The network thread is no more: who waits for events is told."""
         self.press.fail(Closed(name=self._opened.name))
+        self._plain_press.fail(Closed(name=self._opened.name))
         for inbox in list(self._inboxes):
             inbox.end(Closed(f"The client {self._opened.name!r} is closed: nothing more comes of its subscriptions."))
 
@@ -190,8 +227,14 @@ def _subject(to: Any, yields: Any) -> tuple[str, Codec[Any]]:
     raise UsageError(f"subscribe() takes a Topic or a topic's name, not {to!r:.80}.")
 
 
-def _unsubscribe(node: Any, id: int) -> None:
-    node.unsubscribe(id)
+def _unsubscribe(node: Any, plain: Any, id: int) -> None:
+    """Perhaps in the garbage collection, where no lock may be taken."""
+
+    def tell() -> None:
+        if not plain.unsubscribe(id):
+            node.unsubscribe(id)
+
+    node.call(tell)
 
 
 def _error(over: Any) -> Exception | None:

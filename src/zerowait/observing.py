@@ -153,9 +153,6 @@ def _at_once(opened: Opened, boxes: list[Outbox], is_open: bool) -> Seen:
 
 
 def _requests(opened: Opened) -> list[RequestStatus]:
-    requests = opened.requests
-    if requests is None:
-        return []
     return [
         RequestStatus(
             channel=channel,
@@ -165,6 +162,7 @@ def _requests(opened: Opened) -> list[RequestStatus]:
             cancelled=counts.cancelled,
             outstanding=counts.outstanding,
         )
+        for requests in opened.all_requests()
         for channel, counts in sorted(requests.counts().items())
     ]
 

@@ -27,16 +27,16 @@ from zerowait.callbacks import Callbacks, begin, running_loop
 from zerowait.contract import packed
 from zerowait.engines.brokerless.clock import clock
 from zerowait.engines.brokerless.node import Node
-from zerowait.engines.brokerless.plainly import PlainPorts
+from zerowait.engines.brokerless.plainly.ports import PlainPorts
 from zerowait.engines.brokerless.telling import Telling
 from zerowait.errors import ContractMismatch, UsageError, ZerowaitError
 from zerowait.estate import Estate
 from zerowait.feeds import Feeds
 from zerowait.outbox.entrance import Entrance, Ready
-from zerowait.outbox.intake import Intake, Limits
+from zerowait.outbox.intake import Limits
 from zerowait.outbox.lane import Lane
 from zerowait.pending import Promise
-from zerowait.plain import Plain
+from zerowait.plains import Plains
 from zerowait.receipts import Receipt
 from zerowait.replies import Reply
 from zerowait.requests.box import Requests
@@ -85,6 +85,7 @@ class Opened:
         self._started: Promise[None] = self.promise("write `async with`")
         self.telling = Telling(name, self.callbacks)
         self.plain = PlainPorts(settings.message_bytes, refused=self.telling.refused)
+        self.plains = Plains(self)
         self.feeds = Feeds(self, topics, headers)
         self.node = Node(
             name,
@@ -118,7 +119,7 @@ class Opened:
         self.entrance = Entrance(
             settings,
             intake=self.estate.intake,
-            plain=self._plain_intake,
+            plain=self.plains.intake,
             short=lanes,
             want=self.node.want,
             declare=self.declare,
@@ -127,16 +128,16 @@ class Opened:
         )
         self.asking = Asking(
             settings,
-            intake=lambda: self._asked().intake,
-            requests=self._asked,
+            intake=lambda: self.asked().intake,
+            requests=self.asked,
             short=asks,
-            use=self._use,
+            use=self.use,
             headers=headers,
             other_kind=self.node.other_kind,
             clock=clock,
+            plain=self.plains.requests,
         )
         self.requests: Requests | None = None
-        self._plains: dict[str, Intake] = {}
 
     # -- the parts -----------------------------------------------------------------------------------------------------
 
@@ -162,12 +163,12 @@ class Opened:
         self.estate.declare(channel, description)
         self.node.declare(channel, description)
 
-    def _use(self, channel: str, kind: str, idempotent: bool, codec: Codec[Any]) -> None:
+    def use(self, channel: str, kind: str, idempotent: bool, codec: Codec[Any]) -> None:
         self.node.use(channel, kind, idempotent=idempotent)
         self.node.declare(channel, packed(codec.describe()))
         self.node.want(channel)
 
-    def _asked(self) -> Requests:
+    def asked(self) -> Requests:
         """The outbox of requests; opened with the first of them."""
         with self._lock:
             if self.requests is None:
@@ -191,6 +192,10 @@ class Opened:
                 self.node.call(lambda: self.node.ask(requests))
             return self.requests
 
+    def all_requests(self) -> list[Requests]:
+        """Those of our own links, and those that go to bare sockets."""
+        return [*([self.requests] if self.requests is not None else []), *self.plains.asked()]
+
     def _served(self, channel: str) -> str:
         """On the network thread: what is served, for who asked at a channel that is not."""
         return self.telling.served_in_words(channel, self.node.served())
@@ -205,16 +210,6 @@ class Opened:
                     if lane.channel == said.channel:
                         short.pop(to, None)
         self.telling.say(said, peer)
-
-    def _plain_intake(self, channel: str, plain: Plain) -> Intake:
-        intake = self._plains.get(channel)
-        if intake is None:
-            intake = self.estate.new_intake(durable=False, limits=self.memory_limits, wake=self.node.wake)
-            intake.is_plain = True
-            self._plains[channel] = intake
-            self.plain.push_to(channel, plain, intake)
-            self.node.wake()
-        return intake
 
     # -- what a client asks --------------------------------------------------------------------------------------------
 
@@ -240,7 +235,7 @@ class Opened:
             if of.kind == "push":
                 self.declare(name, of.codec())
             else:
-                self._use(name, of.kind, of.terms.idempotent, of.codec())
+                self.use(name, of.kind, of.terms.idempotent, of.codec())
         self.node.want(name)
         return Peers(self, "workers", name)
 
@@ -312,6 +307,7 @@ class Opened:
             self._asks.clear()
             if self.requests is not None:
                 self.requests.refuse(error)
+            self.plains.fail(error)
             self.feeds.fail(error)
             self._started.fail(error)
             return
@@ -350,8 +346,9 @@ class Opened:
     def _begin_closing(self) -> Promise[int]:
         self._closing = closing = self.promise("write `await zw.close()`")
         asked = [self.requests.intake] if self.requests is not None else []
-        for intake in [*self.estate.intakes(), *self._plains.values(), *asked]:
+        for intake in [*self.estate.intakes(), *asked]:
             intake.close(self.name)
+        self.plains.close(self.name)
         self.feeds.close()
         return closing
 
@@ -367,8 +364,8 @@ class Opened:
         try:
             # The network first: a file that is given up must not be sent from any more.
             self.node.stop(final=self.estate.is_settled())
-            if self.requests is not None:
-                self.requests.close()
+            for requests in self.all_requests():
+                requests.close()
             self.feeds.end()
             left = self.estate.close()
             self.telling.left(left, self.estate.folder(), self.plain.left())

@@ -31,7 +31,6 @@ from zerowait.handlers.stage import Stage
 from zerowait.message import Delivery, Prepared, Sent, Service, Spool, Unspool
 from zerowait.outbox.bundle import bundle
 from zerowait.outbox.entrance import Ready
-from zerowait.outbox.plaincodec import plain_decoder
 from zerowait.outbox.sheaf import MESSAGE_COST, Sheaf
 from zerowait.ticking import Ticking
 from zerowait.topics.entrance import ReadyEvent
@@ -227,10 +226,7 @@ class Serving:
         desk = feeding if len(feeding) else node.counter
         await stage.open(desk, _Outputs(opened), node.list_started(stage.runners))
         for spec in specs:
-            plain = settings.channel(spec.channel).plain or getattr(spec.declared, "plain", None)
-            if plain is not None:
-                entrance = opened.estate.plain_entrance(spec, settings)
-                opened.plain.pull_from(spec.channel, plain, plain_decoder(plain, spec.codec), entrance)
+            opened.plains.serve(spec, settings)
         await asyncio.wrap_future(node.call(lambda: node.serve(stage)))
         feeding.begin()
         ticking = Ticking(specs, settings.home_folder() / settings.namespace / "every", self._tick)

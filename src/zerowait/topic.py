@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from msgspec import StructMeta
 
-from zerowait.channels import Channel, Terms
+from zerowait.channels import Channel, Terms, checked_plain
 from zerowait.errors import UsageError
 from zerowait.names import check_channel, nearest
 from zerowait.patterns import is_wild
@@ -78,9 +78,13 @@ class Topic(Channel, Generic[T], frozen=True):
                 raise UsageError(f"{name} is True or False, not {said!r}.")
         if type(history) is not int or not 0 <= history <= HISTORY_MOST:
             raise UsageError(f"history takes how many events are kept, 0 to {HISTORY_MOST}, not {history!r}.")
-        if plain is not None:
-            raise UsageError("Topics on bare ZeroMQ sockets are not there yet in this version: leave plain= away.")
-        return TopicTerms(retain=retain, history=history, reliable=reliable)
+        plain = checked_plain(plain, cls.kind)
+        if plain is not None and (retain or history or reliable):
+            raise UsageError(
+                "A bare ZeroMQ socket keeps nothing and waits for nobody: leave retain=, history= and reliable= away, "
+                "or plain=."
+            )
+        return TopicTerms(retain=retain, history=history, reliable=reliable, plain=plain)
 
     def at(self, *words: str) -> Topic[T]:
         """The topic with these words in place of `*` and `>`, one each; what `>` stands for may be several.
@@ -115,6 +119,7 @@ class Topic(Channel, Generic[T], frozen=True):
                     history=terms.history,
                     reliable=terms.reliable,
                     declared=terms.declared or self.name,
+                    plain=terms.plain,
                 ),
             ),
         )
@@ -135,6 +140,11 @@ class Topic(Channel, Generic[T], frozen=True):
         return cast("TopicTerms", self.terms).reliable
 
     @property
+    def plain(self) -> Plain | None:
+        """The bare ZeroMQ socket it is bound to, if it is."""
+        return cast("TopicTerms", self.terms).plain
+
+    @property
     def declared(self) -> str:
         """The name that was declared: the pattern, where `at` has filled one."""
         return cast("TopicTerms", self.terms).declared or self.name
@@ -143,6 +153,22 @@ class Topic(Channel, Generic[T], frozen=True):
     def is_pattern(self) -> bool:
         """Whether it stands for several topics."""
         return is_wild(self.name)
+
+
+def check_plain_terms(name: str, terms: Mapping[str, Any], group: str = "") -> None:
+    """What a subscription may say to which bare publishers send. Raises UsageError for what they know nothing of."""
+    if group:
+        raise UsageError(
+            f"{name} comes from bare ZeroMQ sockets, which know no groups and keep nothing: leave group= and durable= "
+            "away. To have one of several handle each event, push it on from the handler."
+        )
+    if terms["replay"] or terms["replay_seconds"]:
+        raise UsageError(f"{name} comes from bare ZeroMQ sockets, which keep nothing: leave replay= away.")
+    if terms["overflow"] == DISCONNECT:
+        raise UsageError(
+            f'{name} comes from bare ZeroMQ sockets: overflow= is "drop_oldest" or "conflate" there, for a connection '
+            "that is ended is made again without a word."
+        )
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tests.fuzz import hostile
 from tests.fuzz.__main__ import SHARES
 from tests.fuzz.mutations import DEPTHS, PREAMBLE
 from tests.fuzz.targets import FRAMES, READERS, TARGETS, read_frame
-from zerowait.engines.brokerless.plainly import PlainPorts
+from zerowait.engines.brokerless.plainly.ports import PlainPorts
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.link import Link
 from zerowait.engines.brokerless.wire import PlainHeard
@@ -119,8 +119,8 @@ def test_pieces_of_a_frame_make_it_whole_in_their_order_or_end_the_link(
 def test_a_bare_message_of_another_number_of_frames_is_refused_and_the_next_is_taken(parts: int) -> None:
     ports, taken = PlainPorts(), list[bytes]()
     ports.pull_from("a", Plain("bytes", bind="tcp://127.0.0.1:5599"), bytes, taken.append)
-    [port] = ports._tables()[1]
-    ports._by_socket[1] = port
+    [port] = ports._ports.values()
+    ports._around.by_socket[1] = port
     ports.heard(PlainHeard(1, [b"1"] * parts))
     ports.heard(PlainHeard(1, [b"2"]))
     assert taken == [b"2"]

@@ -17,7 +17,7 @@ import pytest
 from tests.waiting import wait_until
 from zerowait import App, Plain, PushChannel, Settings
 from zerowait.engines.brokerless.node import Node
-from zerowait.engines.brokerless.plainly import PlainPorts
+from zerowait.engines.brokerless.plainly.ports import PlainPorts
 from zerowait.handlers.stage import Stage
 
 

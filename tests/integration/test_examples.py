@@ -81,6 +81,16 @@ def test_prices_are_shown_and_counted() -> None:
     ]
 
 
+def test_plain_programs_and_ours_stand_at_either_end_of_all_six_sockets() -> None:
+    assert sorted(run("examples.plain_peers").splitlines()) == [
+        "a plain subscriber: 10001 21 55",
+        "our subscriber: 10001 21 55",
+        "squares: ['0', '1', '4']",
+        "they answered: 1200",
+        "we answered: World",
+    ]
+
+
 def test_the_bank_waits_for_a_screen_without_sleeping(start: Start) -> None:
     bank = start(sys.executable, "-m", "examples.publish_subscribe", "bank")
     screen = start(sys.executable, "-m", "examples.publish_subscribe", "screen")

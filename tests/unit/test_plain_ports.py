@@ -11,7 +11,8 @@ import pytest
 
 from tests.unit.outbox.boxes import Nowhere
 from zerowait.codec import Codec
-from zerowait.engines.brokerless.plainly import MEND_S, PlainPorts
+from zerowait.engines.brokerless.plainly.port import MEND_S
+from zerowait.engines.brokerless.plainly.ports import PlainPorts
 from zerowait.engines.brokerless.wire import PlainHeard
 from zerowait.errors import QueueFull, TooLarge, UsageError
 from zerowait.outbox.intake import Intake, Limits

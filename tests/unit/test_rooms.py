@@ -22,7 +22,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "outbox": ("outbox", "topics"),
     "requests": ("requests",),
     "engines": ("engines",),
-    "opening": ("opening", "estate", "adopting", "observing", "serving", "ticking", "feeds", "feeding"),
+    "opening": ("opening", "estate", "adopting", "observing", "serving", "ticking", "feeds", "feeding",
+                "plains"),
     "windows": ("cli", "metrics", "tracing", "web", "testing", "__main__"),
 }  # fmt: skip
 

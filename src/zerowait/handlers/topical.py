@@ -17,7 +17,7 @@ from zerowait.handlers.registry import Feed, HandlerSpec, _check_options, _compa
 from zerowait.names import check_process, check_topic
 from zerowait.patterns import channel_of
 from zerowait.retry import Retry
-from zerowait.topic import Topic, checked
+from zerowait.topic import Topic, check_plain_terms, checked
 
 
 def topic_spec(
@@ -53,6 +53,8 @@ def topic_spec(
                 f"{called(fn)}: {said}= says what becomes of events that nobody keeps, and those of a durable group "
                 "wait in their publisher's outbox: leave it away."
             )
+    if declared is not None and declared.terms.plain is not None:
+        check_plain_terms(name, terms, group or "")
     reading = read(fn, names)
     _compare_value(fn, reading, declared)
     _compare_result(fn, reading, ())

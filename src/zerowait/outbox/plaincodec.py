@@ -35,6 +35,21 @@ def plain_encoder(plain: Plain, codec: Codec[Any]) -> Callable[[Any], bytes]:
     return encode
 
 
+def plain_reader(plain: Plain, codec: Codec[Any]) -> Callable[[bytes], Any]:
+    """From what a bare socket received to a value of the codec's type. It raises whatever is wrong with the bytes."""
+    match plain.encoding:
+        case "msgpack":
+            return codec.decode_one
+        case "json":
+            # The typed reading first, as ever: only the type knows which text is bytes or a time.
+            decode = plain_decoder(plain, codec)
+            return lambda data: codec.decode_one(decode(data))
+        case "text":
+            return lambda data: msgspec.convert(data.decode(), codec.type, strict=False)
+        case "bytes":
+            return lambda data: codec.decode_one(msgspec.msgpack.encode(data))
+
+
 def plain_decoder(plain: Plain, codec: Codec[Any]) -> Callable[[bytes], bytes]:
     """From what a bare socket received to a payload as the outbox has it. Raises ValueError with the reason."""
 

@@ -237,6 +237,11 @@ class Requests:
             at = self._values(body, number, stop - number, at)
         self.flush()
 
+    def ended(self, number: int, end: End, *, answered: bool) -> None:
+        """One of them, by who carried it. `flush` follows, once for all that ended together."""
+        for piece, at, many in self._over(number, 1):
+            self._end(piece, at, many, end, answered=answered)
+
     def _values(self, body: Body, first: int, count: int, at: int) -> int:
         for piece, start, many in self._over(first, count):
             index = piece.start + start

@@ -17,6 +17,8 @@ from zerowait.failures import NO_ERRORS, Errors
 from zerowait.names import check_channel, checked_key
 from zerowait.outbox.entrance import check_headers, compare_terms
 from zerowait.outbox.intake import Intake
+from zerowait.outbox.plaincodec import plain_encoder
+from zerowait.plain import Plain, check_plain
 from zerowait.requests.box import Requests
 from zerowait.requests.bundle import AskLane, Bundle
 from zerowait.settings import Settings
@@ -41,6 +43,8 @@ class Way(Struct):
     timeout: float | None
     idempotent: bool
     terms: Terms | None
+    plain: Plain | None
+    encode: Callable[[Any], bytes]
     lanes: dict[tuple[float | None, bool], AskLane] = field(default_factory=dict[tuple[float | None, bool], AskLane])
 
 
@@ -48,7 +52,8 @@ class Asking:
     """intake, requests: where requests gather. short: the client's lanes for the short way, which this fills. use: told
     of each channel that is asked at, with its kind, whether what is asked may run twice, and the type of what is
     asked. headers: of the client, under those of the call. other_kind: if a peer serves that channel as another kind
-    than this one, its kind, and who. clock: of deadlines."""
+    than this one, its kind, and who. clock: of deadlines. plain: where requests for a bare socket gather, by channel,
+    socket, what it answers, and whether it may be asked twice."""
 
     def __init__(
         self,
@@ -61,6 +66,7 @@ class Asking:
         headers: Callable[[], Mapping[str, str]] | None,
         other_kind: Callable[[str, str], tuple[str, str] | None],
         clock: Callable[[], float],
+        plain: Callable[[str, Plain, Codec[Any], bool], Requests],
     ) -> None:
         self._settings = settings
         self._intake = intake
@@ -70,6 +76,7 @@ class Asking:
         self._headers = headers
         self._other_kind = other_kind
         self._clock = clock
+        self._plain = plain
         self._ways: dict[Any, Way] = {}
 
     def ask(self, kind: str, to: Any, value: Any, options: Mapping[str, Any]) -> tuple[Bundle, int]:
@@ -83,7 +90,9 @@ class Asking:
                 "taken. Leave one of the two away."
             )
         way = self._way(kind, to, options)
-        if (other := self._other_kind(way.name, kind)) is not None:
+        if way.plain is not None and (key is not None or options.get("headers") or options.get("hedge")):
+            raise UsageError(f"{way.name} goes to a bare ZeroMQ socket, which knows neither headers, key nor hedge.")
+        if way.plain is None and (other := self._other_kind(way.name, kind)) is not None:
             raise UsageError(
                 f"{VERBS[kind]} asks at {kind} channels, and {way.name} is served as a {other[0]} channel by "
                 f"{other[1]}: nothing was taken. Use {VERBS.get(other[0], 'another verb')}, or another name."
@@ -91,11 +100,11 @@ class Asking:
         lane = self._lane(kind, to, way, options, value)
         expires = self._expires(lane)
         way.codec.check(value, self._settings.check == "deep", way.name)
-        payload = way.codec.encode(value)
+        payload = way.encode(value)
         if len(payload) > self._settings.message_bytes:
             raise TooLarge(size_bytes=len(payload), limit_bytes=self._settings.message_bytes, channel=way.name)
-        headers = dict(self._headers()) if self._headers is not None else {}
-        said = options.get("headers")
+        headers = dict(self._headers()) if self._headers is not None and way.plain is None else {}
+        said: Any = options.get("headers")
         if said is not None and not hasattr(said, "items"):
             raise UsageError(f'headers= takes a mapping of text to text, as {{"trace": "1"}}, not {said!r:.80}.')
         headers.update(said or {})
@@ -155,9 +164,12 @@ class Asking:
         said = decided.timeout if decided.timeout is not None else terms.timeout if terms is not None else None
         timeout = said if said is not None else self._settings.request_timeout if kind == "request" else None
         errors = Errors(terms.errors) if terms is not None and terms.errors else NO_ERRORS
-        return Way(
-            name, codec, answer, errors, _finite(timeout), terms.idempotent if terms is not None else False, terms
-        )
+        plain = decided.plain or (terms.plain if terms is not None else None)
+        if plain is not None:
+            check_plain(plain, kind, name)
+        encode = codec.encode if plain is None else plain_encoder(plain, codec)
+        idempotent = terms.idempotent if terms is not None else False
+        return Way(name, codec, answer, errors, _finite(timeout), idempotent, terms, plain, encode)
 
     def _lane(self, kind: str, to: Any, way: Way, options: Mapping[str, Any], value: Any) -> AskLane:
         timeout, hedge = options.get("timeout"), options.get("hedge", False)
@@ -174,6 +186,12 @@ class Asking:
             return lane
         if len(way.lanes) >= LANES:
             way.lanes.clear()
+        if way.plain is not None:
+            requests = self._plain(way.name, way.plain, way.out, way.idempotent)
+            lane = way.lanes[seconds, hedge] = AskLane(
+                requests.intake, way.name, None, None, timeout=seconds, out=way.out, errors=NO_ERRORS, requests=requests
+            )
+            return lane
         self._use(way.name, kind, way.idempotent, way.codec)  # first: from the next line on it is asked there
         exact = way.codec.exact
         if way.terms is None and not hasattr(value.__class__, "__pydantic_validator__"):

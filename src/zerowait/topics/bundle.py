@@ -29,15 +29,23 @@ RETAIN, RELIABLE = 1, 2  # what is said of a run
 
 class TopicLane:
     """One topic, as it is published to. exact: the class of values that go the short way. groups: channels of the
-    durable groups that get it too."""
+    durable groups that get it too. encode: a value to what is published, given where that is for a bare socket."""
 
     __slots__ = (
-        "accepted", "allowed", "codec", "encode_into", "exact", "flags", "groups", "name", "press", "published",
-        "reliable", "rooms", "slot",
+        "accepted", "allowed", "codec", "encode", "encode_into", "exact", "flags", "groups", "is_plain", "name",
+        "press", "published", "reliable", "rooms", "slot",
     )  # fmt: skip
 
     def __init__(
-        self, press: Press, name: str, codec: Any, exact: type | None, *, retain: bool, reliable: bool
+        self,
+        press: Press,
+        name: str,
+        codec: Any,
+        exact: type | None,
+        *,
+        retain: bool = False,
+        reliable: bool = False,
+        encode: Callable[[Any], bytes] | None = None,
     ) -> None:
         self.press = press
         self.slot = press.slot
@@ -45,6 +53,8 @@ class TopicLane:
         self.codec = codec
         self.exact = None if reliable else exact
         self.encode_into = codec.encode_into
+        self.encode: Callable[[Any], bytes] = encode or codec.encode
+        self.is_plain = encode is not None
         self.flags = RETAIN * retain | RELIABLE * reliable
         self.reliable = reliable
         self.groups: tuple[Any, ...] = ()

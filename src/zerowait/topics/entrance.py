@@ -15,8 +15,10 @@ from zerowait.errors import NotAccepted, TooLarge, UsageError
 from zerowait.message import SEGMENT_BYTES
 from zerowait.names import check_topic
 from zerowait.outbox.entrance import Ready
+from zerowait.outbox.plaincodec import plain_encoder
 from zerowait.patterns import is_wild
 from zerowait.pending import Pending
+from zerowait.plain import Plain, check_plain
 from zerowait.settings import Settings
 from zerowait.topic import Topic
 from zerowait.topics.bundle import Press, TopicLane
@@ -27,6 +29,15 @@ log = logging.getLogger("zerowait.topics")
 OPTIONS = frozenset({"retain", "headers"})
 REMEMBERED = 8_192  # topics whose lanes are kept; a program that makes up names would keep them for ever
 NAMED_MOST = 64  # topics without a declaration that are announced by name; beyond that: all
+
+
+def plain_of(settings: Settings, name: str, declared: Channel | None) -> Plain | None:
+    """The bare socket of this topic: what the settings say for its name, or for the one it was declared by, wins."""
+    said = settings.channel(name).plain
+    if said is None and isinstance(declared, Topic):
+        topic = cast("Any", declared)
+        said = settings.channel(topic.declared).plain or topic.terms.plain
+    return said
 
 
 class ReadyEvent(Struct):
@@ -40,7 +51,8 @@ class ReadyEvent(Struct):
 class TopicEntrance:
     """short: the client's lanes for the short way, which this fills. announce: told of each topic that is published to,
     before its first event: pattern, codec, history. groups: the durable ones. headers: of the client. other_kind: if a
-    peer serves a channel of that name as another kind than a topic, the kind and who."""
+    peer serves a channel of that name as another kind than a topic, the kind and who. plain: where events gather that
+    go to a bare socket, by topic and socket."""
 
     def __init__(
         self,
@@ -52,6 +64,7 @@ class TopicEntrance:
         announce: Callable[[str, Codec[Any], int], None],
         headers: Callable[[], Mapping[str, str]] | None = None,
         other_kind: Callable[[str], tuple[str, str] | None] = lambda topic: None,
+        plain: Callable[[str, Plain], Press] | None = None,
     ) -> None:
         self._settings = settings
         self._press = press
@@ -60,6 +73,7 @@ class TopicEntrance:
         self._announce = announce
         self._headers = headers
         self._other_kind = other_kind
+        self._plain = plain
         self._lanes: dict[tuple[Any, bool | None], TopicLane] = {}
         self._named: set[str] = set()
         self._reliable: list[TopicLane] = []
@@ -82,22 +96,24 @@ class TopicEntrance:
         lane = self._lanes.get((to, retain)) if isinstance(to, (str, Channel)) else None
         if lane is None:
             lane = self._lane(to, retain, value)
-        if (other := self._other_kind(lane.name)) is not None:
+        if lane.is_plain and (retain is not None or options.get("headers") is not None):
+            raise UsageError(f"{lane.name} goes to a bare ZeroMQ socket, which knows neither retain nor headers.")
+        if not lane.is_plain and (other := self._other_kind(lane.name)) is not None:
             raise UsageError(
                 f"publish() is for topics, and {lane.name} is served as a {other[0]} channel by {other[1]}: nothing "
                 "was taken. Give one of the two another name."
             )
         lane.codec.check(value, self._settings.check == "deep", lane.name)
-        payload = lane.codec.encode(value)
+        payload = lane.encode(value)
         if len(payload) > self._settings.message_bytes:
             raise TooLarge(size_bytes=len(payload), limit_bytes=self._settings.message_bytes, channel=lane.name)
-        return ReadyEvent(lane, payload, self._checked(options.get("headers"), lane.name))
+        return ReadyEvent(lane, payload, None if lane.is_plain else self._checked(options.get("headers"), lane.name))
 
     def release(self, ready: ReadyEvent) -> Pending[int]:
         """Takes it, or raises and has taken nothing."""
         lane = ready.lane
         if not lane.groups:
-            return self._press.publish(lane, ready.payload, ready.headers)
+            return lane.press.publish(lane, ready.payload, ready.headers)
         # First what may be refused; what is safe for a group need not be published to be delivered.
         safe = self._groups.append(lane.groups, lane.name, ready.payload, ready.headers)
         return safe.beside(self._press.publish(lane, ready.payload, ready.headers))
@@ -107,7 +123,7 @@ class TopicEntrance:
         be pushed for durable groups."""
         lane = ready.lane
         try:
-            self._press.publish(lane, ready.payload, ready.headers, force=True)
+            lane.press.publish(lane, ready.payload, ready.headers, force=True)
         except NotAccepted as error:
             log.warning("what a handler published on %s is lost: %s", lane.name, error)
         return self._groups.ready(lane.groups, lane.name, ready.payload, ready.headers)
@@ -135,6 +151,11 @@ class TopicEntrance:
                 self._short.pop(old[0], None)
                 if not self._lanes[old].reliable:  # they count
                     del self._lanes[old]
+        plain = plain_of(self._settings, name, topic)
+        if plain is not None and self._plain is not None:
+            press = self._plain(name, check_plain(plain, "topic", declared or name))
+            lane = self._lanes[to, retain] = TopicLane(press, name, codec, None, encode=plain_encoder(plain, codec))
+            return lane
         exact = codec.exact
         if topic is None and codec.encode_into is not None and not hasattr(value.__class__, "__pydantic_validator__"):
             exact = value.__class__

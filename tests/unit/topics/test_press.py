@@ -39,7 +39,7 @@ class Table:
         self.woken += 1
 
     def lane(self, name: str, **said: Any) -> TopicLane:
-        return TopicLane(self.press, name, CODEC, int, **({"retain": False, "reliable": False} | said))
+        return TopicLane(self.press, name, CODEC, int, **said)
 
     def take(self) -> list[tuple[str, int]]:
         found: list[tuple[str, int]] = []

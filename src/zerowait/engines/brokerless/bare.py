@@ -22,8 +22,8 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, cast
 
 import zmq
 from msgspec import Struct
@@ -31,7 +31,7 @@ from msgspec import Struct
 Frame = zmq.Frame
 Unusable = zmq.ZMQError
 
-DEALER, ROUTER, PUSH, PULL = zmq.DEALER, zmq.ROUTER, zmq.PUSH, zmq.PULL
+DEALER, ROUTER, PUSH, PULL, XPUB, SUB = zmq.DEALER, zmq.ROUTER, zmq.PUSH, zmq.PULL, zmq.XPUB, zmq.SUB
 READABLE, WRITABLE = int(zmq.POLLIN), int(zmq.POLLOUT)
 
 ACCEPTED = int(zmq.EVENT_ACCEPTED)
@@ -54,6 +54,24 @@ SLACK_BYTES = 4_096
 HIGH_WATER = 128
 PLAIN_SEND_HIGH_WATER = 64
 MONITOR_HIGH_WATER = 10_000
+
+PLAIN_RECONNECT_MS = 2_000
+
+PlainKind = Literal["push", "pull", "router", "dealer", "pub", "sub"]
+PLAIN_TYPES: Mapping[PlainKind, zmq.SocketType] = {
+    "push": PUSH, "pull": PULL, "router": ROUTER, "dealer": DEALER, "pub": XPUB, "sub": SUB,
+}  # fmt: skip
+_PLAIN_OPTIONS: Mapping[PlainKind, Mapping[int, int]] = {
+    # Until a peer is really there nothing is taken, so that it stays with who can account for it.
+    "push": {zmq.IMMEDIATE: 1, zmq.SNDHWM: PLAIN_SEND_HIGH_WATER},
+    "pull": {},
+    # Whoever comes again under a name of his own, before the system has noticed that he had gone, is let in.
+    "router": {zmq.ROUTER_MANDATORY: 1, zmq.ROUTER_HANDOVER: 1},
+    "dealer": {zmq.SNDHWM: PLAIN_SEND_HIGH_WATER},
+    # A PUB that also says who subscribes, each time, and who has gone.
+    "pub": {zmq.XPUB_VERBOSER: 1},
+    "sub": {},
+}
 
 _NOBLOCK = int(zmq.NOBLOCK)
 _SNDMORE_NOBLOCK = int(zmq.SNDMORE | zmq.NOBLOCK)
@@ -94,12 +112,11 @@ class Sockets:
     def dealer(self) -> Bare:
         return self._make(DEALER, {**self._ours, zmq.RECONNECT_IVL: NEVER_MS})
 
-    def push(self) -> Bare:
-        # Until a peer is really there nothing is taken, so that it stays with who can account for it.
-        return self._make(PUSH, {zmq.IMMEDIATE: 1, zmq.SNDHWM: PLAIN_SEND_HIGH_WATER, zmq.RECONNECT_IVL_MAX: 2_000})
-
-    def pull(self, message_bytes: int) -> Bare:
-        return self._make(PULL, {zmq.MAXMSGSIZE: message_bytes, zmq.RECONNECT_IVL_MAX: 2_000})
+    def plain(self, kind: PlainKind, message_bytes: int) -> Bare:
+        """Of that real type, for peers that know nothing of us, with ZeroMQ's own limits and reconnecting."""
+        return self._make(PLAIN_TYPES[kind], {
+            zmq.MAXMSGSIZE: message_bytes, zmq.RECONNECT_IVL_MAX: PLAIN_RECONNECT_MS, **_PLAIN_OPTIONS[kind],
+        })  # fmt: skip
 
     def _make(self, kind: zmq.SocketType, options: Mapping[int, int]) -> Bare:
         socket = self._context.socket(kind)
@@ -205,6 +222,30 @@ class Bare:
         # Whoever took the first frame takes the rest.
         self._send(frame, _NOBLOCK)
         return True
+
+    def write_parts(self, parts: Sequence[bytes]) -> bool | None:
+        """One message of several frames. False: it would block, or its only peer went meanwhile; nothing was taken.
+        None, of a ROUTER: there is no peer of the name that is the first frame."""
+        last = len(parts) - 1
+        try:
+            self._send(parts[0], _SNDMORE_NOBLOCK if last else _NOBLOCK)
+        except zmq.Again:
+            return False
+        except Unusable as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            return None
+        taken = True
+        for at in range(1, last + 1):
+            try:
+                self._send(parts[at], _NOBLOCK if at == last else _SNDMORE_NOBLOCK)
+            except zmq.Again:  # the peer is gone: ZeroMQ takes back what it has, and drops what follows of this message
+                taken = False
+        return taken
+
+    def subscribe(self, prefix: bytes, *, wanted: bool) -> None:
+        """Of a SUB."""
+        self.socket.set(zmq.SUBSCRIBE if wanted else zmq.UNSUBSCRIBE, prefix)
 
     def close(self, linger_s: float = 0.0) -> None:
         """Returns at once. linger_s: for how long what was written may still leave; the context's end waits for it."""

@@ -100,7 +100,7 @@ class Dialled:
             elif event == DISCONNECTED:
                 self.end(self._trouble or "the other side closed the connection, or no longer answers", events)
             else:
-                self._trouble = _WORDS[event]
+                self._trouble = TROUBLES[event]
             if self.over:
                 break
         return False
@@ -155,7 +155,7 @@ class Dialled:
         return "nobody listens there, or there is no way to it, or its name cannot be looked up"
 
 
-_WORDS = {
+TROUBLES = {
     HANDSHAKE_FAILED: "the connection ended before hands were shaken",
     HANDSHAKE_WRONG: "it does not speak ZeroMQ, or wants keys that we do not have",
     HANDSHAKE_REFUSED: "it refused our keys",

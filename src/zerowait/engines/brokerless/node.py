@@ -46,7 +46,16 @@ from zerowait.engines.brokerless.resolve import Resolver
 from zerowait.engines.brokerless.started import Started
 from zerowait.engines.brokerless.topical import Topical
 from zerowait.engines.brokerless.views import PeerView, TopicView, Views
-from zerowait.engines.brokerless.wire import Heard, Lost, Opened, PlainHeard, Wire, raise_descriptor_limit
+from zerowait.engines.brokerless.wire import (
+    Heard,
+    Lost,
+    Opened,
+    PlainHeard,
+    PlainJoined,
+    PlainParted,
+    Wire,
+    raise_descriptor_limit,
+)
 from zerowait.engines.engine import Handlers
 from zerowait.errors import ZerowaitError
 from zerowait.message import Bury, Change
@@ -61,8 +70,11 @@ class Plainly(Protocol):
     """What is done with bare ZeroMQ sockets, on the network thread."""
 
     def open(self, wire: Wire) -> None: ...
-    def heard(self, event: PlainHeard) -> None: ...
+    def heard(self, event: PlainHeard | PlainJoined | PlainParted) -> None: ...
     def turn(self) -> float | None: ...
+    def has_work(self) -> bool: ...
+    def drain(self) -> None: ...
+    def leave(self) -> None: ...
 
 
 class Node:
@@ -321,6 +333,7 @@ class Node:
         self.core.drain()
         if self.directory is not None:
             self.directory.drain()
+        self._plainly.drain()
         self._announce()
 
     def forget_handlers(self) -> None:
@@ -332,7 +345,7 @@ class Node:
 
     def is_settled(self) -> bool:
         """Whether waiting any longer is of no use for what this process sends (rules §11.2)."""
-        return ending.is_settled(self.core) and self.topical.is_settled()
+        return ending.is_settled(self.core) and self.topical.is_settled() and not self._plainly.has_work()
 
     def has_finished_own(self) -> bool:
         """Whether nothing waits or is in flight of what this process pushes to channels that it serves itself."""
@@ -476,7 +489,7 @@ class Node:
                     self._outlets.forget(event.conn)
                     self._finder.lost(event.conn, event.reason, now)
                     core.lost(event.conn, now, event.reason)
-                case PlainHeard():
+                case PlainHeard() | PlainJoined() | PlainParted():
                     self._plainly.heard(event)
         self._loop.carry(now)
         self._from_others(now)
@@ -498,6 +511,7 @@ class Node:
         if self._leaving and not self.outboxes.offers():  # what was committed last is confirmed before the last word
             core.farewell(now, final=self._is_final)
             self._performer.perform(now)
+            self._plainly.leave()
             for box in self.outboxes:
                 self.outboxes.part(box)
             self._stopping = True
@@ -510,6 +524,7 @@ class Node:
             or self._outlets.has_fragments()
             or self.counter
             or self.topical.has_work()
+            or self._plainly.has_work()
         )
 
     def _rest(self, now: float) -> float:

@@ -1,12 +1,15 @@
-"""Bare PUSH and PULL sockets, for peers that know nothing of zerowait. The guarantees are ZeroMQ's, and no others."""
+"""Bare sockets, for peers that know nothing of zerowait. The guarantees are ZeroMQ's, and no others."""
 
 from __future__ import annotations
 
-from zerowait.engines.brokerless.bare import READABLE, Bare, Frame
-from zerowait.engines.brokerless.dialled import FRAMES_A_TURN
-from zerowait.engines.brokerless.wire_events import Event, PlainHeard
+from collections.abc import Sequence
+
+from zerowait.engines.brokerless.bare import DISCONNECTED, READABLE, SHAKEN, Bare, Frame, Monitor
+from zerowait.engines.brokerless.dialled import FRAMES_A_TURN, TROUBLES
+from zerowait.engines.brokerless.wire_events import Event, PlainHeard, PlainJoined, PlainParted
 
 PARTS_MOST = 64
+PARTED = "the other side closed the connection, or is gone"
 
 
 class PlainLine:
@@ -23,6 +26,9 @@ class PlainLine:
 
     def send(self, payload: bytes) -> bool:
         return self.bare.write(payload)
+
+    def send_parts(self, parts: Sequence[bytes]) -> bool | None:
+        return self.bare.write_parts(parts)
 
     def read(self, events: list[Event], sure: bool) -> bool:
         if self.held or not ((sure and self._hears) or self.bare.is_ready() & READABLE):
@@ -50,3 +56,23 @@ class PlainLine:
                 return PlainHeard(self.number, [*parts, b""], complete=False)
             parts.append(frame.bytes)
         return PlainHeard(self.number, parts)
+
+
+class WatchedLine(PlainLine):
+    """One that connects to a single endpoint, and tells of its connection: by its end what was sent by it is lost."""
+
+    def __init__(self, number: int, bare: Bare, monitor: Monitor, *, message_bytes: int) -> None:
+        super().__init__(number, bare, hears=True, message_bytes=message_bytes)
+        self.monitor = monitor
+
+    def look(self, events: list[Event]) -> bool:
+        for event, _ in self.monitor.read():
+            if event == SHAKEN:
+                events.append(PlainJoined(self.number))
+            elif event == DISCONNECTED:
+                while (frame := self.bare.read()) is not None:  # what came before the end
+                    events.append(self._whole(frame))
+                events.append(PlainParted(self.number, PARTED))
+            elif event in TROUBLES:
+                events.append(PlainParted(self.number, TROUBLES[event]))
+        return False

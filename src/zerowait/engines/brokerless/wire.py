@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Literal
 
 from zerowait.engines.brokerless import bare
 from zerowait.engines.brokerless.addresses import Address, parse_address
@@ -19,6 +18,7 @@ from zerowait.engines.brokerless.bare import (
     Bare,
     Library,
     Monitor,
+    PlainKind,
     Sockets,
     Unusable,
     capabilities,
@@ -31,14 +31,23 @@ from zerowait.engines.brokerless.endpoints import cannot_listen, clear_path
 from zerowait.engines.brokerless.listener import PARTING_S, Caller, Listener
 from zerowait.engines.brokerless.listener import WATCHED as LISTENER_EVENTS
 from zerowait.engines.brokerless.lookout import Lookout
-from zerowait.engines.brokerless.plain_line import PlainLine
+from zerowait.engines.brokerless.plain_line import PlainLine, WatchedLine
 from zerowait.engines.brokerless.shears import Shears
-from zerowait.engines.brokerless.wire_events import Conn, Event, Heard, Lost, Opened, PlainHeard
+from zerowait.engines.brokerless.wire_events import (
+    Conn,
+    Event,
+    Heard,
+    Lost,
+    Opened,
+    PlainHeard,
+    PlainJoined,
+    PlainParted,
+)
 from zerowait.errors import ZerowaitError
 
 __all__ = [
-    "Conn", "Event", "Heard", "Library", "Lost", "Opened", "PlainHeard", "Wire", "capabilities", "libzmq",
-    "raise_descriptor_limit",
+    "Conn", "Event", "Heard", "Library", "Lost", "Opened", "PlainHeard", "PlainJoined", "PlainKind", "PlainParted",
+    "Wire", "capabilities", "libzmq", "raise_descriptor_limit",
 ]  # fmt: skip
 
 NAP_S = 1.0  # the longest sleep: should a ring ever be missed, this is what it costs
@@ -199,30 +208,43 @@ class Wire:
 
     def plain(
         self,
-        kind: Literal["push", "pull"],
+        kind: PlainKind,
         bind: Sequence[str] = (),
         connect: Sequence[str] = (),
         *,
         message_bytes: int = 16 * 1024 * 1024,
+        watched: bool = False,
     ) -> int:
-        """A real PUSH or PULL socket, for peers that know nothing of zerowait; ZeroMQ connects it again by itself.
+        """A real socket, for peers that know nothing of zerowait; ZeroMQ connects it again by itself.
 
-        message_bytes: of a received message; a peer that sends a larger frame is disconnected. Raises as `listen()`.
+        message_bytes: of a received message; a peer that sends a larger frame is disconnected. watched: it connects to
+        one endpoint, and PlainJoined and PlainParted tell of that connection. Raises as `listen()`.
         """
         bound = [parse_address(endpoint, listening=True) for endpoint in bind]
         connected = [parse_address(endpoint) for endpoint in connect]
-        socket = self._sockets.push() if kind == "push" else self._sockets.pull(message_bytes)
+        monitor: Monitor | None = None
+        if watched:
+            socket, monitor = self._monitored(lambda: self._sockets.plain(kind, message_bytes), DIALLED_EVENTS)
+        else:
+            socket = self._sockets.plain(kind, message_bytes)
         try:
             for address in bound:
                 self._bind(socket, address)
             for address in connected:
                 socket.connect(address.endpoint, ipv6=":" in address.host)
         except BaseException:
+            if monitor is not None:
+                monitor.close()
             socket.close()
             raise
         number = next(self._numbers)
-        self._plain[number] = line = PlainLine(number, socket, hears=kind == "pull", message_bytes=message_bytes)
-        self._lookout.watch(line)
+        if monitor is not None:
+            watching = WatchedLine(number, socket, monitor, message_bytes=message_bytes)
+            self._lookout.watch_connections(watching)
+            self._plain[number] = watching
+        else:
+            self._plain[number] = PlainLine(number, socket, hears=kind != "push", message_bytes=message_bytes)
+        self._lookout.watch(self._plain[number])
         return number
 
     def send_plain(self, plain: int, payload: bytes) -> bool:
@@ -231,6 +253,23 @@ class Wire:
         taken = line.send(payload)
         self._lookout.touched(line, blocked=not taken)
         return taken
+
+    def send_parts(self, plain: int, parts: Sequence[bytes], *, again: bool = False) -> bool | None:
+        """The same for a message of several frames. again: if it took nothing, `poll()` returns when it would (not
+        of a ROUTER). None, of a ROUTER: the peer that the first frame names is gone."""
+        line = self._plain[plain]
+        taken = line.send_parts(parts)
+        self._lookout.touched(line, blocked=again and not taken)
+        return taken
+
+    def subscribe_plain(self, plain: int, prefix: bytes, *, wanted: bool) -> None:
+        """Of a SUB: what begins so is wanted, or no longer. As often as it was wanted it must be taken back."""
+        self._plain[plain].bare.subscribe(prefix, wanted=wanted)
+
+    def close_plain(self, plain: int) -> None:
+        """At once: what was sent by it and has not left is lost."""
+        line = self._plain.pop(plain)
+        self._close_line(line, 0.0)
 
     def plain_ready(self, plain: int) -> bool:
         """Whether `send_plain()` would take a message now. If not, `poll()` returns as soon as it would."""
@@ -269,7 +308,7 @@ class Wire:
             listener.bare.close(flush_s)
             listener.close()
         for line in self._plain.values():
-            line.bare.close(flush_s)
+            self._close_line(line, flush_s)
         self._lookout.close()
         self._sockets.close(flush_s + CLOSE_S - PARTING_S)
         self._shears.close()
@@ -329,6 +368,14 @@ class Wire:
     def _ended(self, dialled: Dialled) -> None:
         self._dialled.pop(dialled.conn, None)
         self._close(dialled, 0.0)
+
+    def _close_line(self, line: PlainLine, linger_s: float) -> None:
+        if not line.held:
+            self._lookout.unwatch(line)
+        if isinstance(line, WatchedLine):
+            self._lookout.unwatch_connections(line)
+            line.monitor.close()
+        line.bare.close(linger_s)
 
     def _close(self, dialled: Dialled, linger_s: float) -> None:
         self._opening.pop(dialled.conn, None)

@@ -40,4 +40,17 @@ class PlainHeard(Struct, frozen=True, gc=False):
     complete: bool = True
 
 
-Event = Opened | Heard | Lost | PlainHeard
+class PlainJoined(Struct, frozen=True, gc=False):
+    """A bare socket that watches its one connection has shaken hands."""
+
+    plain: int
+
+
+class PlainParted(Struct, frozen=True, gc=False):
+    """That connection is over, or no hands were shaken. All that came by it was given before."""
+
+    plain: int
+    reason: str
+
+
+Event = Opened | Heard | Lost | PlainHeard | PlainJoined | PlainParted

@@ -134,6 +134,30 @@ class Inbox:
                 self._turns.append(source)
         self._notify()
 
+    def crop(self, source: Source, given: float, most: int) -> None:
+        """For a publisher that nobody can hold back, and whose events have no counts. given: units that were put in
+        all; most: how many may wait. The oldest that are over are dropped; they count as missed."""
+        with self._lock:
+            while (over := given - source.taken - most) > 0 and source.queue:
+                piece = source.queue[0]
+                assert isinstance(piece, Piece)
+                left = piece.count - piece.taken
+                dropped = min(left, int(over // piece.cost) or 1)
+                if dropped == left and len(source.queue) == 1:
+                    dropped -= 1  # the newest stays, however large it is
+                if not dropped:
+                    return
+                piece.taken += dropped
+                source.taken += piece.cost * dropped
+                source.lost += dropped
+                if piece.taken >= piece.count:
+                    source.queue.popleft()
+
+    def lose(self, source: Source, count: int) -> None:
+        """So many events came that nobody can read."""
+        with self._lock:
+            source.lost += count
+
     def _conflate(self, source: Source, piece: Piece) -> None:
         c = piece.c
         for topic, start, stop in piece.runs:
