@@ -187,10 +187,13 @@ class Feeds:
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def subscribers(self, of: Any) -> Peers:
+        name, _ = _subject(of, Any)
+        self._opened.plains.refuse_peers(name, of, "subscribers")
         return Peers(self._opened, "subscribers", self.entrance.announce(of))
 
     def publishers(self, of: Any) -> Peers:
         name, _ = _subject(of, Any)
+        self._opened.plains.refuse_peers(name, of, "publishers")
         self._opened.node.seek(name)
         return Peers(self._opened, "publishers", name)
 

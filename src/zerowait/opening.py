@@ -231,6 +231,7 @@ class Opened:
 
     def workers(self, of: Any) -> Peers:
         name = of if isinstance(of, str) else of.name
+        self.plains.refuse_peers(name, of, "workers")
         if not isinstance(of, str):
             if of.kind == "push":
                 self.declare(name, of.codec())

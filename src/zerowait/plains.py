@@ -11,8 +11,10 @@ from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from zerowait.channels import Channel
 from zerowait.codec import Codec
 from zerowait.engines.brokerless.plainly.requests import PlainRequests
+from zerowait.errors import UsageError, ZerowaitError
 from zerowait.failures import NO_ERRORS
 from zerowait.outbox.intake import Intake
 from zerowait.outbox.plaincodec import plain_decoder, plain_encoder, plain_reader
@@ -21,7 +23,6 @@ from zerowait.requests.box import Requests
 from zerowait.requests.bundle import AskLane, Bundle
 
 if TYPE_CHECKING:
-    from zerowait.errors import ZerowaitError
     from zerowait.handlers.registry import HandlerSpec
     from zerowait.opening import Opened
     from zerowait.settings import Settings
@@ -93,6 +94,15 @@ class Plains:
     def publish_to(self, topic: str, plain: Plain, press: Press) -> None:
         self._ports.publish_to(topic, plain, press)
         self._opened.node.wake()
+
+    def refuse_peers(self, name: str, of: object, verb: str) -> None:
+        """Raises UsageError where these are bare sockets, which do not say who they are: `at_least` would never end."""
+        plain = self._opened.settings.channel(name).plain
+        if plain is None and isinstance(of, Channel):
+            plain = of.terms.plain
+        if plain is not None:
+            others = " publish() gives how many have subscribed." if verb == "subscribers" else ""
+            raise UsageError(f"{verb}({name!r}): bare ZeroMQ sockets do not say who is there.{others}")
 
     # -- what is served ------------------------------------------------------------------------------------------------
 

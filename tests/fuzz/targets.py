@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tests.fuzz import hostile
+from tests.fuzz import bare, hostile
 from tests.fuzz.mutations import mutated
 from tests.protocol.vectors import VECTORS
 from zerowait.codec import Codec
@@ -179,6 +179,7 @@ TARGETS = {
     for target in (
         Target("frames", read_frame, FRAMES),
         Target("plain", read_plain, _plain_seeds(), _mutated_plain),
+        Target("bare", bare.hear, bare.SEEDS),
         Target("types", read_types, [packed(each) for each in DESCRIPTIONS]),
         Target("entries", read_entry, [ENTRY]),
         Target("core", hostile.hear, hostile.SEEDS, hostile.mutated_talk),

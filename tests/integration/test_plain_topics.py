@@ -386,6 +386,11 @@ def test_what_plain_sockets_know_nothing_of_is_refused() -> None:
             zw.subscribe(Topic[str]("a.*", plain=bound))
         with pytest.raises(UsageError, match="several topics"):
             zw.publish(Topic[str]("a.*", plain=bound).at("b"), "x")
+        for verb in (zw.subscribers, zw.publishers):
+            with pytest.raises(UsageError, match="do not say who is there"):
+                verb(here)
+        with pytest.raises(UsageError, match="do not say who is there"):
+            zw.workers(PushChannel[str]("b", plain=bound))
         with pytest.raises(UsageError, match="retain"):
             zw.publish(here, "x", retain=True)
         with pytest.raises(EncodeError):

@@ -37,6 +37,8 @@ zw.subscribe(FLAGGED, group="a")  # wrong
 Topic[str]("a", durable=True)  # wrong
 Topic[str]("a", ttl=3)  # wrong
 Topic[str]("a", plain=Plain)  # wrong
+Topic[str]("a", plain=Plain("text", bind="tcp://*:1", prefix=b"x"))  # wrong
+Topic[str]("a", plain=Plain("xml", bind="tcp://*:1"))  # wrong
 
 # what comes of it
 numbers: Subscription[int] = zw.subscribe(FLAGGED)  # wrong

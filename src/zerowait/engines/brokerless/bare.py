@@ -53,6 +53,7 @@ SLACK_BYTES = 4_096
 # Credit is what bounds a link; these are a backstop above it, at most 32 MiB of full frames in each direction.
 HIGH_WATER = 128
 PLAIN_SEND_HIGH_WATER = 64
+PLAIN_EVENTS_HIGH_WATER = 10_000  # what is over that is dropped: bursts must pass
 MONITOR_HIGH_WATER = 10_000
 
 PLAIN_RECONNECT_MS = 2_000
@@ -69,8 +70,8 @@ _PLAIN_OPTIONS: Mapping[PlainKind, Mapping[int, int]] = {
     "router": {zmq.ROUTER_MANDATORY: 1, zmq.ROUTER_HANDOVER: 1},
     "dealer": {zmq.SNDHWM: PLAIN_SEND_HIGH_WATER},
     # A PUB that also says who subscribes, each time, and who has gone.
-    "pub": {zmq.XPUB_VERBOSER: 1},
-    "sub": {},
+    "pub": {zmq.XPUB_VERBOSER: 1, zmq.SNDHWM: PLAIN_EVENTS_HIGH_WATER},
+    "sub": {zmq.RCVHWM: PLAIN_EVENTS_HIGH_WATER},
 }
 
 _NOBLOCK = int(zmq.NOBLOCK)

@@ -31,6 +31,7 @@ class PublishPort(Port):
     """A PUB of ours."""
 
     kind = "pub"
+    meanwhile = "nobody hears what is published"
 
     def __init__(self, channel: str, plain: Plain, around: Around) -> None:
         super().__init__(channel, plain, around)
@@ -52,9 +53,9 @@ class PublishPort(Port):
         return sum(self._wanted.get(topic[:length], 0) for length in self._lengths if length <= len(topic))
 
     def heard(self, event: PlainHeard) -> None:
-        said = event.parts[0]
-        if len(event.parts) != 1 or said[:1] not in (b"\x00", b"\x01"):
+        if len(event.parts) != 1 or event.parts[0][:1] not in (b"\x00", b"\x01"):
             return  # an XSUB may send what it likes; a PUB is deaf to it
+        said = event.parts[0]
         prefix, more = said[1:], 1 if said[0] else -1
         before = self._wanted.get(prefix, 0)
         if before + more > 0:
@@ -156,6 +157,7 @@ class SubscribePort(Port):
     """A SUB of ours, for all subscriptions to these endpoints."""
 
     kind = "sub"
+    meanwhile = "nothing is heard"
 
     def __init__(self, channel: str, plain: Plain, around: Around) -> None:
         super().__init__(channel, plain, around)

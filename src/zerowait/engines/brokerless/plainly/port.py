@@ -34,6 +34,7 @@ class Port:
     """On the network thread. channel: its name, for people. Of its endpoints there is at least one."""
 
     kind: PlainKind
+    meanwhile = "its peers wait"  # while it cannot be opened
 
     def __init__(self, channel: str, plain: Plain, around: Around) -> None:
         self.channel = channel
@@ -82,10 +83,11 @@ class Port:
         if words not in self._told and len(self._told) < TOLD_MOST:
             self._told.add(words)
             log.error(
-                "channel %s: its bare ZeroMQ socket (%s) %s It is tried again every second; what was pushed waits here",
+                "channel %s: its bare ZeroMQ socket (%s) %s It is tried again every second; meanwhile %s",
                 self.channel,
                 self.where(),
                 words.rstrip(".") + ".",
+                self.meanwhile,
             )
         return MEND_S
 

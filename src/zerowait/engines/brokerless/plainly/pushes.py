@@ -21,6 +21,7 @@ class PushPort(Port):
     """A channel of ours that goes to a bare PULL."""
 
     kind = "push"
+    meanwhile = "what was pushed waits here"
 
     def __init__(self, channel: str, plain: Plain, around: Around, intake: Intake) -> None:
         super().__init__(channel, plain, around)

@@ -27,6 +27,7 @@ from zerowait.plain import Plain
 from zerowait.requests.box import Requests
 
 AGAIN_S = 0.1  # between the end of a connection and the next attempt; ZeroMQ makes that longer while nobody listens
+FEW = 256  # questions that are over may lie among those that are due, before they are looked for
 
 
 class _Question(Struct, eq=False):
@@ -42,6 +43,7 @@ class _Line(Port):
     """One DEALER. flying: what it has, by number."""
 
     kind = "dealer"
+    meanwhile = "what is asked waits here"
 
     def __init__(self, channel: str, plain: Plain, around: Around, port: RequestPort) -> None:
         super().__init__(channel, plain, around)
@@ -115,7 +117,7 @@ class RequestPort:
             each.append(replace(plain, connect=()))
         self._lines = deque(_Line(channel, one, around, self) for one in each)
         self._waiting: deque[_Question] = deque()
-        self._due: list[tuple[int, int, _Question]] = []  # (microseconds UTC, number, …)
+        self._due: list[tuple[int, int, _Question]] = []  # (microseconds UTC, number, …), also of some that are over
         self._alone_since: float | None = None
 
     @property
@@ -145,12 +147,18 @@ class RequestPort:
             question = heapq.heappop(self._due)[2]
             if not question.is_over:
                 self._end(question, "expired")
+        if len(self._due) > FEW + 2 * self._open():
+            self._due = [each for each in self._due if not each[2].is_over]
+            heapq.heapify(self._due)
         if self._due:
             waits.append((self._due[0][0] - now_us) / 1e6)
         is_all_sent = self._send(wire)
         if not is_all_sent:
             waits.append(self._look_for_peers())
         return min(waits, default=None)
+
+    def _open(self) -> int:
+        return len(self._waiting) + sum(len(line.flying) for line in self._lines)
 
     def _send(self, wire: Wire) -> bool:
         while self._waiting:
