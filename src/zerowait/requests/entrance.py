@@ -104,7 +104,7 @@ class Asking:
         if len(payload) > self._settings.message_bytes:
             raise TooLarge(size_bytes=len(payload), limit_bytes=self._settings.message_bytes, channel=way.name)
         headers = dict(self._headers()) if self._headers is not None and way.plain is None else {}
-        said: Any = options.get("headers")
+        said = options.get("headers")
         if said is not None and not hasattr(said, "items"):
             raise UsageError(f'headers= takes a mapping of text to text, as {{"trace": "1"}}, not {said!r:.80}.')
         headers.update(said or {})
