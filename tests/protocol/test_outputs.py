@@ -188,6 +188,30 @@ def test_a_kept_failure_is_said_when_it_is_on_disk_and_a_newer_dispatch_runs_aga
     assert stage.store.claims == {}, "the older outcome is still on disk"
 
 
+def test_a_kept_dead_that_is_confirmed_and_comes_again_before_it_is_gone_is_not_in_flight_for_ever() -> None:
+    """Its sender has begun a new life, to which that `dead` was of an old dispatch (seed 61742)."""
+    # given a worker that has said `dead`, and whose disk does not yet know that this is confirmed
+    stage, x = worker(keeps=True)
+    older = x.send(1, n=1, epoch=3, fence=3)
+    stage.end(stage.take(), Ended(Verdict.DEAD, note=b"why"))
+    assert [each.parts for each in said(x)] == [(older,)]
+    stage.holds_commits = True
+    x.say(Confirm(BOX, (older,)))
+    x.forget()
+    # when its owner sends it again
+    newer = x.send(1, n=2, epoch=3, fence=3)
+    # then it is dead under the dispatch that its owner waits for
+    (again,) = said(x)
+    assert (again.verdict, again.parts, again.notes) == (Verdict.DEAD, (newer,), ((3, 1, 0, b"why"),))
+    stage.holds_commits = False
+    stage.commit()
+    stage.step()
+    x.say(Confirm(BOX, (newer,)))
+    assert not stage.core.worker.memory.unconfirmed(BOX)
+    assert stage.store is not None
+    assert stage.store.claims == {}
+
+
 def test_what_was_handed_back_unstarted_is_not_kept() -> None:
     stage, x = worker(keeps=True)
     x.send(1, n=1, epoch=3, fence=3)

@@ -480,8 +480,8 @@ def batch_after_another_outcome(at: AtWorker) -> str:
         assert again.said(Verdict.HANDLED) == [newer]
         assert again.stage.core.worker.memory.unconfirmed(BOX) == 1, "the older outcome is still remembered"
     buried = AtWorker(KNOWN, ended=Ended(Verdict.DEAD))
-    buried.owner.send(1, n=2, epoch=3, fence=3)
-    assert buried.said(Verdict.DEAD) == [buried.part]
+    newer = buried.owner.send(1, n=2, epoch=3, fence=3)
+    assert buried.said(Verdict.DEAD) == [newer], "under the older dispatch it would change nothing"
     return "queue"
 
 

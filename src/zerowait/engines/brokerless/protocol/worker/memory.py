@@ -140,14 +140,26 @@ class Memory:
             kept.extend(self.kept.forget(box, part))
         return kept
 
-    def again(self, box: int, epoch: int, ranges: Iterable[tuple[int, int]]) -> list[Outcome]:
-        """What is known of these, to be said once more."""
+    def again(self, box: int, epoch: int, ranges: Iterable[tuple[int, int]], fence: int, n: int) -> list[Outcome]:
+        """What is known of these, which have come under that dispatch, to be said once more.
+
+        `dead` quotes it: under the older one, of which its owner wants to know nothing any more, it would change
+        nothing, and the message would be in flight here for ever. It is still that older one that is confirmed."""
         wanted = Numbers(ranges)
         if not wanted:
             return []
         said = self._outcomes(box, (epoch, wanted))
         # Their owner does not know that they were handled, or it would not have sent them: it is asked to choose again.
-        return [replace(each, verdict=Verdict.HANDLED) if each.verdict == Verdict.RELEASED else each for each in said]
+        again: list[Outcome] = []
+        for each in said:
+            if each.verdict == Verdict.RELEASED:
+                again.append(replace(each, verdict=Verdict.HANDLED))
+            elif each.verdict == Verdict.DEAD:
+                parts = tuple(Part(part.epoch, part.first, part.count, fence, n) for part in each.parts)
+                again.append(replace(each, parts=parts))
+            else:
+                again.append(each)
+        return again
 
     def replay(self, box: int) -> list[Outcome]:
         """All that this outbox's owner has not confirmed."""

@@ -279,7 +279,7 @@ class Worker:
         sorted_ = self.memory.sort(batch.box, batch.epoch, batch.ranges, self.desk.here(batch.box, batch.epoch))
         if sorted_.superseded:
             self.claims.superseded(batch.box, sorted_.superseded)
-        for outcome in self.memory.again(batch.box, batch.epoch, sorted_.known):
+        for outcome in self.memory.again(batch.box, batch.epoch, sorted_.known, batch.fence, batch.n):
             self._effects.send(link.conn, outcome)
         if sorted_.here:
             self.desk.retag(batch.box, batch.epoch, sorted_.here, batch.fence, batch.n)
