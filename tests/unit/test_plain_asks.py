@@ -205,6 +205,20 @@ def test_when_a_connection_breaks_what_it_had_is_lost_and_the_next_connection_is
     assert became(second) == "B"
 
 
+def test_a_connection_that_zeromq_has_made_again_meanwhile_goes_with_the_one_that_broke() -> None:
+    asker = Asker(ONE)
+    asker.join(1)
+    asker.ports.heard(PlainParted(1, "gone"))
+    asker.ports.heard(PlainJoined(1))
+    asker.ask("a")
+    asker.now += 0.2
+    asker.ports.turn()
+    assert asker.wire.closed == [1]
+    assert not asker.wire.sent, "the new socket is not connected yet"
+    asker.join(2)
+    assert asker.sent() == [(2, b"a")]
+
+
 def test_what_may_run_twice_is_asked_again_in_its_order() -> None:
     asker = Asker(ONE, idempotent=True)
     asked = [asker.ask(text) for text in "abc"]

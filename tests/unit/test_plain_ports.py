@@ -16,7 +16,7 @@ from zerowait.engines.brokerless.plainly.ports import PlainPorts
 from zerowait.engines.brokerless.wire import PlainHeard
 from zerowait.errors import QueueFull, TooLarge, UsageError
 from zerowait.outbox.intake import Intake, Limits
-from zerowait.outbox.plaincodec import plain_decoder, plain_encoder
+from zerowait.outbox.plaincodec import plain_decoder, plain_encoder, plain_reader
 from zerowait.plain import Plain
 
 PLAIN = Plain("bytes", bind="tcp://127.0.0.1:5599")
@@ -172,6 +172,18 @@ def test_json_brings_back_what_it_cannot_say_itself() -> None:
     value = Stamped(b"\x00\xff", datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC), {3: b"x"})
     frame = plain_encoder(plain, codec)(value)
     assert codec.decode_one(plain_decoder(plain, codec)(frame)) == value
+
+
+@pytest.mark.parametrize("encoding", ["text", "bytes"])
+def test_nothing_is_an_empty_frame_where_the_type_is_none(encoding: Any) -> None:
+    plain, codec = Plain(encoding, connect="tcp://127.0.0.1:5599"), Codec[None](None)
+    assert plain_encoder(plain, codec)(None) == b""
+    assert plain_reader(plain, codec)(b"") is None
+    assert codec.decode_one(plain_decoder(plain, codec)(b"")) is None
+    with pytest.raises(ValueError, match="null"):
+        plain_reader(plain, codec)(b"x")
+    text: Codec[Any] = Codec(object)
+    assert plain_reader(plain, text)(b"") == ("" if encoding == "text" else b"")
 
 
 def test_json_of_another_type_comes_in_as_it_is() -> None:

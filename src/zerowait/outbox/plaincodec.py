@@ -25,6 +25,8 @@ def plain_encoder(plain: Plain, codec: Codec[Any]) -> Callable[[Any], bytes]:
     def encode(value: Any) -> bytes:
         if plain.encoding == "text" and isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(value)
+        if value is None:  # an answer that says nothing
+            return b""
         if not isinstance(value, wanted):
             raise EncodeError(
                 f"A channel whose bare socket speaks {plain.encoding} takes {wanted[0].__name__}, and this value "
@@ -40,22 +42,20 @@ def plain_reader(plain: Plain, codec: Codec[Any]) -> Callable[[bytes], Any]:
     match plain.encoding:
         case "msgpack":
             return codec.decode_one
-        case "json":
-            # The typed reading first, as ever: only the type knows which text is bytes or a time.
+        case "json" | "text" | "bytes":
             decode = plain_decoder(plain, codec)
             return lambda data: codec.decode_one(decode(data))
-        case "text":
-            return lambda data: msgspec.convert(data.decode(), codec.type, strict=False)
-        case "bytes":
-            return lambda data: codec.decode_one(msgspec.msgpack.encode(data))
 
 
 def plain_decoder(plain: Plain, codec: Codec[Any]) -> Callable[[bytes], bytes]:
     """From what a bare socket received to a payload as the outbox has it. Raises ValueError with the reason."""
 
     read_json = _json_reader(codec)
+    is_nothing = codec.type in (None, type(None)) and plain.encoding in ("text", "bytes")
 
     def value_of(data: bytes) -> Any:
+        if not data and is_nothing:
+            return None
         match plain.encoding:
             case "bytes":
                 return data

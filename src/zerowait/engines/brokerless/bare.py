@@ -68,7 +68,8 @@ _PLAIN_OPTIONS: Mapping[PlainKind, Mapping[int, int]] = {
     "pull": {},
     # Whoever comes again under a name of his own, before the system has noticed that he had gone, is let in.
     "router": {zmq.ROUTER_MANDATORY: 1, zmq.ROUTER_HANDOVER: 1},
-    "dealer": {zmq.SNDHWM: PLAIN_SEND_HIGH_WATER},
+    # Somebody waits for an answer: a server that is back must be found within `no_responder`.
+    "dealer": {zmq.SNDHWM: PLAIN_SEND_HIGH_WATER, zmq.RECONNECT_IVL_MAX: PLAIN_RECONNECT_MS // 4},
     # A PUB that also says who subscribes, each time, and who has gone.
     "pub": {zmq.XPUB_VERBOSER: 1, zmq.SNDHWM: PLAIN_EVENTS_HIGH_WATER},
     "sub": {zmq.RCVHWM: PLAIN_EVENTS_HIGH_WATER},

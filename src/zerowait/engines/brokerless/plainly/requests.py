@@ -55,7 +55,7 @@ class _Line(Port):
 
     def turn(self, wire: Wire) -> float | None:
         if self._reopen:
-            self._reopen = False
+            self._reopen = self.is_up = False  # ZeroMQ may have connected it again meanwhile
             self.around.by_socket.pop(self.socket, None)
             wire.close_plain(self.socket)
             self.socket, self._retry_at = -1, self.around.clock() + AGAIN_S
