@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-    from zerowait.pending import Pending
-
 
 def running_loop() -> AbstractEventLoop | None:
     """The event loop that runs on this thread. asyncio is not imported for the question."""
@@ -74,13 +72,13 @@ class Callbacks:
                 self._prune_at = max(64, 2 * len(self._known))
             self._known.append(call)
 
-    def forget(self, of: Pending[Any], fn: object) -> list[Callable[[], object]]:
-        """Ends all that `fn` is registered for with the same pending; gives what watches for each."""
+    def forget(self, fn: object, is_it: Callable[[object], bool]) -> list[Callable[[], object]]:
+        """Ends all that `fn` is registered for with what `is_it` knows again; gives what watches for each."""
         found: list[Callable[[], object]] = []
         with self._lock:
             for call in self._known:
                 watcher = call.watcher
-                if watcher is not None and call.fn == fn and of._same(call.of):
+                if watcher is not None and call.fn == fn and is_it(call.of):
                     call.drop()
                     found.append(watcher)
             if found:

@@ -131,7 +131,7 @@ class Pending(Struct, Generic[T_co], gc=False, eq=False):
 
     def remove_done_callback(self, fn: Callable[[Self], object]) -> int:
         """Forgets every registration of `fn`; gives how many there were."""
-        forgotten = self._callbacks().forget(self, fn)
+        forgotten = self._callbacks().forget(fn, self._same)
         for watcher in forgotten:
             self._unwatch(watcher)
         return len(forgotten)
