@@ -4,62 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from msgspec import Meta, Struct, ValidationError, convert
+from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
 from zerowait.errors import SettingsError, UsageError
 from zerowait.names import check_channel, check_process, is_pattern
-from zerowait.plain import Plain, endpoint_fault
-from zerowait.retry import Retry
+from zerowait.plain import endpoint_fault
+from zerowait.settings_channels import ChannelSettings
+from zerowait.settings_fields import check_fields
 
 if TYPE_CHECKING:
     from typing import Self
-
-
-class ChannelSettings(Struct, frozen=True, kw_only=True):
-    """What is decided here for one channel, by its name; None: not decided here.
-
-    It wins over the channel's declaration and the handler's decorator, and only a call's own option wins over it.
-    """
-
-    durable: Annotated[bool, Meta(description="whether a push to it is stored on disk before it leaves")] | None = None
-    ttl: Annotated[float, Meta(gt=0, description="seconds; not begun so long after it was due, it expires")] | None = (
-        None
-    )
-    plain: Annotated[Plain, Meta(description="the bare ZeroMQ socket in place of zerowait's own links")] | None = None
-    concurrency: Annotated[int, Meta(ge=1, description="handlers of it that run at once in one process")] | None = None
-    timeout: (
-        Annotated[float, Meta(gt=0, description="seconds that one run of an `async def` handler may take")] | None
-    ) = None
-    attempts: Annotated[int, Meta(ge=1, description="runs in all before it is a dead letter")] | None = None
-    retry_delay: Annotated[float, Meta(ge=0, description="seconds, the first wait at most")] | None = None
-    retry_factor: Annotated[float, Meta(ge=1, description="what each further wait is multiplied by")] | None = None
-    retry_max_delay: Annotated[float, Meta(ge=0, description="seconds, the longest wait")] | None = None
-    retry_max_age: Annotated[float, Meta(ge=0, description="seconds since accepted; then no more retries")] | None = (
-        None
-    )
-
-    def __post_init__(self) -> None:
-        _check_fields(self)
-
-    def retry(self, policy: Retry) -> Retry:
-        """The policy of the code, with what is decided here in its place."""
-        said = {
-            "attempts": self.attempts,
-            "delay": self.retry_delay,
-            "factor": self.retry_factor,
-            "max_delay": self.retry_max_delay,
-            "max_age": self.retry_max_age,
-        }
-        decided: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
-        if not decided:
-            return policy
-        kept = {name: getattr(policy, name) for name in policy.__struct_fields__}
-        return Retry(**(kept | decided))
 
 
 class Settings(Struct, frozen=True, kw_only=True, dict=True):
@@ -168,7 +126,7 @@ class Settings(Struct, frozen=True, kw_only=True, dict=True):
     def __post_init__(self) -> None:
         if isinstance(self.home, Path):
             force_setattr(self, "home", str(self.home))
-        _check_fields(self)
+        check_fields(self)
         force_setattr(self, "listen", _endpoints("listen", self.listen))
         addresses: dict[str, tuple[str, ...]] = {}
         for pattern, given in self.addresses.items():
@@ -267,55 +225,3 @@ def port_fault(endpoint: object) -> str | None:
     if len(found[3]) > 5 or int(found[3]) > 65_535:
         return f"{endpoint!r}: port {found[3]} is out of range: ports are 1 to 65535."
     return None
-
-
-def _check_fields(record: Struct) -> None:
-    # A msgspec struct made in code does not look at its own fields.
-    for name, kind in field_types(type(record)).items():
-        try:
-            convert(getattr(record, name), kind)
-        except ValidationError as error:
-            raise SettingsError(f"{name} = {getattr(record, name)!r}: {reason_of(error, kind)}") from None
-
-
-@cache
-def field_types(of: type[Struct]) -> Mapping[str, Any]:
-    """Each field's annotated type: what a value of it is converted to, with its bounds and its description."""
-    hints = get_type_hints(of, include_extras=True)
-    types = {name: hints[name] for name in of.__struct_fields__}
-    if "home" in types:
-        types["home"] = str | None  # a Path is text by now
-    return types
-
-
-def documentation(of: type[Struct]) -> Mapping[str, str]:
-    """What each field decides, in words, with its unit: for `zerowait config show` and the reference page."""
-    hints = get_type_hints(of, include_extras=True)
-    return {name: _description(hints[name]) for name in of.__struct_fields__}
-
-
-def _allowed(kind: Any, place: str) -> tuple[Any, ...]:
-    """The values of the Literal that is meant; place: the key inside the value, if it is not the value itself."""
-    if get_origin(kind) is Literal:
-        return get_args(kind)
-    if isinstance(kind, type) and issubclass(kind, Struct):
-        name, _, rest = place.partition(".")
-        return _allowed(get_type_hints(kind).get(name), rest)
-    return next(filter(None, (_allowed(part, place) for part in get_args(kind))), ())
-
-
-def _description(kind: Any) -> str:
-    for part in (*getattr(kind, "__metadata__", ()), *get_args(kind)):
-        found = part.description if isinstance(part, Meta) else _description(part)
-        if found:
-            return str(found)
-    return ""
-
-
-def reason_of(error: ValidationError, kind: Any = None) -> str:
-    """msgspec's sentence, with the place inside the value in words. kind: the field's type, whose allowed values are
-    said if it has a list of them."""
-    said, _, place = str(error).partition(" - at `$")
-    if said.startswith("Invalid enum value") and (allowed := _allowed(kind, place.rstrip("`").lstrip("."))):
-        said = f"It is one of {', '.join(map(repr, allowed))}"
-    return f"{said[:1].lower()}{said[1:]}" + (f" (at {place.rstrip('`')})" if place else "")

@@ -7,16 +7,20 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from msgspec import DecodeError, ValidationError, convert, json
 
 from zerowait.errors import SettingsError, UsageError
 from zerowait.names import nearest
 from zerowait.plain import Plain
-from zerowait.settings import ChannelSettings, Settings, field_types, reason_of
+from zerowait.settings_channels import ChannelSettings
+from zerowait.settings_fields import field_types, reason_of
 
-S = TypeVar("S", bound=Settings)
+if TYPE_CHECKING:
+    from msgspec import Struct
+
+S = TypeVar("S", bound="Struct")
 
 PREFIX = "ZEROWAIT_"
 FILE_VARIABLE = "ZEROWAIT_CONFIG"
@@ -35,18 +39,19 @@ _KUBERNETES = re.compile(
 def load(of: type[S], path: str | Path | None, env: Mapping[str, str] | None, flags: Mapping[str, object] | None) -> S:
     """See `Settings.load`."""
     env = os.environ if env is None else env
+    types = field_types(of)
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
     file = _file(path, env)
-    lines = _from_file(file, values, origins) if file is not None else None
-    _from_variables(env, values, origins)
+    lines = _from_file(file, types, values, origins) if file is not None else None
+    _from_variables(env, types, values, origins)
     for name, value in (flags or {}).items():
         if value is not None:
             origin = "--" + name.replace("_", "-")
-            values[name] = _converted(name, value, origin)
+            values[name] = _converted(name, value, origin, types)
             origins[name] = origin
     try:
-        settings = of(**values)  # type: ignore[arg-type]
+        settings = of(**values)
     except SettingsError as error:  # bounds between fields, names, endpoints
         raise SettingsError(error.message, origin=_origin(error, origins, lines)) from None
     vars(settings)["origins_loaded"] = origins
@@ -72,7 +77,7 @@ def _file(path: str | Path | None, env: Mapping[str, str]) -> Path | None:
     return file if file.is_file() else None
 
 
-def _from_file(file: Path, values: dict[str, object], origins: dict[str, str]) -> _Lines:
+def _from_file(file: Path, types: Mapping[str, Any], values: dict[str, object], origins: dict[str, str]) -> _Lines:
     try:
         text = file.read_text(encoding="utf-8")
         read = tomllib.loads(text)
@@ -85,13 +90,13 @@ def _from_file(file: Path, values: dict[str, object], origins: dict[str, str]) -
     lines = _Lines(file, text)
     for name, value in read.items():
         origin = lines.origin((name,))
-        _must_be_known(name, list(field_types(Settings)), origin, "setting")
+        _must_be_known(name, list(types), origin, "setting")
         if name == "channels" and (tables := _table(value)) is not None:
             values[name] = {each: _channel(each, table, lines) for each, table in tables.items()}
         elif name == "addresses" and (given := _table(value)) is not None:
             values[name] = {each: _address(each, endpoints, lines) for each, endpoints in given.items()}
         else:
-            values[name] = _converted(name, value, origin)
+            values[name] = _converted(name, value, origin, types)
         origins[name] = origin
     return lines
 
@@ -131,8 +136,10 @@ def _channel(name: str, table: object, lines: _Lines) -> ChannelSettings:
     return ChannelSettings(**values)
 
 
-def _from_variables(env: Mapping[str, str], values: dict[str, object], origins: dict[str, str]) -> None:
-    known = {PREFIX + name.upper(): name for name in field_types(Settings)}
+def _from_variables(
+    env: Mapping[str, str], types: Mapping[str, Any], values: dict[str, object], origins: dict[str, str]
+) -> None:
+    known = {PREFIX + name.upper(): name for name in types}
     for variable in sorted(env):
         if (
             not variable.startswith(PREFIX)
@@ -155,7 +162,7 @@ def _from_variables(env: Mapping[str, str], values: dict[str, object], origins: 
                 raise SettingsError(f"this is not a JSON object: {error}.", origin=variable) from None
             if name == "channels" and (tables := _table(value)) is not None:
                 value = {each: _channel(each, table, _Variable(variable)) for each, table in tables.items()}
-        values[name] = _converted(name, value, variable)
+        values[name] = _converted(name, value, variable, types)
         origins[name] = variable
 
 
@@ -172,8 +179,7 @@ def _addresses(text: str, variable: str) -> dict[str, list[str]]:
     return found
 
 
-def _converted(name: str, value: object, origin: str, types: Mapping[str, Any] | None = None) -> object:
-    types = field_types(Settings) if types is None else types
+def _converted(name: str, value: object, origin: str, types: Mapping[str, Any]) -> object:
     _must_be_known(name, list(types), origin, "setting")
     try:
         # Text comes from variables and flags, where "8" is the only way to write 8; in a file it is a mistake.

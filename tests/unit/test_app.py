@@ -19,7 +19,8 @@ from zerowait.handlers.registry import HandlerSpec
 from zerowait.handlers.visits import Visit
 from zerowait.message import Delivery
 from zerowait.retry import Retry
-from zerowait.settings import ChannelSettings, Settings
+from zerowait.settings import Settings
+from zerowait.settings_channels import ChannelSettings
 
 if TYPE_CHECKING:
     from zerowait.client import Client

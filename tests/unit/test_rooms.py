@@ -13,7 +13,8 @@ PACKAGE = SOURCE / "zerowait"
 
 # From the top: who stands higher knows nothing of who stands below. A folder stands for all that is in it.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "words": ("errors", "message", "names", "notices", "plain", "retry", "settings", "settings_sources", "codec",
+    "words": ("errors", "message", "names", "notices", "plain", "retry", "settings", "settings_channels",
+              "settings_fields", "settings_sources", "codec",
               "patterns", "snapshot", "log", "contract", "agreement", "accept", "faults", "failures", "turns"),
     "what users hold": ("topic", "publications", "subscriptions",
                         "channels", "app", "context", "client", "pending", "callbacks", "receipts", "results",

@@ -11,7 +11,9 @@ from zerowait import settings as module
 from zerowait.errors import SettingsError
 from zerowait.plain import Plain
 from zerowait.retry import Retry
-from zerowait.settings import ChannelSettings, Settings, documentation
+from zerowait.settings import Settings
+from zerowait.settings_channels import ChannelSettings
+from zerowait.settings_fields import documentation
 
 
 def loaded(tmp_path: Path, text: str = "", env: dict[str, str] | None = None, **flags: object) -> Settings:

@@ -21,7 +21,8 @@ from zerowait.handlers.reading import UNREAD, Reading, called, items_of, read, u
 from zerowait.handlers.rhythm import Rhythm
 from zerowait.names import check_channel
 from zerowait.retry import Retry
-from zerowait.settings import ChannelSettings, Settings
+from zerowait.settings import Settings
+from zerowait.settings_channels import ChannelSettings
 
 ASYNC_CONCURRENCY = 32
 

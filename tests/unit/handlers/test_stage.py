@@ -22,7 +22,7 @@ from zerowait.handlers.stage import Stage
 from zerowait.handlers.visits import Visit
 from zerowait.handlers.watchdog import Watchdog
 from zerowait.message import Service, Verdict
-from zerowait.settings import ChannelSettings
+from zerowait.settings_channels import ChannelSettings
 
 pytestmark = pytest.mark.asyncio
 

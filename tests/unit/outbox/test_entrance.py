@@ -15,7 +15,8 @@ from zerowait.outbox import entrance as entrance_module
 from zerowait.outbox.entrance import Entrance
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.lane import Lane
-from zerowait.settings import ChannelSettings, Settings
+from zerowait.settings import Settings
+from zerowait.settings_channels import ChannelSettings
 
 
 def entrance(home: Path, short: dict[Any, Lane] | None = None, **settings: Any) -> Entrance:
