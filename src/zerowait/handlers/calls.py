@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from functools import partial
 from math import inf
@@ -20,8 +20,11 @@ from zerowait.handlers.runs import Call, Run
 from zerowait.handlers.visits import Visit
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from zerowait.handlers.crew import Crew
-    from zerowait.handlers.threads import ThreadCrew
+
+Answer = tuple[Any, BaseException | None]
 
 
 def is_bare(crew: Crew) -> bool:
@@ -77,8 +80,11 @@ def async_call(crew: Crew, run: Run) -> Call:
     return call
 
 
-def plain_call(crew: ThreadCrew, run: Run) -> Call:
-    """What a thread calls for each value. What it gives back may still have to be awaited."""
+def plain_call(crew: Crew, run: Run, begin_on_loop: Callable[[Awaitable[Any]], Future[Answer]]) -> Call:
+    """What a thread calls for each value. What it gives back may still have to be awaited.
+
+    begin_on_loop: awaits it on the app's loop.
+    """
     spec, kit = crew.spec, crew.kit
     fn: Callable[..., Any] = spec.fn
     if is_bare(crew):
@@ -94,7 +100,7 @@ def plain_call(crew: ThreadCrew, run: Run) -> Call:
             def handle() -> Any:
                 given = begin()
                 if inspect.isawaitable(given):
-                    given = crew.wait_for(given)
+                    given = given_by(begin_on_loop(given))
                 if is_stream:
                     return _stream_here(crew, run, given)
                 if inspect.isgenerator(given):
@@ -106,7 +112,7 @@ def plain_call(crew: ThreadCrew, run: Run) -> Call:
                     return None
                 return given
 
-            given = _through(crew, context, handle) if kit.middleware else handle()
+            given = _through(crew, begin_on_loop, context, handle) if kit.middleware else handle()
             if to:
                 _pass_on(visit, to, given)
                 given = None
@@ -167,7 +173,12 @@ def _stream_here(crew: Any, run: Run, given: Any) -> None:
             given.close()
 
 
-def _through(crew: ThreadCrew, context: Any, handle: Callable[[], Any]) -> Any:
+def _through(
+    crew: Crew,
+    begin_on_loop: Callable[[Awaitable[Any]], Future[Answer]],
+    context: Any,
+    handle: Callable[[], Any],
+) -> Any:
     """Runs the middleware on the loop, where it was written for, and the handler itself here, on its thread.
 
     The two sides take turns: the thread waits until the innermost `call()` asks for the handler, or all has ended.
@@ -199,11 +210,16 @@ def _through(crew: ThreadCrew, context: Any, handle: Callable[[], Any]) -> Any:
             step = partial(middleware, context, step)
         return await step()
 
-    ended = crew.begin(chain())
+    ended = begin_on_loop(chain())
     ended.add_done_callback(lambda _: wanted.put(None))
     while (handle_now := wanted.get()) is not None:
         handle_now()
-    given, error = ended.result()
+    return given_by(ended)
+
+
+def given_by(future: Future[Answer]) -> Any:
+    """What it gave, or raises what it raised. Waits for it."""
+    given, error = future.result()
     if error is not None:
         raise error
     return given

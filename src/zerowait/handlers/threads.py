@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerowait.context import AROUND, WAITS
 from zerowait.engines.engine import Job
-from zerowait.handlers.calls import plain_call
+from zerowait.handlers.calls import Answer, given_by, plain_call
 from zerowait.handlers.crew import Crew, Kit
 from zerowait.handlers.reading import called
 from zerowait.handlers.runs import Call, Run
@@ -35,8 +35,6 @@ log = logging.getLogger("zerowait.handlers")
 FRESH = 2e-3  # a job of many begun so recently is about to end: its thread takes what has come meanwhile
 COMPUTES = 0.25  # low, for a thread that computes may still wait for the interpreter half its time
 CLOSING = 1.0
-
-Answer = tuple[Any, BaseException | None]
 
 
 class Berth:
@@ -176,7 +174,7 @@ class ThreadCrew(Crew):
         AROUND.set(self._around)
         WAITS.set(self)
         berth = Berth()
-        call = plain_call(self, run)
+        call = plain_call(self, run, self.begin)
         checked = guarded(call)
         while not self._closed:
             if self._stands_back(run, berth):
@@ -313,11 +311,3 @@ async def _answer(awaitable: Awaitable[Any]) -> Answer:
         raise
     except BaseException as error:  # SystemExit as a task's end would end the loop: it is the message that has failed
         return None, error
-
-
-def given_by(future: Future[Answer]) -> Any:
-    """What it gave, or raises what it raised. Waits for it."""
-    given, error = future.result()
-    if error is not None:
-        raise error
-    return given
