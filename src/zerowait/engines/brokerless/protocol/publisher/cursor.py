@@ -1,17 +1,75 @@
-"""A subscription as its publisher has it: a position in its pattern's stream, what its subscriber has room for, and
-what becomes of what has no room."""
+"""A pattern's stream, and its subscriptions as their publisher has them: a position in the stream, what the subscriber
+has room for, and what becomes of what has no room."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 
 from zerowait.engines.brokerless.protocol.frames import CONFLATE, Subscribe
 from zerowait.engines.brokerless.protocol.owner.credit import units
-from zerowait.engines.brokerless.protocol.publisher.history import Part, Ranges, Stream
+from zerowait.engines.brokerless.protocol.publisher.history import Block, Part, Ranges
 
 TAKING_S = 0.5  # who has not made room for so long may be busy with one event for as long as it likes
 
 Latest = tuple[Part, int, int]  # part, position in its block, count
+
+
+class Stream:
+    """A pattern's events. count: of all that have matched it. low: counts above that are of this stream; history: so
+    many of them are left for what had been published before it, and may be replayed."""
+
+    def __init__(self, pattern: str, low: int, history: int = 0) -> None:
+        self.pattern = pattern
+        self.low = low
+        self.count = low + history
+        self.parts: list[Part] = []
+        self.nbytes = 0
+        self.cursors: list[Cursor] = []
+        self.conflating: list[Cursor] = []
+        self.idle_since: float | None = None
+        self.is_reliable = False  # some of what it matches is
+        self.dropped = 0  # not sent to those who stand for themselves, each for each
+        self._settled = 0  # how many of the parts have been looked at by `keep`
+
+    def append(self, block: Block, ranges: Ranges, count: int) -> None:
+        part = Part(block, ranges, count, self.count + 1)
+        self.count += count
+        self.parts.append(part)
+        self.nbytes += part.nbytes
+        for cursor in self.conflating:
+            cursor.conflate(part)
+
+    def oldest(self) -> int:
+        """The count before the first event that is still here."""
+        return self.parts[0].c - 1 if self.parts else self.count
+
+    def after(self, c: int) -> tuple[Part, int]:
+        """The part in which the event after that count is, and how many of the part's come before it."""
+        part = self.parts[-1]
+        if part.c > c + 1:
+            part = self.parts[bisect_right(self.parts, c + 1, key=_c) - 1]
+        return part, c + 1 - part.c
+
+    def keep(self, most_bytes: int) -> None:
+        """Forgets what all have, and the oldest of what is more than so many bytes."""
+        if not self.parts:
+            return
+        low = min((cursor.kept() for cursor in self.cursors), default=self.count)
+        gone = 0
+        while gone < len(self.parts) and (self.parts[gone].last <= low or self.nbytes > most_bytes):
+            self.nbytes -= self.parts[gone].nbytes
+            gone += 1
+        if gone:
+            del self.parts[:gone]
+            self._settled = max(0, self._settled - gone)
+        for at in range(self._settled, len(self.parts)):
+            self.parts[at] = self.parts[at].compact()
+        self._settled = len(self.parts)
+
+
+def _c(part: Part) -> int:
+    return part.c
 
 
 class Taker:

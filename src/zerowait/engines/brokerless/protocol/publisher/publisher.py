@@ -28,8 +28,8 @@ from zerowait.engines.brokerless.protocol.frames import (
     check_subscribe,
 )
 from zerowait.engines.brokerless.protocol.link import Link
-from zerowait.engines.brokerless.protocol.publisher.cursor import Cursor, Taker
-from zerowait.engines.brokerless.protocol.publisher.history import Block, Part, Range, Ring, Stream
+from zerowait.engines.brokerless.protocol.publisher.cursor import Cursor, Stream, Taker
+from zerowait.engines.brokerless.protocol.publisher.history import Block, Part, Range, Ring
 from zerowait.engines.brokerless.protocol.publisher.sending import Sending
 from zerowait.patterns import Patterns, overlap
 
