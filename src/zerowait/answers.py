@@ -14,15 +14,35 @@ from zerowait.faults import fault_of
 
 if TYPE_CHECKING:
     from zerowait.codec import Codec
-    from zerowait.requests.bundle import Bundle
+    from zerowait.failures import Errors
 
 _raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+class Promised(Protocol):
+    """What the answers to requests are to be: see `requests.bundle.AskLane`."""
+
+    @property
+    def out(self) -> Codec[Any]: ...
+    @property
+    def errors(self) -> Errors: ...
+
+
+class Asked(Protocol):
+    """Requests that lie together, as far as what becomes of them needs to know them: see `requests.bundle.Bundle`."""
+
+    @property
+    def channel(self) -> str: ...
+    @property
+    def lane(self) -> Promised: ...
+    def id(self, index: int) -> str: ...
+    def told(self, index: int) -> None: ...
 
 
 class End(Protocol):
     """What has become of requests that lie together."""
 
-    def value(self, bundle: Bundle, index: int) -> Any:
+    def value(self, bundle: Asked, index: int) -> Any:
         """The answer of that one, or raises what became of it."""
         ...
 
@@ -61,7 +81,7 @@ class Bad:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def told(self, bundle: Bundle, index: int) -> BadAnswer:
+    def told(self, bundle: Asked, index: int) -> BadAnswer:
         reason, path = fault_of(self.error)
         return bad_answer(path, reason, channel=bundle.channel, id=bundle.id(index))
 
@@ -83,7 +103,7 @@ class Span:
         self._shift = shift
         self._values: list[Any] | None = None  # of the whole body
 
-    def value(self, bundle: Bundle, index: int) -> Any:
+    def value(self, bundle: Asked, index: int) -> Any:
         values = self._values
         if values is None:
             values = self._values = self._body.values(bundle.lane.out)
@@ -121,13 +141,13 @@ class Failed:
 
     __slots__ = ("_make",)
 
-    def __init__(self, make: Callable[[Bundle, int], Exception]) -> None:
+    def __init__(self, make: Callable[[Asked, int], Exception]) -> None:
         self._make = make
 
-    def error(self, bundle: Bundle, index: int) -> Exception:
+    def error(self, bundle: Asked, index: int) -> Exception:
         return self._make(bundle, index)
 
-    def value(self, bundle: Bundle, index: int) -> Any:
+    def value(self, bundle: Asked, index: int) -> Any:
         bundle.told(index)
         raise self.error(bundle, index)
 
@@ -152,17 +172,17 @@ class Over:
         self.chunks = chunks
         self.failed = failed
 
-    def value(self, bundle: Bundle, index: int) -> Any:
+    def value(self, bundle: Asked, index: int) -> Any:
         return self
 
 
-def _cancelled(bundle: Bundle, index: int) -> Exception:
+def _cancelled(bundle: Asked, index: int) -> Exception:
     id = bundle.id(index)
     which = f"Request {id} for {bundle.channel}" if id else f"The request for {bundle.channel}"
     return CancelledError(f"{which} was cancelled by who asked.", channel=bundle.channel, id=id)
 
 
-def _closed(bundle: Bundle, index: int) -> Exception:
+def _closed(bundle: Asked, index: int) -> Exception:
     id = bundle.id(index)
     words = f"Request {id} for {bundle.channel}: the client was closed before it was answered; it may have run."
     return CancelledError(words, channel=bundle.channel, id=id)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
-from zerowait.answers import CANCELLED, CLOSED, Body, Cancelled, End, Failed, Over, Span, failure
+from zerowait.answers import CANCELLED, CLOSED, Asked, Body, Cancelled, End, Failed, Over, Span, failure
 from zerowait.errors import ContractMismatch, Expired, NoResponder, PeerLost, StoreError, ZerowaitError
 from zerowait.message import BODY_START, SEGMENT_MESSAGES, Change, Kept, Segment
 from zerowait.outbox.sheaf import MESSAGE_COST
@@ -332,8 +332,8 @@ class Requests:
             counts = self._counts[channel] = Counts()
         return counts
 
-    def _why(self, what: Unanswered) -> Callable[[Bundle, int], Exception]:
-        def make(bundle: Bundle, index: int) -> Exception:
+    def _why(self, what: Unanswered) -> Callable[[Asked, int], Exception]:
+        def make(bundle: Asked, index: int) -> Exception:
             channel, id = bundle.channel, bundle.id(index)
             which = f"Request {id} for {channel}"
             if what.why == "expired":

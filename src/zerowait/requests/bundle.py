@@ -8,7 +8,7 @@ Values are decoded by whoever asks first, all that came in one frame in one type
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zerowait.answers import End, Failed
 from zerowait.message import BODY_START
@@ -20,7 +20,19 @@ if TYPE_CHECKING:
     from zerowait.codec import Codec
     from zerowait.failures import Errors
     from zerowait.outbox.intake import Intake
-    from zerowait.requests.box import Requests
+
+
+class Box(Protocol):
+    """The outbox of requests, as far as whoever has one of its bundles needs it: see `box.Requests`. Any thread."""
+
+    id: int
+    wakers: dict[Any, Any]
+
+    def reads(self, bundle: Bundle, index: int, reader: Callable[[], Any]) -> list[bytes]: ...
+    def feed(self, bundle: Bundle, index: int, limit: int, *, over: bool = False) -> None: ...
+    def cancel(self, bundle: Bundle, index: int) -> None: ...
+    def cancel_later(self, bundle: Bundle, index: int) -> None: ...
+    def unseen(self, bundle: Bundle, index: int, failed: Failed, count: int) -> None: ...
 
 
 class AskLane(Lane):
@@ -41,7 +53,7 @@ class AskLane(Lane):
         timeout: float | None,
         out: Codec[Any],
         errors: Errors,
-        requests: Requests,
+        requests: Box,
         is_stream: bool = False,
         hedge: bool = False,
     ) -> None:
