@@ -10,7 +10,7 @@ from importlib import import_module
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from zerowait.context import AROUND, DEADLINE
+from zerowait.ambient import AROUND, DEADLINE
 from zerowait.errors import UsageError, ZerowaitError
 from zerowait.message import BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
 from zerowait.names import check_process

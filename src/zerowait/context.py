@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from zerowait.channels import In, PushChannel, RequestChannel
 from zerowait.errors import Cancelled, RetryLater
@@ -30,25 +29,6 @@ else:
 
 Answer = TypeVar("Answer")
 T = TypeVar("T")
-
-# In a handler: what is told of a push that goes around its context, by a client. It is set once for all runs of a
-# runner, and read by the first push of a sheaf and not by each: so neither a run nor the short way of a push pays.
-AROUND: ContextVar[Callable[[Any], None] | None] = ContextVar("zerowait_around", default=None)
-
-# In a handler that works on a request: until when its answer is wanted, by the clock that runs while the machine
-# sleeps. What is asked meanwhile gets at most what is left. Set once a job, not for each message.
-DEADLINE: ContextVar[float | None] = ContextVar("zerowait_deadline", default=None)
-
-
-class Waits(Protocol):
-    """A handler's thread waits for a reply: so that it is noticed when all of them wait for one another."""
-
-    def waits(self, channel: str) -> None: ...
-    def goes_on(self) -> None: ...
-
-
-# In the thread of a plain handler: who is told when it waits. Set once a thread.
-WAITS: ContextVar[Waits | None] = ContextVar("zerowait_waits", default=None)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic
 
+from zerowait.ambient import WAITS
 from zerowait.callbacks import running_loop
-from zerowait.context import WAITS
 from zerowait.errors import UsageError
 from zerowait.pending import Pending, T_co, refuse_elsewhere
 

@@ -16,7 +16,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "message", "names", "notices", "plain", "retry", "settings", "settings_channels",
               "settings_fields", "settings_sources", "codec",
               "patterns", "snapshot", "log", "contract", "agreement", "accept", "faults", "failures", "turns"),
-    "what users hold": ("topic", "publications", "subscriptions",
+    "what users hold": ("topic", "publications", "subscriptions", "ambient",
                         "channels", "app", "context", "client", "pending", "callbacks", "receipts", "results",
                         "loading", "mapping", "progress", "answers", "replies", "streams"),
     "handlers": ("handlers",),

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from zerowait.context import DEADLINE
+from zerowait.ambient import DEADLINE
 from zerowait.engines.engine import Job
 from zerowait.errors import EncodeError
 from zerowait.failures import NO_ERRORS, Errors, not_of, pack_bad, pack_remote

@@ -21,7 +21,7 @@ from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING
 
-from zerowait.context import AROUND
+from zerowait.ambient import AROUND
 from zerowait.engines.engine import Job
 from zerowait.handlers.calls import async_call
 from zerowait.handlers.crew import JOB_SECONDS, Crew, Kit

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from zerowait.context import AROUND, WAITS
+from zerowait.ambient import AROUND, WAITS
 from zerowait.engines.engine import Job
 from zerowait.handlers.calls import Answer, given_by, plain_call
 from zerowait.handlers.crew import Crew, Kit

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
 
-from zerowait.context import DEADLINE
+from zerowait.ambient import DEADLINE
 from zerowait.errors import UsageError
 from zerowait.handlers.outputs import Output, Outputs, Spooled
 from zerowait.message import Delivery

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from msgspec import Struct, field
 
+from zerowait.ambient import DEADLINE
 from zerowait.channels import LONGEST_S, Channel, Terms, check_timeout
 from zerowait.codec import Codec
-from zerowait.context import DEADLINE
 from zerowait.errors import TooLarge, UsageError
 from zerowait.failures import NO_ERRORS, Errors
 from zerowait.names import check_channel, checked_key

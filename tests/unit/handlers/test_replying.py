@@ -14,8 +14,8 @@ import pytest
 
 from tests.unit.handlers.fakes import FakeDesk, Spec, delivery, hall
 from tests.waiting import wait_until_in_loop
+from zerowait.ambient import DEADLINE
 from zerowait.codec import Codec
-from zerowait.context import DEADLINE
 from zerowait.errors import BadAnswer, RemoteError
 from zerowait.failures import Errors, unpack
 from zerowait.message import Delivery, Verdict
