@@ -176,7 +176,7 @@ class Client:
         kept = {name: value for name, value in options.items() if value is not None and value != "normal"}
         frame = sys._getframe(1)
         caller = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        return Loading(self._open().callbacks, self, to, values, kept, progress, caller, key)
+        return Loading(self._open().callbacks, self.push, to, values, kept, progress, caller, key)
 
     @overload
     def request(self, to: RequestChannel[In, Out], value: In, **options: Unpack[RequestOptions]) -> Reply[Out]: ...
@@ -245,7 +245,7 @@ class Client:
 
         frame = sys._getframe(1)
         caller = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        return results_of(self, self._open().callbacks, to, values, options, caller)
+        return results_of(self.request, self._open().callbacks, to, values, options, caller)
 
     @overload
     def stream(self, to: StreamChannel[In, Out], value: In, **options: Unpack[StreamOptions]) -> Stream[Out]: ...

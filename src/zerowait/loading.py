@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import asyncio
     from asyncio import AbstractEventLoop
 
-    from zerowait.client import Client
-
 TURN_S = 0.002  # how long a loop is kept before others have their turn
 FEW = 16
 
@@ -36,7 +34,7 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
     """
 
     callbacks: Callbacks
-    client: Any
+    push: Callable[..., Receipt]  # the client's
     to: Any
     values: AsyncIterable[Any] | Iterable[Any]
     options: dict[str, Any]
@@ -285,10 +283,9 @@ class Loading(Pending[int], gc=True, weakref=True, dict=True):
 
     def _push(self) -> Room | None:
         """Pushes the value in hand; if the outbox is full, gives what to wait for before trying again."""
-        client: Client = self.client
         try:
             options = self.options if self.key is None else self._with_key(self.key)
-            receipt: Receipt = client.push(self.to, self.hand[0], **options)
+            receipt = self.push(self.to, self.hand[0], **options)
         except QueueFull as full:
             return full.room
         self.hand.clear()

@@ -26,7 +26,7 @@ from zerowait.progress import Bar, check_progress
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from zerowait.client import Client
+    from zerowait.replies import Reply
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -519,9 +519,14 @@ OPTIONS = frozenset({*MapOptions.__annotations__, "returns"})
 
 
 def results_of(
-    client: Client, callbacks: Callbacks, to: Any, values: Any, options: dict[str, Any], caller: str
+    request: Callable[..., Reply[Any]],
+    callbacks: Callbacks,
+    to: Any,
+    values: Any,
+    options: dict[str, Any],
+    caller: str,
 ) -> Results[Any, Any]:
-    """What `Client.map` gives. Raises UsageError for a program that must be changed."""
+    """What `Client.map` gives. request: the client's. Raises UsageError for a program that must be changed."""
     for unknown in options.keys() - OPTIONS:
         raise UsageError(f"map() takes no {unknown}=: it takes {', '.join(sorted(OPTIONS))}.")
     if not isinstance(values, (Iterable, AsyncIterable)):
@@ -537,7 +542,7 @@ def results_of(
     returns = {"returns": options["returns"]} if "returns" in options else {}
 
     def ask(value: Any, left: float | None) -> Any:
-        return client.request(to, value, timeout=inf if left is None else left, **returns)
+        return request(to, value, timeout=inf if left is None else left, **returns)
 
     work = _Work(ask, window or WINDOW, None if timeout == inf else timeout)
     return Results(callbacks, channel, work, values, bool(options.get("progress")), caller)

@@ -67,7 +67,7 @@ class Sender:
 
 
 def load(sender: Sender, values: Any, progress: bool = False) -> Pending[int]:
-    return Loading(sender.callbacks, sender, "c", values, {}, progress, "here.py:7")
+    return Loading(sender.callbacks, sender.push, "c", values, {}, progress, "here.py:7")
 
 
 async def later(count: int, gate: asyncio.Event | None = None) -> AsyncIterator[int]:
@@ -81,7 +81,7 @@ async def later(count: int, gate: asyncio.Event | None = None) -> AsyncIterator[
 def test_each_value_is_pushed_with_its_key_also_after_the_outbox_was_full() -> None:
     sender = Sender(room=3)
     loading = Loading(
-        sender.callbacks, sender, "c", iter(range(5)), {}, False, "here.py:7", lambda n: str(n % 2) if n else None
+        sender.callbacks, sender.push, "c", iter(range(5)), {}, False, "here.py:7", lambda n: str(n % 2) if n else None
     )
     with pytest.raises(TimeoutError):
         loading.result(0.01)
@@ -104,7 +104,7 @@ def test_a_key_that_cannot_be_had_names_the_index_of_its_value_of_which_nothing_
 ) -> None:
     sender = Sender()
     with pytest.raises(error) as raised:
-        Loading(sender.callbacks, sender, "c", iter(range(5)), {}, False, "here.py:7", key).result(5)
+        Loading(sender.callbacks, sender.push, "c", iter(range(5)), {}, False, "here.py:7", key).result(5)
     notes = " ".join(raised.value.__notes__)
     assert "the value with index 3" in notes
     assert "had pushed 3 messages" in notes
