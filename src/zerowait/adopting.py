@@ -19,7 +19,7 @@ from zerowait.outbox.file import is_asked, is_bare, peek
 from zerowait.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
-    from zerowait.opening import Opened
+    from zerowait.ground import Ground
 
 log = logging.getLogger("zerowait.outbox")
 
@@ -40,7 +40,7 @@ class Adopter:
 
     def __init__(
         self,
-        opened: Opened,
+        opened: Ground,
         *,
         is_ready: Callable[[], bool],
         open: Callable[[Path, OutboxLock], Future[Outbox]],

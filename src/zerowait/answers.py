@@ -123,7 +123,7 @@ class Frame:
         self._read = read
         self._found: list[Any] = []  # the value, once it was read
 
-    def value(self, bundle: Bundle, index: int) -> Any:
+    def value(self, bundle: Asked, index: int) -> Any:
         if not self._found:
             try:
                 found = self._read(self._data)

@@ -30,8 +30,9 @@ from zerowait.outbox.sheaf import Sheaf
 from zerowait.pending import Promise
 
 if TYPE_CHECKING:
+    from zerowait.ground import Ground
     from zerowait.handlers.registry import HandlerSpec
-    from zerowait.opening import Opened
+    from zerowait.outbox.lane import Lane
     from zerowait.settings import Settings
 
 log = logging.getLogger("zerowait.outbox")
@@ -43,8 +44,11 @@ LOOKED_INTO_S = (0.02, 0.04, 0.08, 0.16)
 
 
 class Estate:
-    def __init__(self, opened: Opened) -> None:
+    """lanes: the client's short ways, which end where nothing can be stored."""
+
+    def __init__(self, opened: Ground, lanes: dict[Any, Lane]) -> None:
         self._opened = opened
+        self._lanes = lanes
         self._starting = threading.RLock()  # of the store thread; taken before the next, if both are
         self._lock = threading.RLock()
         self._keeper: Keeper | None = None
@@ -337,7 +341,7 @@ class Estate:
     def _refuse(self, intake: Intake, error: ZerowaitError) -> None:
         broken = error if isinstance(error, StoreError) else StoreError(str(error))
         intake.broken = broken
-        self._opened._lanes.clear()
+        self._lanes.clear()
         for sheaf, piece in intake.take():
             sheaf.failed(broken)
             intake.stored([(sheaf, piece.count)])

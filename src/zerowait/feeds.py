@@ -31,20 +31,33 @@ from zerowait.topics.entrance import TopicEntrance, plain_of
 from zerowait.topics.groups import Groups, folder_of
 
 if TYPE_CHECKING:
-    from zerowait.opening import Opened
+    from zerowait.engines.brokerless.plainly.ports import PlainPorts
+    from zerowait.ground import Ground
+    from zerowait.plains import Plains
 
 
 class Feeds:
+    """group_lane: for a durable group's channel, the way into the outbox of what is published for it. plains, ports:
+    of topics that are bare ZeroMQ sockets."""
+
     def __init__(
-        self, opened: Opened, short: dict[Any, TopicLane], headers: Callable[[], Mapping[str, str]] | None
+        self,
+        opened: Ground,
+        short: dict[Any, TopicLane],
+        headers: Callable[[], Mapping[str, str]] | None,
+        *,
+        group_lane: Callable[[str, Codec[Any]], Lane],
+        plains: Plains,
+        ports: PlainPorts,
     ) -> None:
         self._opened = opened
+        self._plains, self._ports = plains, ports
         self._numbers = count(1)
         self._inboxes: weakref.WeakSet[Inbox] = weakref.WeakSet()
         self.press = self._press()
         self._plain_press = self._press()  # of what goes to bare sockets
         self.groups = Groups(
-            self._folder, lane=self._group_lane, promise=opened.promise, want=lambda channel: opened.node.want(channel)
+            self._folder, lane=group_lane, promise=opened.promise, want=lambda channel: opened.node.want(channel)
         )
         self.entrance = TopicEntrance(
             opened.settings,
@@ -79,7 +92,7 @@ class Feeds:
         return self.entrance.publish(to, value, options)
 
     def _publish_plainly(self, topic: str, plain: Plain) -> Press:
-        self._opened.plains.publish_to(topic, plain, self._plain_press)
+        self._plains.publish_to(topic, plain, self._plain_press)
         return self._plain_press
 
     def _announce(self, pattern: str, codec: Codec[Any], history: int) -> None:
@@ -88,13 +101,6 @@ class Feeds:
     def _folder(self) -> Path:
         settings = self._opened.settings
         return folder_of(Path(settings.home_folder()), settings.namespace, self._opened.name)
-
-    def _group_lane(self, channel: str, codec: Codec[Any]) -> Lane:
-        opened = self._opened
-        lane = opened.estate.intake(True).lane(channel)
-        opened.declare(channel, codec)
-        opened.node.want(channel)
-        return lane
 
     # -- subscribing ---------------------------------------------------------------------------------------------------
 
@@ -114,7 +120,7 @@ class Feeds:
             name,
             codec,
             idle,
-            partial(_unsubscribe, node, self._opened.plain, id),
+            partial(_unsubscribe, node, self._ports, id),
             partial(refuse_elsewhere, pid, "This subscription"),
         )
         told = weakref.ref(subscription)
@@ -168,7 +174,7 @@ class Feeds:
         plain: Plain | None = None,
     ) -> None:
         if plain is not None:
-            self._opened.plain.subscribe(id, pattern, plain, plain_decoder(plain, codec), inbox, terms["queue"])
+            self._ports.subscribe(id, pattern, plain, plain_decoder(plain, codec), inbox, terms["queue"])
             self._opened.node.wake()
             return
         wanted = Wanted(
@@ -179,7 +185,7 @@ class Feeds:
         asked.add_done_callback(lambda over: inbox.end(error) if (error := _error(over)) is not None else None)
 
     def unwant(self, id: int) -> None:
-        _unsubscribe(self._opened.node, self._opened.plain, id)
+        _unsubscribe(self._opened.node, self._ports, id)
 
     def number(self) -> int:
         return next(self._numbers)
@@ -188,12 +194,12 @@ class Feeds:
 
     def subscribers(self, of: Any) -> Peers:
         name, _ = _subject(of, Any)
-        self._opened.plains.refuse_peers(name, of, "subscribers")
+        self._plains.refuse_peers(name, of, "subscribers")
         return Peers(self._opened, "subscribers", self.entrance.announce(of))
 
     def publishers(self, of: Any) -> Peers:
         name, _ = _subject(of, Any)
-        self._opened.plains.refuse_peers(name, of, "publishers")
+        self._plains.refuse_peers(name, of, "publishers")
         self._opened.node.seek(name)
         return Peers(self._opened, "publishers", name)
 

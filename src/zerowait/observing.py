@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
@@ -36,10 +36,17 @@ from zerowait.snapshot import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from zerowait.engines.brokerless.node import Node
+    from zerowait.engines.brokerless.plainly.ports import PlainPorts
     from zerowait.engines.brokerless.views import PeerView, TopicView
-    from zerowait.opening import Opened
+    from zerowait.estate import Estate
+    from zerowait.feeds import Feeds
     from zerowait.outbox.intake import Intake
     from zerowait.outbox.outbox import Outbox
+    from zerowait.requests.box import Requests
+    from zerowait.settings import Settings
 
 log = logging.getLogger("zerowait")
 T = TypeVar("T")
@@ -50,7 +57,23 @@ LOOKS = 3  # at what another thread may be changing
 PATIENCE_S = 0.5  # a turn takes milliseconds, an fsync of a slow disk some hundred
 
 
-def status_of(opened: Opened) -> Status:
+class Observed(Protocol):
+    """What is looked at: see `opening.Opened`."""
+
+    name: str
+    settings: Settings
+    started_at: datetime
+    node: Node
+    estate: Estate
+    plain: PlainPorts
+    feeds: Feeds
+
+    def all_requests(self) -> list[Requests]:
+        """The outboxes of what is asked."""
+        ...
+
+
+def status_of(opened: Observed) -> Status:
     """Any thread but the network's and the store's. What those two do not say within PATIENCE_S is left away, and said
     to be unknown. An event loop waits for neither: see `_at_once`."""
     from zerowait import __version__
@@ -113,7 +136,7 @@ def status_of(opened: Opened) -> Status:
 Seen = tuple["list[PeerView] | None", "list[TopicView] | None", "list[dict[str, int] | None]", list[str]]
 
 
-def _asked(opened: Opened, boxes: list[Outbox], is_open: bool) -> Seen:
+def _asked(opened: Observed, boxes: list[Outbox], is_open: bool) -> Seen:
     """As the threads say that own it."""
     node, estate = opened.node, opened.estate
     # All are asked before any is waited for: a thread that is in the middle of something costs its time once.
@@ -128,7 +151,7 @@ def _asked(opened: Opened, boxes: list[Outbox], is_open: bool) -> Seen:
     return peers, topics, oldest, waiting.unknown
 
 
-def _at_once(opened: Opened, boxes: list[Outbox], is_open: bool) -> Seen:
+def _at_once(opened: Observed, boxes: list[Outbox], is_open: bool) -> Seen:
     """For an event loop, which must not wait: peers as they stand in memory, and of the oldest messages what was found
     out since the last look, which is asked for again."""
     unknown: list[str] = []
@@ -152,7 +175,7 @@ def _at_once(opened: Opened, boxes: list[Outbox], is_open: bool) -> Seen:
     return peers, topics, oldest, unknown
 
 
-def _requests(opened: Opened) -> list[RequestStatus]:
+def _requests(opened: Observed) -> list[RequestStatus]:
     return [
         RequestStatus(
             channel=channel,
@@ -167,7 +190,7 @@ def _requests(opened: Opened) -> list[RequestStatus]:
     ]
 
 
-def _durable(opened: Opened, channel: str, boxes: list[BoxStatus]) -> SubscriptionStatus:
+def _durable(opened: Observed, channel: str, boxes: list[BoxStatus]) -> SubscriptionStatus:
     pattern, group = parted(channel) or (channel, "")
     rows = [row for box in boxes for row in box.channels if row.channel == channel]
     return SubscriptionStatus(
@@ -226,21 +249,21 @@ def _owner(box: Outbox) -> str:
     return "the store thread" if box.durable else "the network thread"
 
 
-def _unopened(opened: Opened, intake: Intake) -> BoxStatus:
+def _unopened(opened: Observed, intake: Intake) -> BoxStatus:
     """What is accepted while its outbox is still being opened: it waits."""
     counts = intake.counts()
     channels = [ChannelStatus(channel=c, accepted=n, waiting=n) for c, n in sorted(counts.items())]
     return BoxStatus(id="", name=opened.name, path=None, durable=intake.durable, channels=channels)
 
 
-def _being_opened(opened: Opened) -> list[str]:
+def _being_opened(opened: Observed) -> list[str]:
     """Until its file is open, nobody knows what an earlier life of this name has left in it."""
     if not opened.estate.is_opening():
         return []
     return [f"what an earlier {opened.name} has left in its outbox: the file is being opened; ask again"]
 
 
-def answer(opened: Opened, body: bytes, reply: Callable[[bytes], None]) -> None:
+def answer(opened: Observed, body: bytes, reply: Callable[[bytes], None]) -> None:
     """A question that came over the local socket. Called on the network thread, which must not wait: a thread does."""
 
     def work() -> None:
@@ -257,7 +280,7 @@ def answer(opened: Opened, body: bytes, reply: Callable[[bytes], None]) -> None:
     threading.Thread(target=work, name="zerowait answering", daemon=True).start()
 
 
-def _answer(opened: Opened, question: Question) -> Any:
+def _answer(opened: Observed, question: Question) -> Any:
     estate, args = opened.estate, question.args
     boxes = estate.boxes()
     if question.verb == "status":
@@ -287,13 +310,13 @@ def _answer(opened: Opened, question: Question) -> Any:
     return [found for each in answers for found in each]
 
 
-def _waiting(opened: Opened, box: Outbox, channel: str) -> WaitingStatus:
+def _waiting(opened: Observed, box: Outbox, channel: str) -> WaitingStatus:
     in_flight = opened.node.in_flight(box.id)
     status: WaitingStatus = opened.estate.ask(box, lambda: waiting_status(box, channel, in_flight)).result(ANSWER_S)
     return status
 
 
-def _retry(opened: Opened, box: Outbox, question: Question) -> list[str]:
+def _retry(opened: Observed, box: Outbox, question: Question) -> list[str]:
     """Gives dead letters back. With a key they go before what is in memory of it, of which the outbox knows nothing."""
 
     def retry() -> tuple[set[tuple[str, bytes]], list[str]]:
@@ -307,7 +330,7 @@ def _retry(opened: Opened, box: Outbox, question: Question) -> list[str]:
     return ids
 
 
-def _drop(opened: Opened, box: Outbox, channel: str, last: tuple[int, int]) -> tuple[int, bool]:
+def _drop(opened: Observed, box: Outbox, channel: str, last: tuple[int, int]) -> tuple[int, bool]:
     """Drops what waits for the channel, in memory and on disk, a page at a time; gives how many, and whether the time
     was too short for all.
 

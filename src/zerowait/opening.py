@@ -19,7 +19,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +27,11 @@ from zerowait.contract import packed
 from zerowait.engines.brokerless.clock import clock
 from zerowait.engines.brokerless.node import Node
 from zerowait.engines.brokerless.plainly.ports import PlainPorts
-from zerowait.engines.brokerless.telling import Telling
-from zerowait.errors import ContractMismatch, UsageError, ZerowaitError
+from zerowait.errors import UsageError, ZerowaitError
 from zerowait.estate import Estate
 from zerowait.feeds import Feeds
+from zerowait.ground import Ground
 from zerowait.outbox.entrance import Entrance, Ready
-from zerowait.outbox.intake import Limits
 from zerowait.outbox.lane import Lane
 from zerowait.pending import Promise
 from zerowait.plains import Plains
@@ -42,7 +40,7 @@ from zerowait.replies import Reply
 from zerowait.requests.box import Requests
 from zerowait.requests.bundle import AskLane, Bundle
 from zerowait.requests.entrance import Asking
-from zerowait.results import Meeting, Peers
+from zerowait.results import Peers
 from zerowait.settings import Settings
 from zerowait.streams import Stream
 from zerowait.topics.bundle import TopicLane
@@ -56,7 +54,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zerowait")
 
 
-class Opened:
+class Opened(Ground):
     """Everything that a client, or an app with its client, has open."""
 
     def __init__(
@@ -68,13 +66,7 @@ class Opened:
         topics: dict[Any, TopicLane],
         headers: Callable[[], Mapping[str, str]] | None,
     ) -> None:
-        self.name = name
-        self.settings = settings
-        self.pid = os.getpid()
-        self.callbacks = Callbacks(name)
-        self.started_at = datetime.now(UTC)
-        # One reading of the wall clock for a life: its jumps neither expire nor delay anything (rules §8.1).
-        self._offset_us = int(time.time() * 1e6 - clock() * 1e6)
+        super().__init__(name, settings)
         self._lanes = lanes
         self._asks = asks
         self._closing: Promise[int] | None = None
@@ -83,10 +75,9 @@ class Opened:
         self._lock = threading.Lock()
         self._error: ZerowaitError | None = None
         self._started: Promise[None] = self.promise("write `async with`")
-        self.telling = Telling(name, self.callbacks)
         self.plain = PlainPorts(settings.message_bytes, refused=self.telling.refused)
         self.plains = Plains(self)
-        self.feeds = Feeds(self, topics, headers)
+        self.feeds = Feeds(self, topics, headers, group_lane=self._group_lane, plains=self.plains, ports=self.plain)
         self.node = Node(
             name,
             settings,
@@ -101,17 +92,7 @@ class Opened:
             pressure=lambda before: self.estate.pressure(before),
             topical=self.feeds.topical,
         )
-        limits = partial(
-            Limits,
-            message_bytes=settings.message_bytes,
-            letters=settings.dead_letters,
-            letter_days=settings.dead_letter_days,
-            choice_days=settings.outcomes_days,
-            store_grace=settings.store_grace,
-        )
-        self.memory_limits = limits(messages=settings.memory_messages, nbytes=settings.memory_bytes)
-        self.disk_limits = limits(messages=settings.outbox_messages, nbytes=settings.outbox_bytes)
-        self.estate = Estate(self)
+        self.estate = Estate(self, lanes)
         self.publish = self.feeds.publish
         self.subscribe = self.feeds.subscribe
         self.subscribers = self.feeds.subscribers
@@ -141,15 +122,6 @@ class Opened:
 
     # -- the parts -----------------------------------------------------------------------------------------------------
 
-    def wall_us(self, now: float) -> int:
-        return self._offset_us + int(now * 1e6)
-
-    def now_us(self) -> int:
-        return self.wall_us(clock())
-
-    def promise(self, line: str = "await it") -> Promise[Any]:
-        return Promise(self.callbacks, line)
-
     def _lonely(self, channel: str, served: Sequence[str], troubles: Mapping[str, str]) -> None:
         waiting = 0
         for box in self.estate.boxes():
@@ -162,6 +134,12 @@ class Opened:
         description = packed(codec.describe())
         self.estate.declare(channel, description)
         self.node.declare(channel, description)
+
+    def _group_lane(self, channel: str, codec: Codec[Any]) -> Lane:
+        lane = self.estate.intake(True).lane(channel)
+        self.declare(channel, codec)
+        self.node.want(channel)
+        return lane
 
     def use(self, channel: str, kind: str, idempotent: bool, codec: Codec[Any]) -> None:
         self.node.use(channel, kind, idempotent=idempotent)
@@ -239,37 +217,6 @@ class Opened:
                 self.use(name, of.kind, of.terms.idempotent, of.codec())
         self.node.want(name)
         return Peers(self, "workers", name)
-
-    def peers(self, role: str, channel: str) -> list[str]:
-        of = {"subscribers": self.node.subscribers, "publishers": self.node.publishers}
-        return of.get(role, self.node.workers)(channel)
-
-    def when_peers(self, role: str, channel: str, n: int) -> Promise[None]:
-        if n < 1:
-            raise UsageError(f"at_least(n) takes a number from 1 on, not {n!r}.")
-        caller = sys._getframe(2)  # of `at_least`
-        where = f"{caller.f_code.co_filename}:{caller.f_lineno}"
-        said = f"{role}({channel!r}).at_least({n})"
-        meeting = Meeting(self.callbacks, f"write `await zw.{said}`", where=where, said=said)
-        # Weakly: who waits for it keeps it, and one that nobody waits for ends, and says so.
-        kept = weakref.ref(meeting)
-
-        def look() -> bool:
-            meeting = kept()
-            if meeting is None or meeting.is_over:
-                return True
-            there = len(self.peers(role, channel))
-            misfits = self.node.misfits(channel) if role == "workers" else ()
-            if there >= n:
-                meeting.set(None)
-            elif misfits and there + len(misfits) >= n:
-                who, mismatch = misfits[0]
-                said = f"{who} expects {mismatch.expected}, and {mismatch.sent} is pushed here: {mismatch.difference}"
-                meeting.fail(ContractMismatch(difference=said, channel=channel))
-            return meeting.is_over
-
-        self.node.when_peers_change(look)
-        return meeting
 
     def status(self) -> Status:
         from zerowait.observing import status_of

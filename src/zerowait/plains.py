@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from math import inf
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zerowait.channels import Channel
 from zerowait.codec import Codec
@@ -23,14 +23,32 @@ from zerowait.requests.box import Requests
 from zerowait.requests.bundle import AskLane, Bundle
 
 if TYPE_CHECKING:
+    from zerowait.engines.brokerless.node import Node
+    from zerowait.engines.brokerless.plainly.ports import PlainPorts
+    from zerowait.estate import Estate
     from zerowait.handlers.registry import HandlerSpec
-    from zerowait.opening import Opened
+    from zerowait.outbox.intake import Limits
     from zerowait.settings import Settings
     from zerowait.topics.bundle import Press
 
 
+class Whole(Protocol):
+    """What they are of: see `opening.Opened`."""
+
+    name: str
+    settings: Settings
+    memory_limits: Limits
+    node: Node
+    plain: PlainPorts
+    estate: Estate
+
+    def now_us(self) -> int: ...
+    def asked(self) -> Requests: ...
+    def use(self, channel: str, kind: str, idempotent: bool, codec: Codec[Any]) -> None: ...
+
+
 class Plains:
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: Whole) -> None:
         self._opened = opened
         self._ports = opened.plain
         self._lock = Lock()

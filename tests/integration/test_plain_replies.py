@@ -18,7 +18,7 @@ from tests.programs import ZEROWAIT, Program, Start
 from tests.waiting import wait_until
 from zerowait import App, Client, Plain, RequestChannel, Settings, StreamChannel
 from zerowait.errors import SettingsError, UsageError
-from zerowait.settings import ChannelSettings
+from zerowait.settings_channels import ChannelSettings
 
 
 class Peers:

@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 from zerowait import App, Client, Context, Event, Plain, PushChannel, Retry, Settings, Topic
 from zerowait.errors import EncodeError, UsageError
 from zerowait.results import Subscription
-from zerowait.settings import ChannelSettings
+from zerowait.settings_channels import ChannelSettings
 
 
 class Publisher:

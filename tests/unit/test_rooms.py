@@ -23,7 +23,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "outbox": ("outbox", "topics"),
     "requests": ("requests",),
     "engines": ("engines",),
-    "opening": ("opening", "estate", "adopting", "observing", "serving", "ticking", "feeds", "feeding",
+    "opening": ("opening", "ground", "estate", "adopting", "observing", "serving", "ticking", "feeds", "feeding",
                 "plains"),
     "windows": ("cli", "metrics", "tracing", "web", "testing", "__main__"),
 }  # fmt: skip

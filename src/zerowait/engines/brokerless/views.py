@@ -9,7 +9,7 @@ from msgspec import Struct
 from zerowait.engines.brokerless.contacts import Contacts
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.link import Link, Mismatch
-from zerowait.engines.brokerless.protocol.publisher.history import Stream
+from zerowait.engines.brokerless.protocol.publisher.cursor import Stream
 from zerowait.patterns import overlap
 
 
