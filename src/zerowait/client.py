@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -385,8 +388,17 @@ class Client:
                 self._lanes.clear()
                 self._asks.clear()
                 self._topics.clear()
-                self._opened = open_client(self, self._settings, self._lanes, self._asks, self._topics, self._headers)
+                self._watch_forks()
+                self._opened = open_client(
+                    self.name, self._settings, self._lanes, self._asks, self._topics, self._headers
+                )
             return self._opened
+
+    def _watch_forks(self) -> None:
+        if not self._watches_forks:
+            self._watches_forks = True
+            here: weakref.ref[Client] = weakref.ref(self)
+            os.register_at_fork(after_in_child=partial(_forked, here, self._lanes, self._asks, self._topics))
 
     def close(self, drain: float | None = None) -> Pending[int]:
         """Accepts nothing more, and waits in the background while workers take what is left.
@@ -473,3 +485,20 @@ class Client:
 
     def __reduce__(self) -> Any:
         raise UsageError(f"A client cannot be pickled: make one in the process that uses it, as Client({self.name!r}).")
+
+
+def _forked(
+    client: weakref.ref[Client], lanes: dict[Any, Lane], asks: dict[Any, AskLane], topics: dict[Any, TopicLane]
+) -> None:
+    """In a child: the short way ends, so that its first verb opens its own. The parent's things stay referenced and
+    untouched: were they collected here, closing them would close the parent's."""
+    lanes.clear()
+    asks.clear()
+    topics.clear()
+    mine = client()
+    if mine is not None:
+        mine._lock = threading.RLock()  # another thread of the parent's may have held the old one
+    opened = mine._opened if mine is not None else None
+    if mine is not None and opened is not None:
+        mine._inherited.append(opened)
+        opened.abandon()

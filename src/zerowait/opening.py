@@ -46,7 +46,6 @@ from zerowait.streams import Stream
 from zerowait.topics.bundle import TopicLane
 
 if TYPE_CHECKING:
-    from zerowait.client import Client
     from zerowait.codec import Codec
     from zerowait.engines.brokerless.protocol.effects import Say
     from zerowait.snapshot import Status
@@ -271,6 +270,14 @@ class Opened(Ground):
     def started(self) -> Promise[None]:
         return self._started
 
+    # -- in a forked child ---------------------------------------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """In a forked child: what is open is the parent's."""
+        self.estate.abandon()
+        if self.node.directory is not None:
+            self.node.directory.after_fork_in_child()
+
     # -- closing -------------------------------------------------------------------------------------------------------
 
     def close(self, drain: float | None = None) -> Promise[int]:
@@ -357,7 +364,7 @@ class Opened(Ground):
 
 
 def open_client(
-    client: Client,
+    name: str,
     settings: Settings | None,
     lanes: dict[Any, Lane],
     asks: dict[Any, AskLane],
@@ -366,31 +373,9 @@ def open_client(
 ) -> Opened:
     """The first verb of a client: everything begins in the background."""
     refuse_green_threads()
-    opened = Opened(client.name, settings if settings is not None else Settings.load(), lanes, asks, topics, headers)
-    if not client._watches_forks:
-        client._watches_forks = True
-        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(client), lanes, asks, topics))
+    opened = Opened(name, settings if settings is not None else Settings.load(), lanes, asks, topics, headers)
     opened.start()
     return opened
-
-
-def _forked(
-    client: weakref.ref[Client], lanes: dict[Any, Lane], asks: dict[Any, AskLane], topics: dict[Any, TopicLane]
-) -> None:
-    """In a child: the short way ends, so that its first verb opens its own. The parent's things stay referenced and
-    untouched: were they collected here, closing them would close the parent's."""
-    lanes.clear()
-    asks.clear()
-    topics.clear()
-    mine = client()
-    if mine is not None:
-        mine._lock = threading.RLock()  # another thread of the parent's may have held the old one
-    opened = mine._opened if mine is not None else None
-    if mine is not None and opened is not None:
-        mine._inherited.append(opened)
-        opened.estate.abandon()
-        if opened.node.directory is not None:
-            opened.node.directory.after_fork_in_child()
 
 
 def _close_at_exit(opened: weakref.ref[Opened]) -> None:
