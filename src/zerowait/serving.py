@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
@@ -36,12 +36,27 @@ from zerowait.ticking import Ticking
 from zerowait.topics.entrance import ReadyEvent
 
 if TYPE_CHECKING:
-    from zerowait.app import App
+    from zerowait.handlers.registry import Registry
+    from zerowait.handlers.stage import Resources
     from zerowait.opening import Opened
+    from zerowait.settings import Settings
 
 log = logging.getLogger("zerowait")
 
 NOT_WHOLE = 4  # exit code: some of what ran was given up when the drain was over
+
+
+class Served(Protocol):
+    """What is run: see `app.App`. What it is while it runs is kept in it: its client, its serving, its loop."""
+
+    name: str
+
+    @property
+    def _registry(self) -> Registry: ...
+    @property
+    def _resources(self) -> Resources | None: ...
+    @property
+    def _settings(self) -> Settings | None: ...
 
 
 class Started(Struct, frozen=True):
@@ -184,7 +199,7 @@ class _Outputs:
 class Serving:
     """An app at work."""
 
-    def __init__(self, app: App[Any]) -> None:
+    def __init__(self, app: Served) -> None:
         self.app = app
         self.pid = os.getpid()
         self.client = client_of(app)
@@ -305,7 +320,7 @@ class Serving:
         return given_up
 
 
-def client_of(app: App[Any]) -> Client:
+def client_of(app: Served) -> Client:
     """The app's own client; made at first use."""
     there: Client | None = vars(app).get("_client")
     if there is not None:
@@ -314,7 +329,7 @@ def client_of(app: App[Any]) -> Client:
     return made
 
 
-def _new(app: App[Any]) -> Serving:
+def _new(app: Served) -> Serving:
     running: Serving | None = vars(app).get("_serving")
     if running is not None and running.pid == os.getpid():
         raise UsageError(f"App {app.name!r} is running in this process already: run another App, or another process.")
@@ -323,11 +338,11 @@ def _new(app: App[Any]) -> Serving:
     return serving
 
 
-def _forget(app: App[Any]) -> None:
+def _forget(app: Served) -> None:
     vars(app)["_serving"] = None
 
 
-async def serve(app: App[Any]) -> None:
+async def serve(app: Served) -> None:
     """Serves on the running loop until cancelled, then drains."""
     serving = _new(app)
     try:
@@ -340,7 +355,7 @@ async def serve(app: App[Any]) -> None:
         _forget(app)
 
 
-async def aenter(app: App[Any]) -> Client:
+async def aenter(app: Served) -> Client:
     serving = _new(app)
     try:
         await serving.start()
@@ -350,7 +365,7 @@ async def aenter(app: App[Any]) -> Client:
     return serving.client
 
 
-async def aleave(app: App[Any]) -> None:
+async def aleave(app: Served) -> None:
     serving: Serving | None = vars(app).get("_serving")
     if serving is not None:
         try:
@@ -395,7 +410,7 @@ class _LoopThread:
             log.warning("%s: something on its loop does not end when it is cancelled; it is left behind", self._name)
 
 
-def enter(app: App[Any]) -> Client:
+def enter(app: Served) -> Client:
     from zerowait.opening import refuse_blocking
 
     refuse_blocking("async with")
@@ -409,7 +424,7 @@ def enter(app: App[Any]) -> Client:
     return client
 
 
-def leave(app: App[Any]) -> None:
+def leave(app: Served) -> None:
     thread: _LoopThread | None = vars(app).pop("_loop_thread", None)
     if thread is not None:
         try:
@@ -418,14 +433,14 @@ def leave(app: App[Any]) -> None:
             thread.stop()
 
 
-def run(app: App[Any], on_started: Callable[[Started], None] | None = None) -> int:
+def run(app: Served, on_started: Callable[[Started], None] | None = None) -> int:
     """Serves until SIGTERM or SIGINT, then drains; gives the exit code: 0 after a whole drain, NOT_WHOLE if something
     still ran when it was over. A second signal leaves at once. Raises what keeps it from serving."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run(app, on_started))
 
 
-async def _run(app: App[Any], on_started: Callable[[Started], None] | None) -> int:
+async def _run(app: Served, on_started: Callable[[Started], None] | None) -> int:
     serving = _new(app)
     loop, told = asyncio.get_running_loop(), asyncio.Event()
 
