@@ -24,6 +24,7 @@ from zerowait.errors import Closed, StoreError, ZerowaitError
 from zerowait.message import Change, Segment
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.keeper import Keeper
+from zerowait.outbox.lane import Lane
 from zerowait.outbox.ledger import Ledger
 from zerowait.outbox.outbox import Outbox
 from zerowait.outbox.sheaf import Sheaf
@@ -32,7 +33,6 @@ from zerowait.pending import Promise
 if TYPE_CHECKING:
     from zerowait.ground import Ground
     from zerowait.handlers.registry import HandlerSpec
-    from zerowait.outbox.lane import Lane
     from zerowait.settings import Settings
 
 log = logging.getLogger("zerowait.outbox")
@@ -351,7 +351,7 @@ class Estate:
         said = settings.channel(spec.channel).durable
         if said is None:
             said = getattr(spec.declared, "durable", None)
-        lane = self.intake(bool(said)).lane(spec.channel)
+        lane = Lane(self.intake(bool(said)), spec.channel)
 
         def accept(payload: bytes) -> None:
             lane.append(payload)

@@ -75,6 +75,7 @@ class Opened(Ground):
         self._error: ZerowaitError | None = None
         self._started: Promise[None] = self.promise("write `async with`")
         self.plain = PlainPorts(settings.message_bytes, refused=self.telling.refused)
+        self.estate: Estate
         self.plains = Plains(self)
         self.feeds = Feeds(self, topics, headers, group_lane=self._group_lane, plains=self.plains, ports=self.plain)
         self.node = Node(
@@ -135,7 +136,7 @@ class Opened(Ground):
         self.node.declare(channel, description)
 
     def _group_lane(self, channel: str, codec: Codec[Any]) -> Lane:
-        lane = self.estate.intake(True).lane(channel)
+        lane = Lane(self.estate.intake(True), channel)
         self.declare(channel, codec)
         self.node.want(channel)
         return lane

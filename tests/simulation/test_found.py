@@ -10,6 +10,7 @@ from tests.simulation.test_disk import PATH
 from zerowait.errors import Room, StoreError
 from zerowait.message import Segment, Settle, Verdict
 from zerowait.outbox.intake import Intake, Limits
+from zerowait.outbox.lane import Lane
 from zerowait.outbox.outbox import Outbox
 from zerowait.testing.disk import SimulatedDisk
 from zerowait.testing.timeline import Timeline
@@ -29,7 +30,7 @@ def opened(disk: SimulatedDisk, time: Timeline) -> Outbox:
 
 def push(box: Outbox, count: int) -> None:
     for _ in range(count):
-        box.intake.lane("work").append(b"\xc0" * 3_000)
+        Lane(box.intake, "work").append(b"\xc0" * 3_000)
 
 
 def there(segments: list[Segment]) -> int:

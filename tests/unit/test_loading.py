@@ -18,6 +18,7 @@ from zerowait.client import Client
 from zerowait.errors import OutcomeUnknown, QueueFull, UsageError
 from zerowait.loading import Loading
 from zerowait.outbox.intake import Intake, Limits
+from zerowait.outbox.lane import Lane
 from zerowait.pending import Pending, Promise
 from zerowait.receipts import Receipt
 
@@ -35,7 +36,7 @@ class Sender:
         self.doors: list[Promise[None]] = []
         self.safe = True
         self.intake = Intake(Limits(), durable=True, wake=lambda: None, room=self.door, now_us=lambda: 0)
-        self.lane = self.intake.lane("c", int, encoder.encode_into)
+        self.lane = Lane(self.intake, "c", int, encoder.encode_into)
 
     def door(self) -> Promise[None]:
         self.doors.append(Promise(self.callbacks))

@@ -17,6 +17,7 @@ from tests.waiting import wait_until
 from zerowait.callbacks import Callbacks
 from zerowait.errors import Dead, EncodeError, OutcomeUnknown, StoreError, UsageError
 from zerowait.outbox.intake import Intake, Limits
+from zerowait.outbox.lane import Lane
 from zerowait.pending import Promise, anew
 from zerowait.receipts import Receipt
 
@@ -41,7 +42,7 @@ def intake(callbacks: Callbacks) -> Intake:
 
 @pytest.fixture
 def receipt(intake: Intake) -> Receipt:
-    return Receipt(*intake.lane("c", int, encoder.encode_into).first(1))
+    return Receipt(*Lane(intake, "c", int, encoder.encode_into).first(1))
 
 
 def store(intake: Intake) -> None:

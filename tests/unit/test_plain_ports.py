@@ -16,6 +16,7 @@ from zerowait.engines.brokerless.plainly.ports import PlainPorts
 from zerowait.engines.brokerless.wire import PlainHeard
 from zerowait.errors import QueueFull, TooLarge, UsageError
 from zerowait.outbox.intake import Intake, Limits
+from zerowait.outbox.lane import Lane
 from zerowait.outbox.plaincodec import plain_decoder, plain_encoder, plain_reader
 from zerowait.plain import Plain
 
@@ -57,7 +58,7 @@ class Bench:
         wire: Any = self.wire
         self.ports.open(wire)
         self.intake = Intake(Limits(), durable=False, wake=lambda: None, room=Nowhere, now_us=lambda: 1)
-        self.lane = self.intake.lane("out")
+        self.lane = Lane(self.intake, "out")
 
     def push(self, *payloads: bytes) -> None:
         self.ports.push_to("out", PLAIN, self.intake)

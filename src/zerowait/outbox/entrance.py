@@ -176,7 +176,7 @@ class Entrance:
             exact = None
         else:
             self._declare(way.name, way.codec)  # first: from the next line on other threads can push there
-        lane = self._lanes[to, durable] = intake.lane(way.name, exact, way.codec.encode_into, ttl=way.ttl)
+        lane = self._lanes[to, durable] = Lane(intake, way.name, exact, way.codec.encode_into, ttl=way.ttl)
         is_short = self._headers is None and self._settings.check == "type" and exact is not None
         if is_short and durable == way.durable:
             self._short[to] = lane

@@ -27,13 +27,10 @@ from zerowait.callbacks import running_loop
 from zerowait.errors import Closed, QueueFull, Room, StoreError
 from zerowait.message import BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
 from zerowait.outbox.keyed import Keyed
-from zerowait.outbox.lane import Lane
-from zerowait.outbox.sheaf import MESSAGE_COST, Piece, Sheaf, Terms
+from zerowait.outbox.sheaf import MESSAGE_COST, Origin, Piece, Sheaf, Terms
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-
-__all__ = ["Intake", "Lane", "Limits"]
 
 PATIENCE: Final = 2.0  # seconds, and PATIENCE_TURNS turns: a thread that gets no turn for long is not lost
 PATIENCE_TURNS: Final = 50
@@ -93,7 +90,7 @@ class Intake:
         self.now_us = now_us
         self.broken: StoreError | None = None  # raised by every verb until the file can be written again
         self.closed: str | None = None  # the name of the client that was closed: verbs raise Closed
-        self.make: Callable[[Lane, list[Sheaf], Terms, int, int], Sheaf] = Sheaf
+        self.make: Callable[[Origin, list[Sheaf], Terms, int, int], Sheaf] = Sheaf
         self.box = 0  # the outbox's id, once it is open
         self.pid = 0  # of the process it belongs to; a forked child has no part in it
         self.give_way: Callable[[], object] = _nothing  # lets the thread that carries messages on finish its turn
@@ -121,20 +118,9 @@ class Intake:
         self._room_watchers: list[Callable[[], object]] = []
         self._in_turn: tuple[Any, int] = None, 0  # the loop that pushed last, and segments begun in this turn of it
 
-    def lane(
-        self,
-        channel: str,
-        exact: type | None = None,
-        encode_into: Callable[[Any, bytearray, int], object] | None = None,
-        *,
-        ttl: float | None = None,
-        priority: int = 0,
-    ) -> Lane:
-        return Lane(self, channel, exact, encode_into, ttl, priority)
-
     # Room
 
-    def begin(self, lane: Lane, slot: list[Sheaf], terms: Terms, cost: int, *, force: bool, alone: bool) -> Sheaf:
+    def begin(self, lane: Origin, slot: list[Sheaf], terms: Terms, cost: int, *, force: bool, alone: bool) -> Sheaf:
         """For lanes: a sheaf with room for at least one message of that cost."""
         # Made anew each time: an exception that is raised twice keeps the frames of both.
         if self.closed is not None:
@@ -188,7 +174,7 @@ class Intake:
 
     def _made(
         self,
-        lane: Lane,
+        lane: Origin,
         slot: list[Sheaf],
         terms: Terms,
         cost: int,

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct, field
 
 if TYPE_CHECKING:
-    from zerowait.outbox.lane import Lane
-    from zerowait.outbox.sheaf import Sheaf
+    from zerowait.outbox.sheaf import Origin, Sheaf
 
 REMEMBERED: Final = (
     256  # keys whose sheaf may be added to; who pushes with more at once makes more rows, no more memory
@@ -20,7 +19,7 @@ class Open(Struct):
     """Where a key's last sheaf lies while nobody has it, and what the messages in it have in common."""
 
     slot: list[Sheaf] = field(default_factory=list["Sheaf"])
-    lane: Lane | None = None
+    lane: Origin | None = None
     terms: tuple[int | None, int | None, int] | None = None
 
 

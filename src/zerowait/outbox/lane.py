@@ -26,10 +26,10 @@ class Lane:
         self,
         intake: Intake,
         channel: str,
-        exact: type | None,
-        encode_into: Callable[[Any, bytearray, int], object] | None,
-        ttl: float | None,
-        priority: int,
+        exact: type | None = None,
+        encode_into: Callable[[Any, bytearray, int], object] | None = None,
+        ttl: float | None = None,
+        priority: int = 0,
     ) -> None:
         self.intake = intake
         self.channel = channel

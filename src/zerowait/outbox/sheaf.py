@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from threading import Lock
+from typing import Final, Literal, NamedTuple, Protocol
 from weakref import WeakSet
 
 from msgspec import Struct
 
 from zerowait.message import BODY_HEADER, BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
-
-if TYPE_CHECKING:
-    from zerowait.outbox.lane import Lane
 
 State = Literal["accepted", "stored", "sent", "handled", "dead", "expired", "withdrawn", "unknown"]
 STATES: Final[tuple[State, ...]] = (
@@ -83,6 +81,28 @@ class Terms(Struct, gc=False):
     key: bytes | None = None
 
 
+class Watched(Protocol):
+    """The accepting side of an outbox, as far as its sheaves and their receipts use it: see `intake.Intake`."""
+
+    @property
+    def box(self) -> int: ...
+    @property
+    def watch(self) -> Lock: ...
+    @property
+    def watched(self) -> set[Sheaf]: ...
+
+
+class Origin(Protocol):
+    """Where a sheaf was begun: see `lane.Lane`."""
+
+    @property
+    def channel(self) -> str: ...
+    @property
+    def slot(self) -> list[Sheaf]: ...
+    @property
+    def intake(self) -> Watched: ...
+
+
 class Sheaf:
     """Messages pushed one after another on one lane.
 
@@ -122,7 +142,7 @@ class Sheaf:
 
     def __init__(
         self,
-        lane: Lane,
+        lane: Origin,
         slot: list[Sheaf],
         terms: Terms,
         reserved_messages: int,

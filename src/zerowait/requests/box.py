@@ -504,7 +504,7 @@ class Requests:
         )
 
 
-def _expired(bundle: Bundle, index: int, *, sent: bool) -> Expired:
+def _expired(bundle: Asked, index: int, *, sent: bool) -> Expired:
     channel, id = bundle.channel, bundle.id(index)
     ran = "was sent: it may have run" if sent else "was not begun: it certainly did not run"
     return Expired(f"Request {id} for {channel} ran out of its time. It {ran}.", channel=channel, id=id, sent=sent)

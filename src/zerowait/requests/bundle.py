@@ -14,7 +14,7 @@ from zerowait.answers import End, Failed
 from zerowait.message import BODY_START
 from zerowait.names import message_id
 from zerowait.outbox.lane import Lane
-from zerowait.outbox.sheaf import Sheaf, Terms
+from zerowait.outbox.sheaf import Origin, Sheaf, Terms
 
 if TYPE_CHECKING:
     from zerowait.codec import Codec
@@ -101,7 +101,7 @@ class Bundle(Sheaf):
 
     lane: AskLane
 
-    def __init__(self, lane: Lane, slot: list[Sheaf], terms: Terms, messages: int, nbytes: int) -> None:
+    def __init__(self, lane: Origin, slot: list[Sheaf], terms: Terms, messages: int, nbytes: int) -> None:
         self.ended: list[End | None] = []
         self.early: dict[int, End] | None = None
         self.streams: dict[int, Any] | None = None

@@ -11,6 +11,7 @@ from zerowait.engines.brokerless.protocol.core import OBITUARIES
 from zerowait.engines.brokerless.protocol.effects import Withdrawn
 from zerowait.engines.brokerless.protocol.frames import Obituary
 from zerowait.errors import StoreError
+from zerowait.outbox.lane import Lane
 from zerowait.outbox.sheaf import Sheaf
 from zerowait.testing.asking import Asking
 from zerowait.testing.crew import NEXT
@@ -261,7 +262,7 @@ class Cluster:
         node, ttl, delay = self.senders[push.sender], push.ttl, push.delay
         if node is None or node.holdings.intake is None or node.paused:
             return
-        lane, now = node.holdings.intake.lane(CHANNEL), node.now_us()
+        lane, now = Lane(node.holdings.intake, CHANNEL), node.now_us()
         due = now + int(delay * 1e6) if delay is not None else None
         expires = (due or now) + int(ttl * 1e6) if ttl is not None else None
         for token, key in zip(push.tokens, push.keys, strict=True):

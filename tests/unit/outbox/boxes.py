@@ -10,7 +10,8 @@ import msgspec
 
 from zerowait.message import BODY_START, Change, Segment, Settle, Verdict
 from zerowait.outbox import clock as clock_module
-from zerowait.outbox.intake import Intake, Lane, Limits
+from zerowait.outbox.intake import Intake, Limits
+from zerowait.outbox.lane import Lane
 from zerowait.outbox.ledger import LedgerRow
 from zerowait.outbox.outbox import Outbox
 from zerowait.outbox.sheaf import Sheaf
@@ -77,7 +78,7 @@ class Bench:
     def lane(self, channel: str = "mail") -> Lane:
         lane = self.lanes.get(channel)
         if lane is None:
-            lane = self.lanes[channel] = self.intake.lane(channel, str, encoder.encode_into)
+            lane = self.lanes[channel] = Lane(self.intake, channel, str, encoder.encode_into)
         return lane
 
     def push(self, *values: object, channel: str = "mail", **options: Any) -> tuple[Sheaf, int]:

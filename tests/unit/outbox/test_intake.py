@@ -19,7 +19,8 @@ from zerowait.client import Client
 from zerowait.errors import Closed, QueueFull, StoreError, TooLarge
 from zerowait.message import BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
 from zerowait.outbox import intake as intake_module
-from zerowait.outbox.intake import Intake, Lane, Limits
+from zerowait.outbox.intake import Intake, Limits
+from zerowait.outbox.lane import Lane
 from zerowait.outbox.sheaf import MESSAGE_COST, Sheaf
 from zerowait.receipts import Receipt
 
@@ -50,7 +51,7 @@ def push(lane: Lane, value: object) -> tuple[Sheaf, int]:
 
 
 def a_lane(intake: Intake, **options: Any) -> Lane:
-    return intake.lane("mail", str, encoder.encode_into, **options)
+    return Lane(intake, "mail", str, encoder.encode_into, **options)
 
 
 def taken(intake: Intake) -> list[list[object]]:
@@ -190,7 +191,7 @@ def test_the_limit_in_bytes_is_exact() -> None:
 
 def test_what_others_have_set_aside_and_not_used_refuses_nobody() -> None:
     intake = make(messages=100)
-    lanes = [intake.lane(f"c{i}", str, encoder.encode_into) for i in range(10)]
+    lanes = [Lane(intake, f"c{i}", str, encoder.encode_into) for i in range(10)]
     for i in range(100):
         push(lanes[i % 10], "x")
     for lane in lanes:
@@ -260,7 +261,7 @@ def restless() -> Iterator[None]:
 def test_eight_threads_at_a_small_limit_get_exactly_what_there_is(messages: int, nbytes: int, channels: int) -> None:
     # given a limit far below what is pushed, and an owner that takes and settles meanwhile
     intake = make(messages=messages, nbytes=nbytes)
-    lanes = [intake.lane(f"c{i}", str, encoder.encode_into) for i in range(channels)]
+    lanes = [Lane(intake, f"c{i}", str, encoder.encode_into) for i in range(channels)]
     start = Barrier(9)
     accepted: list[list[object]] = [[] for _ in range(8)]
     refused = [0] * 8
@@ -377,7 +378,7 @@ def test_a_push_costs_little() -> None:
 def test_an_event_loop_gives_way_only_in_a_turn_that_begins_segment_after_segment() -> None:
     intake, given = make(), list[int]()
     intake.give_way = lambda: given.append(1)
-    lane = intake.lane("c", bytes, cast(Any, encoder.encode_into))
+    lane = Lane(intake, "c", bytes, cast(Any, encoder.encode_into))
 
     def begin_segments(count: int) -> None:
         for _ in range(count):
@@ -402,7 +403,7 @@ def test_a_thread_that_pushes_waits_for_those_who_read_back_what_it_has_pushed(m
     naps: list[float] = []
     monkeypatch.setattr(intake_module, "sleep", naps.append)
     intake = make()
-    lane = intake.lane("c", bytes, cast(Any, encoder.encode_into))
+    lane = Lane(intake, "c", bytes, cast(Any, encoder.encode_into))
     for behind, expected in ((False, []), (True, [intake_module.BEHIND_NAP]), (False, [])):
         naps.clear()
         intake.is_behind = behind

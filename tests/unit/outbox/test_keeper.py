@@ -20,6 +20,7 @@ from zerowait.message import BODY_START, Segment, Settle, Verdict
 from zerowait.outbox import keeper as keeper_module
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.keeper import Keeper
+from zerowait.outbox.lane import Lane
 from zerowait.outbox.outbox import Outbox
 
 
@@ -71,7 +72,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def pusher(box: Outbox) -> Callable[[object], object]:
-    lane = box.intake.lane("mail", str, encoder.encode_into)
+    lane = Lane(box.intake, "mail", str, encoder.encode_into)
     return lambda value: lane.append(encoder.encode(value))
 
 
@@ -114,7 +115,7 @@ def test_pushes_of_many_threads_and_their_settlement_are_all_counted(store: Stor
 
 def test_what_is_due_later_is_offered_when_it_is_due(store: Store) -> None:
     box = store.open()
-    lane = box.intake.lane("mail")
+    lane = Lane(box.intake, "mail")
     began = monotonic()
     lane.append(b"\x07", due=now_us() + 150_000)
     wait_until(lambda: store.values() == [7], within=5)

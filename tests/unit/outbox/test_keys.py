@@ -12,6 +12,7 @@ from tests.unit.outbox.conftest import Maker
 from zerowait.message import Again, Bury, Death, Mark, Segment, Settle, Shelve, Verdict
 from zerowait.outbox import ahead as ahead_module
 from zerowait.outbox.heads import heads
+from zerowait.outbox.lane import Lane
 from zerowait.outbox.letters import Letters
 
 
@@ -197,7 +198,7 @@ def test_numbers_of_a_key_follow_the_order_of_pushing_whatever_else_is_said(
 
 def test_two_lanes_of_a_channel_keep_the_order_of_a_key(make: Maker) -> None:
     bench = make()
-    lanes = [bench.lane(), bench.intake.lane("mail", None, None)]
+    lanes = [bench.lane(), Lane(bench.intake, "mail", None, None)]
     for number in range(6):
         lanes[number % 2].append(b"\xa1%d" % number, key=b"a")
     order: list[Any] = []
