@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,27 @@ def test_a_module_imports_only_from_its_own_group_and_those_above(path: Path) ->
         other = group_of(dotted) if dotted.startswith("zerowait.") else None
         if other is not None and other > own:
             pytest.fail(f"{called(path)}:{line} ({names[own]}) imports {dotted}, which is below it ({names[other]})")
+
+
+def test_no_files_import_one_another_in_a_circle() -> None:
+    """Nor for a checker, nor in a function: who knows whom is what is told here, and not when. The package's own face
+    hands names on and is nobody's room."""
+    rooms = {f"zerowait.{called(path).removesuffix('.py').replace('/', '.')}": path for path in modules()}
+    simulated = "zerowait.testing."  # a simulated process and its surroundings know each other
+    taken = {
+        room: {
+            known
+            for _, dotted in imports(path)
+            for known in (dotted, dotted.rpartition(".")[0])
+            if known in rooms and known != room
+        }
+        for room, path in rooms.items()
+        if not room.startswith(simulated)
+    }
+    try:
+        TopologicalSorter(taken).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 @pytest.mark.parametrize("path", [path for path in modules() if "/protocol/" in path.as_posix()], ids=called)
