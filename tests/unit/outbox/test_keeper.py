@@ -56,10 +56,14 @@ class Store:
         with self.lock:
             return values(self.segments)
 
-    def settle(self, box: Outbox) -> int:
-        """All that has been offered so far was handled."""
+    def taken(self) -> list[Segment]:
         with self.lock:
             segments, self.segments = self.segments, []
+        return segments
+
+    def settle(self, box: Outbox, segments: list[Segment] | None = None) -> int:
+        """These were handled, or all that has been offered so far."""
+        segments = self.taken() if segments is None else segments
         changes = [Settle(s.channel, s.epoch, s.first, s.count, Verdict.HANDLED, s.seq) for s in segments]
         return self.keeper.submit(box, changes, {"mail": sum(len(s.body) - BODY_START for s in segments)})
 
@@ -101,8 +105,9 @@ def test_pushes_of_many_threads_and_their_settlement_are_all_counted(store: Stor
     seen: list[object] = []
 
     def all_handled() -> bool:
-        seen.extend(store.values())
-        store.settle(box)
+        segments = store.taken()
+        seen.extend(values(segments))
+        store.settle(box, segments)
         return box.ledger.rows().get("mail", None) is not None and box.ledger.rows()["mail"].handled == 8_000
 
     wait_until(all_handled, within=20)
