@@ -79,6 +79,7 @@ class Ground:
                 return True
             there = len(self.peers(role, channel))
             misfits = self.node.misfits(channel) if role == "workers" else ()
+            meeting.seen = self._who(role, channel) if there < n else ""
             if there >= n:
                 meeting.set(None)
             elif misfits and there + len(misfits) >= n:
@@ -89,3 +90,13 @@ class Ground:
 
         self.node.when_peers_change(look)
         return meeting
+
+    def _who(self, role: str, channel: str) -> str:
+        there = self.peers(role, channel)
+        if there:
+            return f"there {'is' if len(there) == 1 else 'are'} {len(there)} ({', '.join(there)})"
+        return "there is none." + (self.served_in_words(channel) if role == "workers" else "")
+
+    def served_in_words(self, channel: str) -> str:
+        """What is served in place of this channel, and how its addresses are. On the network thread."""
+        return self.telling.served_in_words(channel, self.node.served(), self.node.troubles(channel))

@@ -176,7 +176,7 @@ class Opened(Ground):
 
     def _served(self, channel: str) -> str:
         """On the network thread: what is served, for who asked at a channel that is not."""
-        return self.telling.served_in_words(channel, self.node.served())
+        return self.served_in_words(channel)
 
     def _submit(self, box: int, changes: Any, drawn: dict[str, int]) -> int:
         return self.estate.submit(box, changes, drawn)

@@ -32,9 +32,14 @@ class Meeting(Promise[None], gc=True, weakref=True):
     said: str = ""
     is_looked_at: bool = False
 
+    seen: str = ""  # who was there at the last look, in words
+
     def done(self) -> bool:
         self.is_looked_at = True
         return self.is_over
+
+    def __repr__(self) -> str:
+        return f"<Pending zw.{self.said}{f': {self.seen}' if self.seen else ''}>"
 
     def _watch(self, call: Callable[[], object]) -> None:
         self.is_looked_at = True

@@ -252,6 +252,12 @@ def test_namespaces_never_meet(printer: Program, zerowait: Zerowait) -> None:
     assert shown(printer) == []
 
 
+def test_a_push_whose_message_died_at_once_fails_without_waiting_for_it(printer: Program, zerowait: Zerowait) -> None:
+    ran = zerowait("push", "numbers", "-1")
+    assert ran.returncode == 1
+    assert "1 dead letter: no negative numbers" in ran.stderr
+
+
 def test_a_dead_letter_is_listed_shown_and_dropped(printer: Program, zerowait: Zerowait) -> None:
     ran = zerowait("push", "numbers", "-1", "--wait")
     assert ran.returncode == 1

@@ -16,6 +16,7 @@ from zerowait.cli.output import FAILED, MISUSED, OK, PARTIAL, UNAVAILABLE, Failu
 
 if TYPE_CHECKING:
     from zerowait.client import Client
+    from zerowait.notices import DeadLettered
     from zerowait.receipts import Receipt
     from zerowait.settings import Settings
 
@@ -77,7 +78,8 @@ def command(
 
     The command ends when workers have handled the messages, or when nobody is there to take them; after --drain seconds
     (else the setting, 5) at the latest. What is left then stays in the outbox and is delivered later by any process of
-    this user on this machine that reaches a worker.
+    this user on this machine that reaches a worker. It fails (1; 4 if only some of them did) when messages became dead
+    letters.
 
     \b
     zerowait push numbers 42
@@ -173,7 +175,15 @@ class _Pushing:
         self._open: deque[tuple[int | None, Receipt]] = deque()
         self._ends: Counter[str] = Counter()
         self._in_memory: list[Receipt] = []  # whose fate nothing else tells once the client is closed
+        self._dead: deque[str] = deque()  # reasons
         self.pushed = 0
+        from zerowait.notices import DeadLettered
+
+        client.listen(DeadLettered, self._has_died)
+
+    def _has_died(self, letter: DeadLettered) -> None:
+        if letter.channel == self._channel:  # of the channel: it may have been pushed by an earlier run
+            self._dead.append(f"{letter.reason}. See `zerowait dead show {letter.id}`")
 
     def push(self, line: int | None, value: object) -> None:
         from zerowait.errors import NotAccepted, QueueFull, StoreError
@@ -214,15 +224,18 @@ class _Pushing:
             did = "took" if self._way.plain else "handled"
             tell(f"{pushed}; {lost:,} lost: nobody {did} {them} in time, and {they} only in memory")
             return PARTIAL if lost < self.pushed else FAILED
+        if self._dead:
+            died = f"{plural(len(self._dead), 'dead letter')}: {self._dead[0]}"
+            tell(f"{pushed}; {died}")
         if running := left.with_workers:
             tell(f"{pushed}; {plural(running, 'message')} {'is' if running == 1 else 'are'} being handled by workers")
         if waiting := left.stored - left.with_workers:
             tell(f"{pushed}; {plural(waiting, 'message')} in the outbox wait{'s' if waiting == 1 else ''} for a worker")
         if not self.pushed:
             tell(f"{pushed}: there was none on stdin")
-        elif not left.stored:
+        elif not left.stored and not self._dead:
             tell(f"{pushed}: {'the socket took all' if self._way.plain else 'nothing waits any more'}")
-        return OK
+        return OK if not self._dead else PARTIAL if len(self._dead) < self.pushed else FAILED
 
     def _is_lost(self, receipt: Receipt) -> bool:
         # A bare socket acknowledges nothing: that it took the message is all that is ever known.

@@ -13,6 +13,7 @@ import pytest
 
 from tests.unit.cli.conftest import Zerowait
 from zerowait.errors import Dead, EncodeError, QueueFull, StoreError
+from zerowait.notices import DeadLettered
 
 
 class Fates:
@@ -28,6 +29,8 @@ class Fates:
         self.name = ""
         self.drain = -1.0
         self.closed = 0
+        self.letters: list[DeadLettered] = []
+        self.tell: Any = None
 
 
 class Done:
@@ -79,7 +82,12 @@ def fates(monkeypatch: pytest.MonkeyPatch) -> Fates:
                 id=f"7f3a-{number}", channel=channel, state=state, result=result, handled=Done(error=end)
             )
 
+        def listen(self, kind: object, fn: Any) -> None:
+            fates.tell = fn
+
         def close(self) -> Closing:
+            while fates.letters:
+                fates.tell(fates.letters.pop(0))
             fates.closed += 1
             return Closing(fates)
 
@@ -113,6 +121,20 @@ def test_a_message_is_json(zerowait: Zerowait, fates: Fates) -> None:
     assert ran.out == ""
     assert "1 message pushed to mail.parse" in ran.err
     assert fates.closed
+
+
+def test_a_message_that_became_a_dead_letter_is_no_success(zerowait: Zerowait, fates: Fates) -> None:
+    letters = [
+        DeadLettered(channel="elsewhere", id="7f3a-0", reason="of another channel"),
+        DeadLettered(channel="mail.parse", id="7f3a-1", reason="expected int, got str"),
+    ]
+    fates.letters = letters.copy()
+    ran = zerowait("push", "mail.parse", "1")
+    assert ran.code == 1
+    assert "1 message pushed to mail.parse; 1 dead letter: expected int, got str. See `zerowait dead show" in ran.err
+    assert "nothing waits any more" not in ran.err
+    fates.letters = letters.copy()
+    assert zerowait("push", "mail.parse", "1", "--count", "2").code == 4, "some of them did what they should"
 
 
 def test_a_message_that_is_no_json_is_told_how_to_write_text(zerowait: Zerowait, fates: Fates) -> None:

@@ -264,6 +264,10 @@ class Node:
         """The channels that somebody serves, as far as is known. On the network thread."""
         return sorted({*self.core.owner.sender.kinds_served(), *self._contacts.channels()})
 
+    def troubles(self, channel: str) -> Mapping[str, str]:
+        """The addresses that settings name for this channel, and what is wrong there. On the network thread."""
+        return self._contacts.troubles(channel)
+
     def when_peers_change(self, look: Callable[[], bool]) -> None:
         """Calls `look` on the network thread, now and at each change, until it gives True."""
         self.call(lambda: self._herald.watch(look))

@@ -175,22 +175,26 @@ class Telling:
         directory. troubles: the addresses that settings name for it, each with what is wrong there, "" if nothing is
         known."""
         others = _nearest_first(channel, served)
-        known = self.served_in_words(channel, served)
-        states = [f"{address}: {words or 'no answer yet'}" for address, words in list(troubles.items())[:LISTED]]
-        tried = f" Its addresses: {'; '.join(states)}." if states else ""
-        log.warning("nobody serves channel %s: its messages wait here, safe.%s%s", channel, known, tried)
+        known = self.served_in_words(channel, served, troubles)
+        log.warning("nobody serves channel %s: its messages wait here, safe.%s", channel, known)
         self.notice(notices.Unserved(channel=channel, waiting=waiting, served=tuple(others)))
 
     @staticmethod
-    def served_in_words(channel: str, served: Sequence[str]) -> str:
-        """What is served in place of this channel, the nearest name first: sentences that follow another."""
+    def served_in_words(channel: str, served: Sequence[str], troubles: Mapping[str, str]) -> str:
+        """What is served in place of this channel, the nearest name first, and how its addresses are: sentences that
+        follow another."""
         near = get_close_matches(channel, sorted(set(served) - {channel}), 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         others = _nearest_first(channel, served)
         shown = others[:LISTED]
         more = f", and {len(others) - len(shown)} more" if len(others) > len(shown) else ""
         known = f" Served are: {', '.join(shown)}{more}." if shown else " No channel has a worker that is known here."
-        return hint + known
+        states = [
+            (words if words.startswith(address) else f"{address}: {words}") if words else f"{address}: no answer yet"
+            for address, words in list(troubles.items())[:LISTED]
+        ]
+        tried = f" Its addresses: {'; '.join(states)}." if states else ""
+        return hint + known + tried
 
     def left(self, left: Mapping[tuple[str, str, bool], int], folder: Path | None, plain: dict[str, int]) -> None:
         """Leaving is loud: what stays, where, and who will deliver it. left: (name of the outbox, channel, durable) →
