@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
 from tests.protocol.store import Store, prepared
 from tests.protocol.world import Process, World
 from zerowait.engines.brokerless.protocol.frames import (
+    ALONE,
     MALFORMED,
     Batch,
     Confirm,
@@ -17,6 +20,7 @@ from zerowait.engines.brokerless.protocol.frames import (
     Owned,
     Part,
     State,
+    Want,
 )
 from zerowait.engines.brokerless.protocol.link import Link
 from zerowait.message import Outcome as Ended
@@ -210,6 +214,32 @@ def test_a_kept_dead_that_is_confirmed_and_comes_again_before_it_is_gone_is_not_
     assert not stage.core.worker.memory.unconfirmed(BOX)
     assert stage.store is not None
     assert stage.store.claims == {}
+
+
+@pytest.mark.parametrize("ended", [Ended(Verdict.RETRY, 1.0), sent(), None])
+def test_a_worker_stands_still_until_the_end_of_what_ran_alone_is_on_disk_and_told(ended: Ended | None) -> None:
+    """Should it die of something else before, its owner would take that for a death of the one alone: three times it
+    was so, and an innocent was condemned (seed 61714)."""
+    # given a worker that keeps outcomes, and has run one alone
+    stage, x = worker(keeps=True)
+    x.say(Want(CHANNEL, ALONE, 0, 0, 1))
+    part = x.send(7, n=1, epoch=3, fence=3, lane=ALONE)
+    alone = stage.take()
+    x.send(8, n=2, epoch=3, fence=3)
+    # when it has ended, and its owner cannot be told so yet
+    stage.holds_commits = True
+    stage.end(alone, ended)
+    assert not said(x)
+    # then nothing else is begun until it is, and its owner has it
+    assert stage.take() is None
+    stage.holds_commits = False
+    stage.commit()
+    stage.step()
+    assert said(x)
+    assert stage.take() is None
+    x.say(Confirm(BOX, (part,)))
+    stage.step(0.1)
+    assert stage.take() is not None
 
 
 def test_what_was_handed_back_unstarted_is_not_kept() -> None:
