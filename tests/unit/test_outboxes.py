@@ -11,7 +11,7 @@ from zerowait.engines.brokerless.outboxes import DRAWN_BYTES, Outboxes
 from zerowait.engines.brokerless.protocol.config import Config, Identity
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.effects import Dispatched, Returned
-from zerowait.message import Change, Kept, Note, Segment
+from zerowait.message import Change, Death, Kept, Mark, Marks, Note, Segment
 
 
 def segment(epoch: int, first: int, count: int, seq: int = 0) -> Segment:
@@ -89,6 +89,31 @@ def test_an_outbox_that_came_back_under_a_new_epoch_is_owned_under_it_before_its
     bench.take()
     assert bench.core.owner.custody[1].epoch == 9
     assert bench.waiting(box) == 2
+
+
+def test_who_is_marked_while_its_outbox_comes_back_waits_once() -> None:
+    """Seeds 61906 and 62570: what the new opening had read was older than a mark that the old one had sent off, and the
+    message waited among the others and alone in its row."""
+    # given a mark on its way to the disk, and an outbox that has come back and been read before it
+    box = Box(1, durable=True)
+    bench = Bench(box)
+    ticket = bench.core.effects.commit(1, [Mark("mail", 5, 2, (Death(7),), (), 3)])
+    ticket.marked.append((5, 2))
+    for each in bench.core.effects.take_tickets():
+        bench.outboxes.commit(each)
+    box.epoch = 9
+    bench.outboxes.offered(1, 9, [segment(5, 1, 3, seq=3)], 0)
+    # when that is offered
+    bench.take()
+    # then it is left out
+    assert [(piece.first, piece.count) for piece in bench.core.owner.pieces(1)] == [(1, 1), (3, 1)]
+    # until it is offered with its mark
+    alone = segment(5, 2, 1, seq=8)
+    alone.marks = Marks((Death(7),))
+    bench.outboxes.offered(1, 9, [alone], 1)
+    bench.take()
+    assert sorted(piece.first for piece in bench.core.owner.pieces(1)) == [1, 2, 3]
+    assert not bench.core.owner.custody[1].marking
 
 
 def test_what_waits_for_a_commit_on_disk_is_over_with_the_turn_that_made_it_durable() -> None:

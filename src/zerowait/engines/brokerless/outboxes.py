@@ -24,7 +24,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Withdrawn,
 )
 from zerowait.engines.brokerless.protocol.frames import Chunk, Outcome
-from zerowait.message import Bury, Change, Kept, Segment
+from zerowait.message import Bury, Change, Kept, Mark, Segment
 
 DRAWN_BYTES = 1 << 20  # half of the read-ahead of a channel is gone: the store thread reads more
 
@@ -87,7 +87,8 @@ class Outboxes:
         self._boxes: dict[int, Box] = {}
         self._offers: deque[tuple[int, int, list[Segment], int]] = deque()
         self._drawn: dict[int, dict[str, int]] = {}  # what dispatch has sent, and the outbox has not been told
-        self._tickets: dict[int, deque[tuple[int, int]]] = {}  # on their way to the disk: running number, ticket
+        # On their way to the disk: running number, ticket, and who is marked by it.
+        self._tickets: dict[int, deque[tuple[int, int, Sequence[Mark]]]] = {}
         self._memory: Box | None = None
         self._questions: Questions | None = None
         self._was_asked = False
@@ -159,6 +160,13 @@ class Outboxes:
         custody = self._core.owner.custody.get(box.id)
         noted = {*box.noted, *(custody.noted if custody is not None else ())}
         self._core.own(box.id, box.epoch, box.name, durable=box.durable, noted=noted, now=self._now())
+        # What has been read may be older than the marks that the opening before has sent off: it would be offered once
+        # as it was, and once alone in its row. All else that is decided of a message its worker tells again.
+        marking = self._core.owner.custody[box.id].marking
+        for _, ticket, marks in self._tickets.get(box.id, ()):
+            for mark in marks:
+                died = [death.instance for death in mark.died]
+                marking.want(mark.epoch, mark.number, died, mark.cleared, ticket)
 
     def is_at_rest(self, box: int) -> bool:
         """Whether nothing of it is in flight or on its way to the file, and nobody is to be asked about what it
@@ -207,7 +215,16 @@ class Outboxes:
                 owner.offer(box, segments)
             tickets = self._tickets.get(box)
             while tickets and tickets[0][0] <= done:
-                self._core.committed(box, tickets.popleft()[1])
+                _, ticket, marks = tickets.popleft()
+                self._core.committed(box, ticket)
+                for mark in marks:
+                    self._is_marked(box, mark, ticket)
+
+    def _is_marked(self, box: int, mark: Mark, ticket: int) -> None:
+        """That is durable, whichever opening has said it."""
+        custody = self._core.owner.custody.get(box)
+        if custody is not None:
+            custody.marking.lasting(mark.epoch, mark.number, ticket)
 
     def _notice_reopening(self, box: int) -> None:
         """An outbox that failed and came back has a new epoch: every worker says anew what it holds of it."""
@@ -240,7 +257,8 @@ class Outboxes:
             self._core.committed(ticket.box, ticket.number)
         else:
             number = self._submit(ticket.box, ticket.changes, drawn)
-            self._tickets.setdefault(ticket.box, deque()).append((number, ticket.number))
+            marks = [change for change in ticket.changes if isinstance(change, Mark)] if ticket.marked else ()
+            self._tickets.setdefault(ticket.box, deque()).append((number, ticket.number, marks))
 
     def make_rows(self) -> bool:
         """Of what was begun in memory, if no change has led to that already. Whether it gave dispatch more."""
