@@ -1,5 +1,5 @@
 """All of them, by name, are in `planting.BUGS`."""
 
-from tests.mutants import bugs, keys, suspects
+from tests.mutants import bugs, keys, requests, suspects, topics
 
-__all__ = ["bugs", "keys", "suspects"]
+__all__ = ["bugs", "keys", "requests", "suspects", "topics"]

@@ -24,6 +24,10 @@ TESTS = (
     "tests/protocol/test_scenarios.py",
     "tests/protocol/test_outputs.py",
     "tests/unit/outbox/test_claims.py",
+    "tests/protocol/test_requests.py",
+    "tests/protocol/test_streams.py",
+    "tests/protocol/test_feeds.py",
+    "tests/unit/test_streams.py",
 )
 
 

@@ -67,6 +67,9 @@ class Cluster:
         instance = self._rng.getrandbits(40) | 1
         node = Node(self.around, len(self.nodes) + 1, instance, name, self.wall, services, serves=serves)
         node.withdrawn = self._withdrawn
+        if self.plan.mixes and len(self.nodes) % 2:
+            node.is_younger = True
+            self.fired.add("versions mixed")
         self.nodes.append(node)
         self.history.tell("born", name, node.key, instance)
         return node

@@ -11,7 +11,25 @@ from itertools import count
 from random import Random
 from typing import Protocol
 
+from zerowait.engines.brokerless.protocol.frames import MAGIC
 from zerowait.testing.timeline import Timeline
+
+ARRAY16 = 0xDC  # how a msgpack array of more than 15 begins
+
+
+def younger(data: bytes) -> bytes:
+    """A frame as a later version might say it: with a field more at its end, and that it understands a version more."""
+    at = 0
+    head = b""
+    if data.startswith(MAGIC):
+        at = len(MAGIC) + 2
+        head = MAGIC + bytes((data[at - 2], data[at - 1] + 1))
+    first = data[at]
+    if first == ARRAY16:
+        fields, at = int.from_bytes(data[at + 1 : at + 3], "big"), at + 3
+    else:
+        fields, at = first & 15, at + 1
+    return b"%b%c%b%b%b" % (head, ARRAY16, (fields + 1).to_bytes(2, "big"), data[at:], b"\xa1?")
 
 
 class Station(Protocol):

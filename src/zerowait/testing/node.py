@@ -34,11 +34,13 @@ from zerowait.testing.asker import Asker
 from zerowait.testing.crew import Crew
 from zerowait.testing.history import Life
 from zerowait.testing.holdings import Holdings
+from zerowait.testing.network import ARRAY16, younger
 from zerowait.testing.surroundings import Surroundings
 from zerowait.testing.timeline import WallClock
 from zerowait.testing.topics import Topics
 
 _DROP, _SUBSCRIBE, _SUBSCRIBED = 4, 15, 22  # tags of frames
+_BEATS = (10, 11)  # likewise, of PING and PONG, after which nothing is where it was not before
 OWNER_END, WORKER_END = -1, -2  # the two ends of the link of a process to itself
 
 
@@ -61,8 +63,11 @@ class Node:
         self.alive = True
         self.paused = False
         self.leaving = False
+        self.is_younger = False  # of a later version
         self._later: deque[Callable[[], None]] = deque()  # what came while it was paused
         self._touched = False
+        self._answers = False
+        self._stirred = False  # something was heard, or is to be done, since the invariants were looked at last
         self._wake_at: float | None = None
         timeline = around.timeline
         self._offset_us = wall.offset_us()
@@ -118,6 +123,23 @@ class Node:
 
     def touch(self) -> None:
         """Something happened here: it turns at this very time, once."""
+        self._stirred = True
+        self._turn_soon()
+
+    def _answer_soon(self) -> None:
+        """A PING or PONG has come: what follows leaves; timers have their own time. Most turns would be these."""
+        if not self._answers and not self._touched:
+            self._answers = True
+            self.around.timeline.call(self.around.timeline.now, self._answer)
+
+    def _answer(self) -> None:
+        self._answers = False
+        if self.alive and not self.paused and not self._touched:
+            self._perform(self.around.timeline.now)
+            if self._stirred:
+                self._turn_soon()
+
+    def _turn_soon(self) -> None:
         if not self._touched:
             self._touched = True
             self.around.timeline.call(self.around.timeline.now, self._turn)
@@ -133,10 +155,14 @@ class Node:
 
     def hears(self, conn: int, data: bytes) -> None:
         def hear() -> None:
-            if data[1] in (_DROP, _SUBSCRIBED) and data[0] != MAGIC[0] and conn in self.core.links:
+            tag = data[3] if data[0] == ARRAY16 else data[1] if data[0] != MAGIC[0] else 0
+            if tag in (_DROP, _SUBSCRIBED) and conn in self.core.links:
                 self._notes(conn, data)
             self.core.receive(conn, data, self.around.timeline.now)
-            self.touch()
+            if tag in _BEATS:
+                self._answer_soon()
+            else:
+                self.touch()
 
         self.when_awake(hear)
 
@@ -168,7 +194,9 @@ class Node:
         self.core.wake(now)
         self.core.flush(now)
         self._perform(now)
-        self.around.turned(self)
+        if self._stirred:
+            self._stirred = False
+            self.around.turned(self)
         at = self.core.next_wake()
         if at is not None and self.alive:
             self._wake(max(at, now + 1e-6))
@@ -194,8 +222,10 @@ class Node:
         core = self.core
         while core.effects:
             for effect in core.effects.take():
+                self._stirred = self._stirred or not isinstance(effect, Send) or effect.data[1] not in _BEATS
                 self._do(effect, now)
             for ticket in core.effects.take_tickets():
+                self._stirred = True
                 self._remember(ticket)
                 self.holdings.outboxes.commit(ticket)
             core.flush(now)
@@ -218,7 +248,7 @@ class Node:
                 if effect.conn < 0:
                     self._loops(WORKER_END if effect.conn == OWNER_END else OWNER_END, effect.data)
                 else:
-                    around.network.send(self, effect.conn, effect.data)
+                    around.network.send(self, effect.conn, younger(effect.data) if self.is_younger else effect.data)
             case Close():
                 around.network.close(self, effect.conn)
             case Ready():

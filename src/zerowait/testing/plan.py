@@ -37,11 +37,12 @@ FAULTS: Final = (
     "handler kills both ends",  # its process, and the one that owns the message
     "worker leaves",
     "worker joins",
+    "versions mixed",  # some say what a later version might
 )
 KILLS: Final = {"handler kills", "handler kills both ends"}
 OF_HANDLERS: Final = {"slow handler", "handler fails", "handler rejects"} | KILLS
-SHARE: Final = 0.38
-SHARE_OF_DISKS: Final = 0.5  # there is none in every world
+SHARE: Final = 0.4
+SHARE_OF_SOME: Final = 0.6  # of what cannot happen in every world
 REFORMS: Final = 20  # runs of a killer after which it does well: who leaves no trace would kill for ever
 LONGEST_S: Final = 4.5  # from there on nothing goes wrong any more
 OF_DISKS: Final = {"disk full", "write error", "sync error", "killed in a commit", "adoption"}
@@ -78,6 +79,7 @@ class Plan(Struct, frozen=True):
     events: tuple[Event, ...]
     tempers: dict[int, str]  # token → which kind of handler it meets; the others do well
     manners: dict[int, str]  # likewise, of requests
+    mixes: bool  # whether some processes are of a later version
     healed_s: float  # seconds from the beginning after which nothing goes wrong any more
     sends: tuple[int, ...]  # how many messages a handler sends on, by token modulo its length; empty: one stage only
     keeps: frozenset[str]  # channels whose outcomes lie on their worker's disk
@@ -137,9 +139,13 @@ def plan(seed: int) -> Plan:
     tempers: dict[int, str] = {}
     manners: dict[int, str] = {}
     events: list[Event] = []
+    chosen: set[str] = set()
     for kind in FAULTS:
-        share = SHARE_OF_DISKS if kind in OF_DISKS else SHARE
+        share = SHARE_OF_SOME if kind in OF_DISKS or kind in OF_HANDLERS - KILLS else SHARE
         if rng.random() >= share:
+            continue
+        chosen.add(kind)
+        if kind == "versions mixed":
             continue
         if kind in OF_HANDLERS:
             for those, kinds in ((tokens, tempers), (questions, manners)):
@@ -177,6 +183,7 @@ def plan(seed: int) -> Plan:
         events=tuple(sorted(events, key=lambda event: event.at)),
         tempers=tempers,
         manners=manners,
+        mixes="versions mixed" in chosen,
         healed_s=min(LONGEST_S, max([size.busy_s, *(event.at + event.lasts for event in events)])),
         sends=sends if pushing else (),
         keeps=keeps if pushing else frozenset(),

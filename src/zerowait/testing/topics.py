@@ -132,10 +132,12 @@ class Topics:
     def lacks(self, publishers: list[Node]) -> bool:
         """Whether something is to come yet: an answer of one of these, or of what lies here."""
         return any(
-            reading.inbox
-            or any(
-                (feed := reading.subscription.feeds.get(each.instance)) is None or feed.joined is None
-                for each in publishers
-            )
-            for reading in self._readings.values()
+            reading.inbox or not all(self._is_answered(id, each) for each in publishers)
+            for id, reading in self._readings.items()
         )
+
+    def _is_answered(self, id: int, publisher: Node) -> bool:
+        """In the session of now."""
+        peer = self._node.core.peers.get(publisher.instance)
+        taps = self._node.core.subscriber._taps.get(peer.link.conn, {}) if peer is not None and peer.link else {}
+        return id in taps and taps[id].is_answered
