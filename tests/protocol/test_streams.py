@@ -115,6 +115,14 @@ def test_who_leaves_a_stream_says_that_nothing_of_it_need_be_kept() -> None:
     assert at.x.last(Credit).serial > 3
 
 
+def test_who_cancels_a_stream_whose_end_has_come_says_that_nothing_of_it_need_be_kept() -> None:
+    at = Asker(IN_FLIGHT, kind="stream")
+    at.x.say(Outcome(BOX, Verdict.HANDLED, (at.part(),), ((EPOCH, 1, 3, b""),)))
+    at.stage.core.owner.asks.cancel(BOX, EPOCH, 1)
+    at.stage.step()
+    assert at.x.last(Credit).serial > 3
+
+
 def test_who_reads_a_stream_says_so_before_he_answers_what_its_worker_holds() -> None:
     at = Asker(IN_FLIGHT, kind="stream")
     at.x.lose()

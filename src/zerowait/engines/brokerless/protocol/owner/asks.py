@@ -152,7 +152,10 @@ class Asks:
         """Nobody waits for these any more."""
         custody = self._custody.get(box)
         if custody is not None:
-            self._boxes[box].reads_no_more(first, count)
+            flows = self._boxes[box].flows
+            for number in range(first, first + count) if flows else ():
+                if (flow := flows.get(number)) is not None:  # it may have ended, and nothing is in flight of it
+                    self.feed(box, number, flow.limit, over=True)
             if not self._dispatch.remove(box, epoch, first, count):
                 self._abandon(custody, epoch, first, count)
 
