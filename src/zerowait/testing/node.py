@@ -197,6 +197,8 @@ class Node:
         if self._stirred:
             self._stirred = False
             self.around.turned(self)
+        if self.asker is not None and self.asker.requests.next_due() == 0.0:
+            self.touch()
         at = self.core.next_wake()
         if at is not None and self.alive:
             self._wake(max(at, now + 1e-6))
