@@ -17,11 +17,11 @@ time is the ordinary work's whatever happens, and however long runs last, some d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 
 from zerowait.engines.brokerless.protocol.config import Config
-from zerowait.engines.brokerless.protocol.frames import ALONE, ASIDE, Credit, Want
+from zerowait.engines.brokerless.protocol.frames import ALONE, ASIDE, Credit, Part, Want
 from zerowait.engines.brokerless.protocol.worker.desk import Desk
 from zerowait.engines.brokerless.protocol.worker.share import Share
 
@@ -117,6 +117,13 @@ class Lanes:
         if share is not None:
             share.survived += 1
             self.left(conn, channel, lane)
+
+    def confirmed(self, box: int, parts: Sequence[Part]) -> None:
+        """Their owner has how these have ended; what they have sent may still be on its way."""
+        if self.phase is Phase.TELLING and self._alone is not None and self._alone[0] == box:
+            _, epoch, number = self._alone
+            if any(part.epoch == epoch and part.first <= number < part.first + part.count for part in parts):
+                self._alone = None
 
     def left(self, conn: int, channel: str, lane: int) -> None:
         """It has ended, or left without having begun."""

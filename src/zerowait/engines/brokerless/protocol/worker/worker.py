@@ -229,6 +229,7 @@ class Worker:
                         for part in frame.parts:
                             self.claims.confirm(frame.box, part, chosen=frame.chosen)
                     self.memory.confirm(frame.box, frame.parts)
+                    self.lanes.confirmed(frame.box, frame.parts)
                     self._handed_back.difference_update((frame.box, part) for part in frame.parts)
             case Drop():
                 if self.owners.link(frame.box) is link:
