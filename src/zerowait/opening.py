@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zerowait.callbacks import Callbacks, begin, running_loop
-from zerowait.contract import packed
+from zerowait.contract import packed, type_name
 from zerowait.engines.brokerless.clock import clock
 from zerowait.engines.brokerless.node import Node
 from zerowait.engines.brokerless.plainly.ports import PlainPorts
@@ -67,6 +67,7 @@ class Opened(Ground):
     ) -> None:
         super().__init__(name, settings)
         self._lanes = lanes
+        self._types: dict[str, tuple[bytes, Any]] = {}  # of each channel, as it was declared first
         self._asks = asks
         self._closing: Promise[int] | None = None
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
@@ -131,9 +132,24 @@ class Opened(Ground):
         self.telling.lonely(channel, waiting, served, troubles)
 
     def declare(self, channel: str, codec: Codec[Any]) -> None:
-        description = packed(codec.describe())
+        description = self._one_type(channel, codec)
         self.estate.declare(channel, description)
         self.node.declare(channel, description)
+
+    def _one_type(self, channel: str, codec: Codec[Any]) -> bytes:
+        """What this process sends there, which is one type: workers are compared with all that an outbox holds of a
+        channel, so that a single push of another type would keep what is right from going anywhere."""
+        description = packed(codec.describe())
+        if codec.type in (Any, object):
+            return description
+        known, first = self._types.setdefault(channel, (description, codec.type))
+        if known != description:
+            here, there = type_name(codec.type), type_name(first)
+            raise UsageError(
+                f"{channel} carries {there} in this process, and {here} is sent to it here. "
+                "Nothing was taken. Declare the channel once, in a module that both ends import."
+            )
+        return known
 
     def _group_lane(self, channel: str, codec: Codec[Any]) -> Lane:
         lane = Lane(self.estate.intake(True), channel)
@@ -142,8 +158,9 @@ class Opened(Ground):
         return lane
 
     def use(self, channel: str, kind: str, idempotent: bool, codec: Codec[Any]) -> None:
+        description = self._one_type(channel, codec)
         self.node.use(channel, kind, idempotent=idempotent)
-        self.node.declare(channel, packed(codec.describe()))
+        self.node.declare(channel, description)
         self.node.want(channel)
 
     def asked(self) -> Requests:

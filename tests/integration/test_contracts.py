@@ -11,8 +11,8 @@ import pytest
 from tests.integration.services import WORK, Work
 from tests.programs import ZEROWAIT, Start, finished
 from tests.waiting import wait_until
-from zerowait import App, Client, PushChannel
-from zerowait.errors import ContractMismatch
+from zerowait import App, Client, PushChannel, RequestChannel, Settings
+from zerowait.errors import ContractMismatch, UsageError
 from zerowait.notices import Mismatched
 from zerowait.snapshot import ChannelStatus
 
@@ -104,3 +104,23 @@ def test_what_a_script_has_left_waits_for_its_type_wherever_it_is_taken_over(sta
     newer.until(lambda newer: witness.read_text().count("end") == 3, within=20)
     assert "renamed" not in witness.read_text()
     assert "dead" not in newer.err
+
+
+def test_a_push_of_another_type_to_the_same_channel_is_refused_and_keeps_nothing_from_going(settings: Settings) -> None:
+    got: list[int] = []
+    app = App("worker", settings=settings)
+
+    @app.pull(PushChannel[int]("one.type"))
+    async def take(n: int) -> None:
+        got.append(n)
+
+    with app, Client("sender", settings=settings) as zw:
+        zw.push(PushChannel[int]("one.type"), 7).handled.result(20)
+        with pytest.raises(UsageError, match=r"one\.type carries int in this process, and str is sent to it here"):
+            zw.push(PushChannel[str]("one.type"), "oops")
+        zw.push(PushChannel[int]("one.type"), 8).handled.result(20)
+        ask = RequestChannel[int, int]("one.question")
+        zw.workers(ask)
+        with pytest.raises(UsageError, match=r"one\.question carries int in this process, and str is sent"):
+            zw.request(RequestChannel[str, int]("one.question"), "oops")
+    assert got == [7, 8]
