@@ -121,6 +121,7 @@ def status_of(opened: Observed) -> Status:
                 concurrency=service.concurrency,
                 running=core.worker.desk.running(service.channel) if core is not None else 0,
                 queued=core.worker.desk.queued(service.channel) if core is not None else 0,
+                ended=core.worker.desk.ended(service.channel) if core is not None else 0,
                 refused=refused.get(service.channel, 0),
             )
             for service in serves

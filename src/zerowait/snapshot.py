@@ -123,6 +123,7 @@ class ServedStatus(Struct, frozen=True, kw_only=True):
     concurrency: int
     running: int = 0
     queued: int = 0
+    ended: int = 0  # runs since this process was started, however they ended
     refused: int = 0  # frames of bare ZeroMQ senders that could not be read as a message of it
 
 

@@ -104,6 +104,8 @@ def test_what_is_pushed_is_handled(printer: Program, zerowait: Zerowait) -> None
     ran = zerowait("push", "numbers", "42", "--wait")
     assert ran.returncode == 0, ran.stderr
     assert "1 handled" in ran.stderr
+    (status,) = json.loads(zerowait("status", "--json").stdout)["processes"]
+    assert [(served["channel"], served["ended"]) for served in status["serves"]] == [("numbers", 1)]
     assert shown(printer) == [42]
 
 

@@ -33,6 +33,7 @@ NUMBERS = (
     "in flight",
     "running",
     "queued",
+    "ended",
     "refused",
     "asked",
     "answered",
@@ -139,13 +140,13 @@ def _process_table(found: Found) -> tuple[list[str], list[list[str]]]:
 
 
 def _served_table(found: Found) -> tuple[list[str], list[list[str]]]:
-    headings = ["serves", "by", "pid", "at a time", "running", "queued"]
+    headings = ["serves", "by", "pid", "at a time", "running", "queued", "ended"]
     any_refused = any(served.refused for each in found.statuses for served in each.serves)
     rows: list[list[str]] = []
     for each in found.statuses:
         for served in each.serves:
             row = [served.channel, each.name, str(each.pid), str(served.concurrency)]
-            row += [f"{served.running:,}", f"{served.queued:,}"]
+            row += [f"{served.running:,}", f"{served.queued:,}", f"{served.ended:,}"]
             rows.append([*row, f"{served.refused:,}"] if any_refused else row)
     return [*headings, "refused"] if any_refused else headings, rows
 

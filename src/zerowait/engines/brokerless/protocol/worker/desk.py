@@ -22,7 +22,7 @@ REMEMBERED = 10_000  # outboxes of which it is known when they had a turn
 
 
 class _Channel:
-    __slots__ = ("lines", "queued", "running", "served", "started_at", "turn", "turns")
+    __slots__ = ("ended", "lines", "queued", "running", "served", "started_at", "turn", "turns")
 
     def __init__(self) -> None:
         self.turns: OrderedDict[int, deque[Parcel]] = OrderedDict()  # outbox → its parcels; the first has its turn
@@ -31,6 +31,7 @@ class _Channel:
         self.turn = 0
         self.queued = 0
         self.running = 0
+        self.ended = 0  # runs, in this life
         self.started_at = 0.0
 
     def put(self, parcel: Parcel) -> None:
@@ -165,6 +166,11 @@ class Desk:
         state = self._channels.get(channel)
         return state.running if state is not None else 0
 
+    def ended(self, channel: str) -> int:
+        """How many runs have ended in this life, however they did."""
+        state = self._channels.get(channel)
+        return state.ended if state is not None else 0
+
     def started_at(self, channel: str) -> float:
         """When a message of this channel was started last."""
         state = self._channels.get(channel)
@@ -220,7 +226,9 @@ class Desk:
         epoch, first, count = delivery.epoch, parcel.first + start, stop - start
         part = Part(epoch, first, count, parcel.fence, parcel.n)
         with self._lock:
-            self._channels[delivery.channel].running -= count
+            state = self._channels[delivery.channel]
+            state.running -= count
+            state.ended += count
             running = self._running[parcel.box]
             name = (epoch, parcel.fence, parcel.n)
             running[name].remove(first, count)
