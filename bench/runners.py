@@ -22,7 +22,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from zerowait.codec import Codec
 from zerowait.engines.engine import Job
+from zerowait.handlers.registry import HandlerSpec
 from zerowait.handlers.stage import Stage
 from zerowait.message import BODY_HEADER, BODY_START, Delivery, Outcome
 
@@ -36,38 +38,25 @@ class Mail(Struct):
     score: float
 
 
-class Codec:
-    def __init__(self) -> None:
-        self._list = msgspec.msgpack.Decoder(list[Mail])
-
-    def decode_list(self, body: Any) -> list[Mail]:
-        return self._list.decode(body)
-
-    def fingerprint(self) -> bytes:
-        return b""
-
-
-class Decoded(Codec):
+def decoded() -> Codec[Mail]:
     """Costs nothing: the values were decoded before. Every job begins with the same ones."""
+    codec: Codec[Mail] = Codec(Mail)
+    codec.decode_list = lambda body: VALUES[: BODY_HEADER.unpack_from(body)[1]]
+    return codec
 
-    def decode_list(self, body: Any) -> list[Mail]:
-        _, count = BODY_HEADER.unpack_from(body)
-        return VALUES[:count]
 
-
-class Spec(Struct):
-    fn: Callable[..., Any]
-    is_async: bool
-    concurrency: int
-    codec: Codec
-    channel: str = "bench"
-    kind: str = "push"
-    is_generator: bool = False
-    wants_ctx: bool = False
-    timeout: float | None = None
-    retry: Any = None
-    to: tuple[Any, ...] = ()
-    feed: Any = None
+def spec_of(fn: Callable[..., Any], codec: Codec[Mail], *, is_async: bool) -> HandlerSpec:
+    spec = HandlerSpec(
+        kind="push",
+        channel="bench",
+        fn=fn,
+        is_async=is_async,
+        is_generator=False,
+        wants_ctx=False,
+        concurrency=32 if is_async else 6,
+    )
+    spec.__dict__["codec"] = codec  # in place of the one that it would make for itself
+    return spec
 
 
 class Desk:
@@ -142,7 +131,7 @@ def deliveries(messages: int) -> list[Delivery]:
     ]
 
 
-VALUES = Codec().decode_list(deliveries(SIZE)[0].body)
+VALUES: list[Mail] = Codec(Mail).decode_list(deliveries(SIZE)[0].body)
 
 
 async def handle(mail: Mail) -> None:
@@ -158,11 +147,11 @@ async def wait_briefly(mail: Mail) -> None:
 
 
 async def stage_run(
-    fn: Callable[..., Any], given: Sequence[Delivery], codec: Codec, *, is_async: bool
+    fn: Callable[..., Any], given: Sequence[Delivery], codec: Codec[Mail], *, is_async: bool
 ) -> tuple[float, Desk]:
     loop, done = asyncio.get_running_loop(), asyncio.Event()
     desk = Desk(given, lambda: loop.call_soon_threadsafe(done.set))
-    spec: Any = Spec(fn, is_async, 32 if is_async else 6, codec=codec)
+    spec = spec_of(fn, codec, is_async=is_async)
     stage = Stage([spec], worker="bench", clock=time.monotonic, make_context=lambda visit: visit)
     began = time.perf_counter()
     await stage.open(desk, NoOutputs())
@@ -206,10 +195,10 @@ async def measure(messages: int, rounds: int) -> list[dict[str, object]]:
                 bare.append(await bare_async(fn, n // SIZE))
             else:
                 bare.append(bare_plain(fn, n // SIZE))
-            took, desk = await stage_run(fn, deliveries(n), Decoded(), is_async=is_async)
+            took, desk = await stage_run(fn, deliveries(n), decoded(), is_async=is_async)
             ready.append(took)
             sizes.append(n / desk.jobs)
-            took, _ = await stage_run(fn, deliveries(n), Codec(), is_async=is_async)
+            took, _ = await stage_run(fn, deliveries(n), Codec(Mail), is_async=is_async)
             with_decoding.append(took)
         lines.append(
             {
@@ -258,7 +247,7 @@ async def lone(is_async: bool, messages: int = 1_000) -> dict[str, object]:
     async def arrive_in_loop(mail: Mail) -> None:
         arrive(mail)
 
-    spec: Any = Spec(arrive_in_loop if is_async else arrive, is_async, 32 if is_async else 6, codec=Decoded())
+    spec = spec_of(arrive_in_loop if is_async else arrive, decoded(), is_async=is_async)
     stage = Stage([spec], worker="bench", clock=time.monotonic, make_context=lambda visit: visit)
     await stage.open(desk, NoOutputs())
     one = deliveries(SIZE)[0]
