@@ -131,7 +131,8 @@ def deliveries(messages: int) -> list[Delivery]:
     ]
 
 
-VALUES: list[Mail] = Codec(Mail).decode_list(deliveries(SIZE)[0].body)
+MAILS: Codec[Mail] = Codec(Mail)
+VALUES: list[Mail] = MAILS.decode_list(deliveries(SIZE)[0].body)
 
 
 async def handle(mail: Mail) -> None:
