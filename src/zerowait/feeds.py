@@ -83,7 +83,7 @@ class Feeds:
 
     def topical(self, wake: Callable[[], None]) -> Topical:
         """The part on the network thread."""
-        self._topical = Topical(self.press, self.groups, self.entrance.reliable, wake)
+        self._topical = Topical(self.press, self.groups, wake)
         return self._topical
 
     # -- publishing ----------------------------------------------------------------------------------------------------

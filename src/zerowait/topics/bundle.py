@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from threading import Lock
 from time import sleep
 from typing import Any, Final
@@ -18,6 +18,7 @@ from zerowait.callbacks import Callbacks
 from zerowait.errors import Closed, QueueFull, ZerowaitError
 from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
 from zerowait.publications import Published
+from zerowait.topics.allowance import Allowance, Allowances
 
 PRESSED: Final = 8  # bundles that wait: from here on who publishes naps, so that the thread that sends keeps up
 NAP_S: Final = 0.001
@@ -32,8 +33,8 @@ class TopicLane:
     durable groups that get it too. encode: a value to what is published, given where that is for a bare socket."""
 
     __slots__ = (
-        "accepted", "allowed", "codec", "encode", "encode_into", "exact", "flags", "groups", "is_plain", "name",
-        "press", "published", "reliable", "rooms", "slot",
+        "accepted", "allowances", "codec", "encode", "encode_into", "exact", "flags", "groups", "is_plain", "name",
+        "press", "published", "reliable", "slot", "version",
     )  # fmt: skip
 
     def __init__(
@@ -58,12 +59,12 @@ class TopicLane:
         self.flags = RETAIN * retain | RELIABLE * reliable
         self.reliable = reliable
         self.groups: tuple[Any, ...] = ()
-        # Of a reliable one: how many were accepted, how many may be before somebody's queue is full, and how many of
-        # them have been published; who waits for room.
+        # Of a reliable one: how many were accepted, how many of them have been published, and whose queues they fill,
+        # as of which version of the patterns that are subscribed to.
         self.accepted = 0
-        self.allowed: float = float(SEGMENT_MESSAGES // 2)
         self.published = 0
-        self.rooms: Any = None
+        self.allowances: tuple[Allowance, ...] = ()
+        self.version = -1
 
 
 class Bundle:
@@ -174,6 +175,7 @@ class Press:
         self._lock = Lock()
         self._watch = Lock()
         self._rooms: list[Any] = []
+        self._allowances = Allowances()
 
     # Any thread
 
@@ -184,7 +186,8 @@ class Press:
         raised."""
         self._check(lane, force=force)
         with self._lock:
-            self._take_allowance(lane, force=force)
+            if lane.reliable and not self._allowances.take(lane, force=force):
+                raise self._full(lane, self._allowances.most(lane))
             bundle = self._grab(len(payload))
             is_new = bundle is None
             if bundle is None:
@@ -208,17 +211,11 @@ class Press:
     def _full(self, lane: TopicLane, most: int) -> QueueFull:
         room = self._room()
         if lane.reliable:
-            lane.rooms = [*(lane.rooms or ()), room]
+            self._allowances.wait(lane, room)
         else:
             self._rooms.append(room)
         self._wake()
         return QueueFull(limit_bytes=0, limit_messages=most, room=room, channel=lane.name, durable=False)
-
-    def _take_allowance(self, lane: TopicLane, *, force: bool) -> None:
-        if lane.reliable:
-            if lane.accepted >= lane.allowed and not force:
-                raise self._full(lane, max(0, int(lane.allowed) - lane.published))
-            lane.accepted += 1
 
     def _grab(self, nbytes: int) -> Bundle | None:
         """The newest, if nobody has it in hand and it has room for so many bytes."""
@@ -270,15 +267,16 @@ class Press:
             room.set(None)
         return taken
 
-    def allow(self, lane: TopicLane, room: int | None) -> None:
-        """So many more of a reliable topic may be accepted than have been published; None: any number."""
+    def allow(self, version: int, patterns: Callable[[], Collection[str]], room: Callable[[str], int | None]) -> None:
+        """How much more of reliable topics may be accepted than has been published. patterns: that are subscribed to,
+        of which there is a new version whenever one comes or goes; room: of the fullest queue of one, None: there is
+        none."""
+        if not self._allowances:
+            return
         with self._lock:
-            lane.allowed = float("inf") if room is None else lane.published + max(0, room)
-            is_roomy = lane.accepted < lane.allowed
-            rooms = lane.rooms if is_roomy else None
-            if is_roomy:
-                lane.rooms = None
-        for each in rooms or ():
+            rooms = {pattern: room(pattern) for pattern in self._allowances.used()}
+            told = self._allowances.renew(version, patterns, rooms)
+        for each in told:
             each.set(None)
 
     def fail(self, error: ZerowaitError) -> None:
@@ -290,6 +288,6 @@ class Press:
     def close(self, name: str) -> None:
         self.is_over = name
         with self._lock:
-            rooms, self._rooms = self._rooms, []
+            rooms, self._rooms = [*self._rooms, *self._allowances.all_rooms()], []
         for room in rooms:
             room.set(None)

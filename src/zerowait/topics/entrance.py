@@ -76,12 +76,7 @@ class TopicEntrance:
         self._plain = plain
         self._lanes: dict[tuple[Any, bool | None], TopicLane] = {}
         self._named: set[str] = set()
-        self._reliable: list[TopicLane] = []
         groups.changed = self._look_at_groups
-
-    def reliable(self) -> list[TopicLane]:
-        """Those whose publisher waits for its subscribers."""
-        return self._reliable
 
     def publish(self, to: Any, value: Any, options: Mapping[str, Any]) -> Pending[int]:
         return self.release(self.prepare(to, value, options))
@@ -149,8 +144,7 @@ class TopicEntrance:
         if len(self._lanes) >= REMEMBERED:
             for old in list(self._lanes)[: REMEMBERED // 2]:
                 self._short.pop(old[0], None)
-                if not self._lanes[old].reliable:  # they count
-                    del self._lanes[old]
+                del self._lanes[old]
         plain = plain_of(self._settings, name, topic)
         if plain is not None and self._plain is not None:
             press = self._plain(name, check_plain(plain, "topic", declared or name))
@@ -171,8 +165,6 @@ class TopicEntrance:
             reliable=topic is not None and topic.reliable,
         )
         lane.groups = self._groups.of(name, codec)
-        if lane.reliable:
-            self._reliable.append(lane)
         is_short = self._headers is None and self._settings.check == "type" and lane.exact is not None
         if is_short and retain is None and not lane.groups:
             self._short[to] = lane

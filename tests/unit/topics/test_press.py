@@ -170,23 +170,88 @@ def test_a_network_thread_that_stands_still_is_no_reason_to_run_out_of_memory() 
     wait_until(lambda: full.value.room.done(), within=5)
 
 
+def allow(table: Table, version: int = 1, **rooms: int | None) -> None:
+    """As the network thread does after each turn: how much room the fullest queue of each pattern has."""
+    said = {pattern.replace("_", "."): room for pattern, room in rooms.items()}
+    # What a pattern's room is becomes known once a lane has been matched with it.
+    for _ in range(2):
+        table.press.allow(version, lambda: list(said), said.__getitem__)
+
+
+def take(table: Table, *lanes: TopicLane) -> int:
+    taken = table.take()
+    for lane in lanes:
+        lane.published += sum(topic == lane.name for topic, _ in taken)
+    return len(taken)
+
+
+def fill(lane: TopicLane, most: int = 1_000) -> int:
+    """How many are accepted until one is refused."""
+    for number in range(most):
+        try:
+            publish(lane, number)
+        except QueueFull:
+            return number
+    return most
+
+
 def test_a_reliable_topic_is_refused_beyond_what_queues_hold() -> None:
     table = Table()
     lane = table.lane("a", reliable=True)
-    table.press.allow(lane, 2)
+    publish(lane, 0)
+    allow(table, a=3)
     for number in (1, 2):
         publish(lane, number)
     with pytest.raises(QueueFull) as full:
         publish(lane, 3)
 
     assert not full.value.room.done()
-    table.take()
-    lane.published += 2
-    table.press.allow(lane, 1)
+    assert take(table, lane) == 3
+    allow(table, a=1)
     assert full.value.room.done()
     publish(lane, 3)
-    table.press.allow(lane, None)
+    allow(table, a=None)
     publish(lane, 4)
+
+
+def test_reliable_topics_that_one_subscriber_gets_share_the_room_of_its_queue() -> None:
+    table = Table()
+    lanes = [table.lane(f"r.{at}", reliable=True) for at in range(10)]
+    other = table.lane("other", reliable=True)
+    publish(lanes[0], 0)
+    publish(other, 0)
+    for _ in range(2):
+        table.press.allow(1, lambda: ["r.*", "other"], {"r.*": 100, "other": 5}.__getitem__)
+
+    assert sum(fill(lane) for lane in lanes) == 99
+    assert fill(other) == 4, "who is slow on one topic holds up no other"
+    assert take(table, *lanes, other) == 105
+    for _ in range(2):
+        table.press.allow(1, lambda: ["r.*", "other"], {"r.*": 7, "other": 5}.__getitem__)
+    assert [fill(lane) for lane in lanes] == [7, *[0] * 9]
+
+
+def test_a_topic_of_which_nothing_was_published_yet_takes_no_room_that_is_not_there() -> None:
+    table = Table()
+    first = table.lane("r.0", reliable=True)
+    publish(first, 0)
+    table.press.allow(1, lambda: ["r.*"], lambda _: 2)
+    table.press.allow(1, lambda: ["r.*"], lambda _: 2)
+    publish(first, 1)
+
+    assert [fill(table.lane(f"r.{at}", reliable=True)) for at in range(1, 50)] == [0] * 49
+
+
+def test_who_waits_for_room_is_told_when_the_client_is_closed() -> None:
+    table = Table()
+    lane = table.lane("a", reliable=True)
+    publish(lane, 0)
+    allow(table, a=1)
+    with pytest.raises(QueueFull) as full:
+        publish(lane, 1)
+    table.press.close("client")
+
+    assert full.value.room.done()
 
 
 def test_after_the_end_nothing_is_taken_and_who_waits_is_told() -> None:

@@ -12,7 +12,7 @@ from zerowait.engines.brokerless.protocol.publisher.history import Block
 from zerowait.engines.brokerless.protocol.subscriber.subscriber import Wanted
 from zerowait.names import nearest
 from zerowait.patterns import overlap, parted
-from zerowait.topics.bundle import RELIABLE, RETAIN, Press, TopicLane
+from zerowait.topics.bundle import RELIABLE, RETAIN, Press
 from zerowait.topics.groups import Groups
 
 log = logging.getLogger("zerowait.node")
@@ -23,16 +23,13 @@ LONELY_S = 10.0
 class Topical:
     """On the network thread, but for `renew`.
 
-    press: where what is published gathers. groups: the durable ones. reliable: the lanes whose publisher waits for its
-    subscribers. wake: tells the network thread that there is something.
+    press: where what is published gathers. groups: the durable ones. wake: tells the network thread that there is
+    something.
     """
 
-    def __init__(
-        self, press: Press, groups: Groups, reliable: Callable[[], list[TopicLane]], wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, press: Press, groups: Groups, wake: Callable[[], None]) -> None:
         self._press = press
         self._groups = groups
-        self._reliable = reliable
         self._wake = wake
         self._renew = False
         self._lonely: dict[str, float] = {}  # subscriptions that nobody publishes for, and since when
@@ -77,8 +74,8 @@ class Topical:
 
     def allow(self) -> None:
         """After what could go has gone: how much more of reliable topics may be published."""
-        for lane in self._reliable():
-            self._press.allow(lane, self._core.publisher.room(lane.name))
+        publisher = self._core.publisher
+        self._press.allow(publisher.version, publisher.patterns, publisher.room)
 
     def look(self, now: float, published: Iterable[str]) -> None:
         """A subscription that nobody publishes for says so after a while, if it may be a mistake: another name is

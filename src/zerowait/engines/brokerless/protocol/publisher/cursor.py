@@ -30,6 +30,7 @@ class Stream:
         self.idle_since: float | None = None
         self.is_reliable = False  # some of what it matches is
         self.dropped = 0  # not sent to those who stand for themselves, each for each
+        self._has_gaps = False  # some counts between the parts have none any more
         self._settled = 0  # how many of the parts have been looked at by `keep`
 
     def append(self, block: Block, ranges: Ranges, count: int) -> None:
@@ -44,6 +45,17 @@ class Stream:
         """The count before the first event that is still here."""
         return self.parts[0].c - 1 if self.parts else self.count
 
+    def gone(self, c: int) -> int:
+        """How many events directly after that count are no more here."""
+        if (oldest := self.oldest()) > c:
+            return oldest - c
+        if not self._has_gaps or c >= self.count:
+            return 0
+        at = bisect_right(self.parts, c + 1, key=_c)
+        if self.parts[at - 1].last > c:
+            return 0
+        return (self.parts[at].c - 1 if at < len(self.parts) else self.count) - c
+
     def after(self, c: int) -> tuple[Part, int]:
         """The part in which the event after that count is, and how many of the part's come before it."""
         part = self.parts[-1]
@@ -51,21 +63,68 @@ class Stream:
             part = self.parts[bisect_right(self.parts, c + 1, key=_c) - 1]
         return part, c + 1 - part.c
 
+    def room(self, most_bytes: int) -> int | None:
+        """How many events the fullest queue takes; None: there is none. Half of the bytes may wait: the rest is for
+        what is accepted meanwhile."""
+        room = min((cursor.queue - cursor.lag() for cursor in self.cursors if cursor.dirty is None), default=None)
+        if room is not None and self.nbytes > most_bytes // 2:
+            low = self._sent()
+            if sum(part.nbytes for part in self.parts if part.last > low) > most_bytes // 2:
+                return 0
+        return room
+
+    def droppable(self, c: int, most: int) -> int:
+        """How many of so many events after that count may be passed over: up to the first reliable one."""
+        if not self.is_reliable or not self.parts:
+            return most
+        at = max(0, bisect_right(self.parts, c + 1, key=_c) - 1)
+        while at < len(self.parts) and self.parts[at].c <= c + most:
+            for part in self.parts[at].reliable():
+                if part.last > c:
+                    return min(most, max(0, part.c - 1 - c))
+            at += 1
+        return most
+
+    def _sent(self) -> int:
+        """Up to which count all have been sent what there is."""
+        return min((cursor.c for cursor in self.cursors if cursor.dirty is None), default=self.count)
+
     def keep(self, most_bytes: int) -> None:
         """Forgets what all have, and the oldest of what is more than so many bytes."""
         if not self.parts:
             return
         low = min((cursor.kept() for cursor in self.cursors), default=self.count)
         gone = 0
-        while gone < len(self.parts) and (self.parts[gone].last <= low or self.nbytes > most_bytes):
+        # What nobody has confirmed is kept for who comes back, as far as there is room.
+        most_low = self._sent() if self.is_reliable else self.count
+        while gone < len(self.parts) and (
+            self.parts[gone].last <= low or (self.nbytes > most_bytes and self.parts[gone].last <= most_low)
+        ):
             self.nbytes -= self.parts[gone].nbytes
             gone += 1
         if gone:
             del self.parts[:gone]
             self._settled = max(0, self._settled - gone)
+        if self.nbytes > most_bytes:
+            self._thin(most_bytes)
         for at in range(self._settled, len(self.parts)):
             self.parts[at] = self.parts[at].compact()
         self._settled = len(self.parts)
+
+    def _thin(self, most_bytes: int) -> None:
+        """Of what is more than so many bytes only the reliable events are kept, which were accepted because there was
+        room for them."""
+        kept: list[Part] = []
+        at = 0
+        while at < len(self.parts) and self.nbytes > most_bytes:
+            part = self.parts[at]
+            kept += (each.compact() for each in part.reliable())
+            self.nbytes -= part.nbytes
+            at += 1
+        self.nbytes += sum(part.nbytes for part in kept)
+        self._has_gaps = True
+        self.parts[:at] = kept
+        self._settled = len(kept)
 
 
 def _c(part: Part) -> int:
@@ -127,8 +186,8 @@ class Cursor(Taker):
             return True
         if self.dirty is not None:
             return bool(self.dirty)
-        if self.c < (oldest := self.stream.oldest()):
-            self.skip(oldest - self.c)
+        if gone := self.stream.gone(self.c):
+            self.skip(gone)
         return self.stream.count > self.c
 
     def takers(self) -> list[Taker]:

@@ -98,6 +98,23 @@ class Part(Struct):
         """The publisher's number of the event after the first `skip`."""
         return self.block.first + self.cut(skip, 1)[0][0]
 
+    def reliable(self) -> list[Part]:
+        """Those whose publisher waits for its subscribers, in pieces."""
+        found: list[Part] = []
+        c = self.c
+        for start, stop in self.ranges:
+            for _, a, b, _, reliable in self.block.runs:
+                a, b = max(a, start), min(b, stop)
+                if not reliable or a >= b:
+                    continue
+                if found and found[-1].ranges[0][1] == a:
+                    last = found[-1]
+                    last.ranges, last.count = ((last.ranges[0][0], b),), last.count + b - a
+                else:
+                    found.append(Part(self.block, ((a, b),), b - a, c + a - start))
+            c += stop - start
+        return found
+
     def compact(self) -> Part:
         """The same without the rest of its block, if that is most of it."""
         block = self.block

@@ -37,7 +37,6 @@ STREAMS_REMEMBERED = 1_024  # patterns that nobody subscribes to any more and wh
 STREAM_IDLE = 3_600.0  # … for so many seconds
 RETAINED_MOST = 100_000  # topics whose last value is kept
 SUBSCRIPTIONS_MOST = 4_096  # of one connection
-RELIABLE_SLACK = 1_024  # of a reliable topic: what was published before its publisher knew of a queue's bound
 
 
 class Announced(Struct):
@@ -56,6 +55,7 @@ class Publisher:
         self.epoch = epoch
         self.event = 0  # the number of the last that was published
         self.announced: dict[str, Announced] = {}
+        self.version = 0  # of what is subscribed to: another one whenever a pattern comes or goes
         self._effects = effects
         self._config = config
         self._streams: dict[str, Stream] = {}
@@ -133,10 +133,14 @@ class Publisher:
             1 for stream in self._patterns.match(topic) for cursor in stream.cursors if cursor.conn or cursor.members
         )
 
-    def room(self, topic: str) -> int | None:
-        """How many events the fullest queue among its subscribers still takes; None: there are none."""
-        rooms = [c.queue - c.lag() for s in self._patterns.match(topic) for c in s.cursors if c.dirty is None]
-        return min(rooms, default=None)
+    def patterns(self) -> list[str]:
+        """All that are subscribed to, or were a while ago."""
+        return list(self._streams)
+
+    def room(self, pattern: str) -> int | None:
+        """How many events the fullest queue of those who have subscribed to this still takes; None: there is none."""
+        stream = self._streams.get(pattern)
+        return None if stream is None else stream.room(self._config.topic_bytes)
 
     def subscribers(self, pattern: str) -> set[int]:
         """The connections with processes that have subscribed to something of this."""
@@ -206,6 +210,7 @@ class Publisher:
             history = sum(ring.kept for each in self.announced.values() if (ring := each.ring) is not None)
             stream = self._streams[pattern] = Stream(pattern, max(self.event, self._forgotten), history)
             self._patterns.add(pattern, stream)
+            self.version += 1
         stream.idle_since = None
         return stream
 
@@ -344,6 +349,7 @@ class Publisher:
                 self._forgotten = max(self._forgotten, stream.count)
                 del self._streams[stream.pattern]
                 self._patterns.remove(stream.pattern, stream)
+                self.version += 1
                 self._dirty.pop(stream, None)
 
     def wake(self) -> float | None:
@@ -385,10 +391,12 @@ class Publisher:
             stream.keep(self._config.topic_bytes)
 
     def _bound(self, cursor: Cursor) -> None:
-        """What its queue does not hold."""
-        stream = cursor.stream
-        most = cursor.queue + (RELIABLE_SLACK if stream.is_reliable else 0)
-        if cursor.dirty is not None or stream.count - cursor.c <= most or cursor.ahead:
+        """What its queue does not hold, but for what was accepted as reliable: that is not passed over."""
+        beyond = cursor.stream.count - cursor.c - cursor.queue
+        if cursor.dirty is not None or beyond <= 0 or cursor.ahead:
+            return
+        beyond = cursor.stream.droppable(cursor.c, beyond)
+        if not beyond:
             return
         if cursor.overflow == DISCONNECT and not cursor.name:
             if cursor.conn:
@@ -401,7 +409,7 @@ class Publisher:
                 self._ghosts.remove(cursor)
             self._forget(cursor)
             return
-        cursor.skip(cursor.stream.count - cursor.c - cursor.queue)
+        cursor.skip(beyond)
 
 
 def _newest(history: Sequence[Part], most: int) -> list[Part]:

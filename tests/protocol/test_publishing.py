@@ -1,0 +1,68 @@
+"""What a publisher does for its subscriptions: what it keeps, what it passes over, what it sends together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from tests.protocol.feeds import Feed, Got, publish
+from tests.protocol.world import Process, World
+
+
+def subscribed(pattern: str, **how: Any) -> tuple[World, Process, Process, Feed]:
+    world = World()
+    publisher, subscriber = Process(world, "publisher"), Process(world, "subscriber")
+    world.dial(subscriber, publisher)
+    world.run(world.now + 0.05)
+    feed = Feed(world, subscriber, pattern, 1, **how)
+    world.run(world.now + 0.05)
+    return world, publisher, subscriber, feed
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "disconnect"])
+def test_what_was_accepted_as_reliable_is_not_passed_over(overflow: str) -> None:
+    """However much of it there is, by however many topics, and though others' events fill the same queue."""
+    world, publisher, _, feed = subscribed("r.>", queue=4, overflow=overflow)
+    if overflow == "drop_oldest":
+        publish(publisher, *(("r.loose", -number) for number in range(1, 10)))
+    for first in range(1, 3_001, 100):
+        publish(publisher, *((f"r.{n % 7}", n) for n in range(first, first + 100)), reliable=True)
+        if overflow == "drop_oldest":
+            publish(publisher, ("r.loose", -first))
+        world.run(world.now + 0.01)
+    got: list[Got] = []
+    for _ in range(4_000):
+        got += feed.take(1)
+        world.run(world.now + 0.001)
+
+    numbers = [value for _, _, value, _ in got]
+    assert [number for number in numbers if number > 0] == list(range(1, 3_001))
+    assert not feed.ended
+    if overflow == "drop_oldest":
+        assert any(missed for *_, missed in got)
+        assert publisher.core.publisher.streams("r.>")[0].dropped == sum(missed for *_, missed in got)
+
+
+def test_of_more_bytes_than_may_wait_only_what_is_reliable_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, publisher, _, feed = subscribed("r.>", queue=4)
+    core = publisher.core.publisher
+    monkeypatch.setattr(core, "_config", replace(core._config, topic_bytes=2_000))
+    for number in range(1, 2_001):
+        publish(publisher, ("r.loose", -number), reliable=False)
+        if number % 100 == 0:
+            publish(publisher, ("r.sure", number), reliable=True)
+        world.run(world.now + 0.001)
+    (stream,) = core.streams("r.>")
+
+    assert stream.nbytes <= 2_000 + 100
+    assert (core.room("r.>") or 0) <= 0
+    got: list[Got] = []
+    for _ in range(2_500):
+        got += feed.take(1)
+        world.run(world.now + 0.001)
+    assert [value for _, _, value, _ in got if value > 0] == list(range(100, 2_001, 100))
+    last = got[-1][2]
+    told = len(got) + sum(missed for *_, missed in got)
+    assert told == (2_020 if last == 2_000 else 2_019)
