@@ -184,10 +184,32 @@ class Press:
     ) -> Published:
         """The careful way. force: though queues are full. Raises Closed, QueueFull, and what opening the client
         raised."""
+        self.reserve(lane, force=force)
+        return self.publish_reserved(lane, payload, headers)
+
+    def reserve(self, lane: TopicLane, *, force: bool = False) -> None:
+        """Room for one event: what may be refused of it. `publish_reserved` or `give_back` is to follow. Raises as
+        `publish` does."""
         self._check(lane, force=force)
+        if lane.reliable:
+            with self._lock:
+                if not self._allowances.take(lane, force=force):
+                    raise self._full(lane, self._allowances.most(lane))
+
+    def give_back(self, lane: TopicLane) -> None:
+        """What was reserved is not wanted any more."""
+        if lane.reliable:
+            with self._lock:
+                self._allowances.give_back(lane)
+            self._wake()  # somebody may wait for it
+
+    def publish_reserved(self, lane: TopicLane, payload: bytes, headers: Mapping[str, str] | None = None) -> Published:
+        """Raises nothing: if the client is at its end, what is given says so."""
         with self._lock:
-            if lane.reliable and not self._allowances.take(lane, force=force):
-                raise self._full(lane, self._allowances.most(lane))
+            if self.error is not None:  # nobody takes anything any more
+                over = Bundle(self._now_us(), self._watch)
+                over.failed(self.error)
+                return Published(over, lane)
             bundle = self._grab(len(payload))
             is_new = bundle is None
             if bundle is None:

@@ -107,11 +107,17 @@ class TopicEntrance:
     def release(self, ready: ReadyEvent) -> Pending[int]:
         """Takes it, or raises and has taken nothing."""
         lane = ready.lane
-        if not lane.groups:
+        if not (groups := lane.groups):
             return lane.press.publish(lane, ready.payload, ready.headers)
-        # First what may be refused; what is safe for a group need not be published to be delivered.
-        safe = self._groups.append(lane.groups, lane.name, ready.payload, ready.headers)
-        return safe.beside(self._press.publish(lane, ready.payload, ready.headers))
+        # First all that may be refused: who is told that a queue is full publishes again, and what a group had taken
+        # before would be there twice.
+        lane.press.reserve(lane)
+        try:
+            safe = self._groups.append(groups, lane.name, ready.payload, ready.headers)
+        except BaseException:
+            lane.press.give_back(lane)
+            raise
+        return safe.beside(lane.press.publish_reserved(lane, ready.payload, ready.headers))
 
     def leave(self, ready: ReadyEvent) -> list[Ready]:
         """The same for what a handler publishes, once it has succeeded: taken even if queues are full. Gives what is to

@@ -1,0 +1,137 @@
+"""What a call of `publish` means: for whom it is taken, and that nothing was taken where it raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zerowait import Topic
+from zerowait.callbacks import Callbacks
+from zerowait.errors import QueueFull, ZerowaitError
+from zerowait.pending import Promise
+from zerowait.settings import Settings
+from zerowait.topics.bundle import Press, TopicLane
+from zerowait.topics.entrance import TopicEntrance
+from zerowait.topics.groups import Groups
+
+
+class Box:
+    """A group's way into the outbox, and what is there for it. refuses: raised at the next."""
+
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
+        self.error: Exception | None = None
+        self.refuses: Exception | None = None
+        self.taken: list[bytes] = []
+
+    def append(self, payload: bytes, *, headers: Mapping[str, str] | None, force: bool) -> tuple[Box, int]:
+        if self.refuses is not None and not force:
+            raise self.refuses
+        self.taken.append(payload)
+        return self, len(self.taken)
+
+    def when_stored(self, index: int, call: Callable[[], object]) -> None:
+        call()
+
+
+class Desk:
+    """A publisher's entrance, and what is behind it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.callbacks = Callbacks("test")
+        self.boxes: dict[str, Box] = {}
+        self.short: dict[Any, TopicLane] = {}
+        self.press = Press(
+            self.callbacks,
+            now_us=lambda: 1,
+            wake=lambda: None,
+            give_way=lambda: None,
+            room=lambda: Promise[None](self.callbacks),
+        )
+        self.groups = Groups(
+            lambda: folder / "groups" / "bank",
+            lane=lambda channel, codec: self.box(channel),  # type: ignore[arg-type,return-value]
+            promise=lambda line: Promise[Any](self.callbacks),
+            want=lambda channel: None,
+        )
+        self.entrance = TopicEntrance(
+            Settings(), self.press, self.groups, short=self.short, announce=lambda pattern, codec, history: None
+        )
+
+    def box(self, channel: str) -> Any:
+        return self.boxes.setdefault(channel, Box(channel))
+
+    def publish(self, to: Any, value: Any, **options: Any) -> Any:
+        return self.entrance.publish(to, value, options)
+
+    def turn(self, room: int | None = None) -> int:
+        """One of the network thread, with so much room in the fullest queue; gives how many events it has taken."""
+        taken = 0
+        for bundle in self.press.take():
+            for at, (lane, start) in enumerate(bundle.runs):
+                stop = bundle.runs[at + 1][1] if at + 1 < len(bundle.runs) else len(bundle.ends)
+                lane.published += stop - start
+            taken += len(bundle.ends)
+            bundle.addressed({})
+        for _ in range(2):
+            self.press.allow(1, lambda: [">"], lambda pattern: room)
+        return taken
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+RELIABLE = Topic[int]("acc", reliable=True)
+
+
+def test_what_is_refused_because_a_queue_is_full_no_durable_group_has_got(desk: Desk) -> None:
+    desk.groups.met("acc@bill")
+    desk.publish(RELIABLE, 1)
+    desk.turn(room=1)
+    desk.publish(RELIABLE, 2)
+    with pytest.raises(QueueFull) as full:
+        desk.publish(RELIABLE, 3)
+
+    assert desk.boxes["acc@bill"].taken == [b"\x01", b"\x02"]
+    desk.turn(room=1)
+    assert full.value.room.done()
+    desk.publish(RELIABLE, 3)
+    assert desk.boxes["acc@bill"].taken == [b"\x01", b"\x02", b"\x03"]
+
+
+def test_what_a_full_outbox_refuses_takes_no_room_in_a_queue_and_is_not_published(desk: Desk) -> None:
+    desk.groups.met("acc@bill")
+    desk.publish(RELIABLE, 1)
+    assert desk.turn(room=1) == 1
+    desk.boxes["acc@bill"].refuses = refused = ZerowaitError("full")
+    for _ in range(3):
+        with pytest.raises(ZerowaitError) as raised:
+            desk.publish(RELIABLE, 2)
+        assert raised.value is refused
+    desk.boxes["acc@bill"].refuses = None
+
+    desk.publish(RELIABLE, 2)
+    assert desk.turn() == 1
+
+
+def test_what_a_group_has_got_while_the_client_ends_is_said_and_not_raised(desk: Desk) -> None:
+    """Who is told by an exception that nothing was taken publishes it again."""
+    desk.groups.met("acc@bill")
+    box = desk.box("acc@bill")
+
+    def append(*said: Any, **more: Any) -> Any:
+        desk.press.close("bank")
+        desk.press.fail(ZerowaitError("over"))
+        return Box.append(box, *said, **more)
+
+    box.append = append
+    pending = desk.publish(RELIABLE, 1)
+
+    assert box.taken == [b"\x01"]
+    with pytest.raises(ZerowaitError, match="over"):
+        pending.result(0)
