@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from threading import Lock
 from typing import Any, cast
 
 from msgspec import Struct
@@ -75,6 +76,7 @@ class TopicEntrance:
         self._other_kind = other_kind
         self._plain = plain
         self._lanes: dict[tuple[Any, bool | None], TopicLane] = {}
+        self._lock = Lock()  # of the lanes: who makes or drops one, and who looks at all of them
         self._named: set[str] = set()
         groups.changed = self._look_at_groups
 
@@ -147,22 +149,18 @@ class TopicEntrance:
                 f"{name} stands for several topics, and an event is published on one: fill its places, as in "
                 f'Topic[…]({name!r}).at("word").'
             )
-        if len(self._lanes) >= REMEMBERED:
-            for old in list(self._lanes)[: REMEMBERED // 2]:
-                self._short.pop(old[0], None)
-                del self._lanes[old]
         plain = plain_of(self._settings, name, topic)
         if plain is not None and self._plain is not None:
             press = self._plain(name, check_plain(plain, "topic", declared or name))
-            lane = self._lanes[to, retain] = TopicLane(press, name, codec, None, encode=plain_encoder(plain, codec))
-            return lane
+            bare = TopicLane(press, name, codec, None, encode=plain_encoder(plain, codec))
+            return self._remember(to, retain, bare, is_short=False)
         exact = codec.exact
         if topic is None and codec.encode_into is not None and not hasattr(value.__class__, "__pydantic_validator__"):
             exact = value.__class__
         if codec.encode_into is None or self._settings.message_bytes < SEGMENT_BYTES:
             exact = None  # the short way knows bundles, and no limit of one event
         self._tell(declared or name, codec, topic)
-        lane = self._lanes[to, retain] = TopicLane(
+        lane = TopicLane(
             self._press,
             name,
             codec,
@@ -170,11 +168,27 @@ class TopicEntrance:
             retain=topic is not None and topic.retain if retain is None else retain,
             reliable=topic is not None and topic.reliable,
         )
-        lane.groups = self._groups.of(name, codec)
+        self._groups.of(name, codec)  # what may wait for the disk does so here, where nobody waits for us
         is_short = self._headers is None and self._settings.check == "type" and lane.exact is not None
-        if is_short and retain is None and not lane.groups:
-            self._short[to] = lane
-        return lane
+        return self._remember(to, retain, lane, is_short=is_short and retain is None)
+
+    def _remember(self, to: Any, retain: bool | None, lane: TopicLane, *, is_short: bool) -> TopicLane:
+        """Gives the lane by which such events go from now on: this one, or that of a thread that was quicker."""
+        with self._lock:
+            known = self._lanes.get((to, retain))
+            if known is not None:
+                return known
+            if len(self._lanes) >= REMEMBERED:
+                for old in list(self._lanes)[: REMEMBERED // 2]:
+                    self._short.pop(old[0], None)
+                    del self._lanes[old]
+            if not lane.is_plain:
+                # Under the lock: of a group that is met meanwhile either this tells, or who looks at all lanes does.
+                lane.groups = self._groups.of(lane.name, lane.codec)
+            self._lanes[to, retain] = lane
+            if is_short and not lane.groups:
+                self._short[to] = lane
+            return lane
 
     def announce(self, topic: Any) -> str:
         """This process will publish there; gives the name."""
@@ -198,10 +212,13 @@ class TopicEntrance:
 
     def _look_at_groups(self) -> None:
         """A durable group has come: what is published is kept for it from now on."""
-        for (to, _), lane in list(self._lanes.items()):
-            lane.groups = self._groups.of(lane.name, lane.codec)
-            if lane.groups:
-                self._short.pop(to, None)
+        with self._lock:
+            for (to, _), lane in self._lanes.items():
+                if lane.is_plain:
+                    continue
+                lane.groups = self._groups.of(lane.name, lane.codec)
+                if lane.groups:
+                    self._short.pop(to, None)
 
     # -- options -------------------------------------------------------------------------------------------------------
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.waiting import wait_until
 from zerowait import Topic
 from zerowait.callbacks import Callbacks
 from zerowait.errors import QueueFull, ZerowaitError
 from zerowait.pending import Promise
 from zerowait.settings import Settings
+from zerowait.topics import entrance
 from zerowait.topics.bundle import Press, TopicLane
 from zerowait.topics.entrance import TopicEntrance
 from zerowait.topics.groups import Groups
@@ -53,7 +57,7 @@ class Desk:
         )
         self.groups = Groups(
             lambda: folder / "groups" / "bank",
-            lane=lambda channel, codec: self.box(channel),  # type: ignore[arg-type,return-value]
+            lane=lambda channel, codec: self.box(channel),
             promise=lambda line: Promise[Any](self.callbacks),
             want=lambda channel: None,
         )
@@ -135,3 +139,82 @@ def test_what_a_group_has_got_while_the_client_ends_is_said_and_not_raised(desk:
     assert box.taken == [b"\x01"]
     with pytest.raises(ZerowaitError, match="over"):
         pending.result(0)
+
+
+def aside(call: Callable[[], object]) -> threading.Thread:
+    """On another thread; comes back when that has done it, or waits for us."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(0.2)
+    return thread
+
+
+def test_a_group_that_is_met_while_a_topic_is_published_to_for_the_first_time_gets_what_follows(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of, met = desk.groups.of, list[threading.Thread]()
+
+    def racing(*said: Any) -> Any:
+        found = of(*said)
+        if len(met) < 2 and threading.current_thread() is threading.main_thread():
+            met.append(aside(partial(desk.groups.met, f"race@{len(met)}")))
+        return found
+
+    monkeypatch.setattr(desk.groups, "of", racing)
+    desk.publish("race", 1)
+    for thread in met:
+        thread.join(5)
+    desk.publish("race", 2)
+
+    assert len(met) == len(desk.boxes) == 2
+    assert all(box.taken[-1] == b"\x02" for box in desk.boxes.values())
+    assert not desk.short
+
+
+class Slow(dict[Any, TopicLane]):
+    """The short ways, of which one that is dropped takes its time."""
+
+    calls: Callable[[], object] | None = None
+
+    def pop(self, *said: Any) -> Any:
+        call, self.calls = self.calls, None
+        if call is not None:
+            aside(call)
+        return super().pop(*said)
+
+
+def test_threads_that_make_up_topics_do_not_stand_in_one_anothers_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entrance, "REMEMBERED", 16)
+    desk = Desk(tmp_path)
+    short = Slow()
+    desk.entrance._short = short
+    for number in range(16):
+        desk.publish(f"made.up.{number}", number)
+    done: list[Any] = []
+    short.calls = lambda: done.append(desk.publish("made.up.by.another", 0))
+    desk.publish("made.up.16", 16)
+
+    wait_until(lambda: done, within=5)
+    assert desk.turn() == 18
+
+
+@pytest.mark.parametrize("reliable", [False, True])
+def test_made_up_topics_are_not_remembered_for_ever(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, *, reliable: bool
+) -> None:
+    monkeypatch.setattr(entrance, "REMEMBERED", 16)
+    made_up = Topic[int]("made.up.*", reliable=reliable)
+    for number in range(100):
+        desk.publish(made_up.at(str(number)), number)
+        desk.turn(room=1)
+
+    assert len(desk.entrance._lanes) <= 16
+    assert not desk.press._allowances._stirred
+    if reliable:  # one that was dropped is as good as new
+        desk.publish(made_up.at("0"), 0)
+        with pytest.raises(QueueFull) as full:
+            desk.publish(made_up.at("0"), 1)
+        desk.turn(room=1)
+        assert full.value.room.done()
