@@ -66,3 +66,18 @@ def test_of_more_bytes_than_may_wait_only_what_is_reliable_is_kept(monkeypatch: 
     last = got[-1][2]
     told = len(got) + sum(missed for *_, missed in got)
     assert told == (2_020 if last == 2_000 else 2_019)
+
+
+def test_an_event_that_is_larger_than_all_history_is_published_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, publisher, subscriber, feed = subscribed("a.>")
+    publisher.core.announce_topic("a.*", b"", b"", 5)
+    core = publisher.core.publisher
+    monkeypatch.setattr(core, "_config", replace(core._config, topic_bytes=2))
+    for number in (1, 1_000_000, 2):
+        publish(publisher, ("a.b", number))
+    world.run(world.now + 0.05)
+    later = Feed(world, subscriber, "a.b", 2, replay=10)
+    world.run(world.now + 0.05)
+
+    assert [value for _, _, value, _ in feed.take()] == [1, 1_000_000, 2]
+    assert [value for _, _, value, _ in later.take()] == [2]

@@ -70,7 +70,13 @@ class Topical:
             for lane, start in lanes:
                 lane.published += starts[start]
             runs = tuple((t, a, b, bool(f & RETAIN), bool(f & RELIABLE)) for t, a, b, f in said)
-            bundle.addressed(publisher.publish(Block(body, ends, runs, bundle.sent_at, now, headers)))
+            try:
+                addressed = publisher.publish(Block(body, ends, runs, bundle.sent_at, now, headers))
+            except Exception as error:  # whoever waits for it is told, and what comes after it is not lost with it
+                log.exception("%d events are lost: they cannot be published. This is a bug in zerowait", len(ends))
+                bundle.failed(error)
+            else:
+                bundle.addressed(addressed)
 
     def allow(self) -> None:
         """After what could go has gone: how much more of reliable topics may be published."""

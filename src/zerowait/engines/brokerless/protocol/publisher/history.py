@@ -175,7 +175,8 @@ def frame(block: Block, ranges: Ranges, subscriptions: dict[int, int], epoch: in
 
 
 class Ring:
-    """The last events of a declared topic, at most so many."""
+    """The last events of a declared topic, at most so many. What is more than the bytes that are kept at all is not
+    kept, nor what was published before it."""
 
     def __init__(self, pattern: str, most: int) -> None:
         self.pattern = pattern
@@ -189,7 +190,7 @@ class Ring:
         self._parts.append(part)
         self._count += part.count
         self._nbytes += part.nbytes
-        while self._count - self._parts[0].count >= self.most or self._nbytes > most_bytes:
+        while self._parts and (self._count - self._parts[0].count >= self.most or self._nbytes > most_bytes):
             gone = self._parts.popleft()
             self._count -= gone.count
             self._nbytes -= gone.nbytes
