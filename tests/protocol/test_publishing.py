@@ -81,3 +81,28 @@ def test_an_event_that_is_larger_than_all_history_is_published_and_not_kept(monk
 
     assert [value for _, _, value, _ in feed.take()] == [1, 1_000_000, 2]
     assert [value for _, _, value, _ in later.take()] == [2]
+
+
+def test_one_that_conflates_more_topics_than_its_queue_holds_loses_those_that_were_quiet_for_longest() -> None:
+    """However many topics there are, and however large the blocks in which their events were published."""
+    world, publisher, _, feed = subscribed("rare.*", queue=8, overflow="conflate")
+    (stream,) = publisher.core.publisher.streams("rare.*")
+    (cursor,) = stream.cursors
+    for number in range(1, 501):
+        noise = (("noise", 10**9),) * 100
+        publish(publisher, (f"rare.{number}", number), *noise)
+        if number % 10 == 0:
+            publish(publisher, ("rare.often", -number), *noise)
+        world.run(world.now + 0.001)
+    assert cursor.dirty is not None
+    kept = [*cursor.dirty.values(), *cursor.flying.values()]
+
+    assert len(cursor.dirty) == 8
+    assert sum(len(part.block.body) for part in kept) < 20 * len(kept)
+    got: list[Got] = []
+    for _ in range(50):
+        got += feed.take(1)
+        world.run(world.now + 0.01)
+    assert [value for _, _, value, _ in got[-8:]] == [*range(494, 501), -500]
+    assert len(got) + sum(missed for *_, missed in got) == 550
+    assert stream.dropped == 550 - len(got)

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterable
 
 from zerowait.engines.brokerless.protocol.frames import CONFLATE, Subscribe
 from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.publisher.history import Block, Part, Ranges
 
 TAKING_S = 0.5  # who has not made room for so long may be busy with one event for as long as it likes
-
-Latest = tuple[Part, int, int]  # part, position in its block, count
 
 
 class Stream:
@@ -38,8 +37,10 @@ class Stream:
         self.count += count
         self.parts.append(part)
         self.nbytes += part.nbytes
-        for cursor in self.conflating:
-            cursor.conflate(part)
+        if self.conflating:
+            newest = part.newest()
+            for cursor in self.conflating:
+                cursor.conflate(newest)
 
     def oldest(self) -> int:
         """The count before the first event that is still here."""
@@ -172,8 +173,8 @@ class Cursor(Taker):
         self.queue = max(1, frame.queue)
         self.overflow = frame.overflow
         self.ahead: deque[Part] = deque()
-        self.dirty: dict[str, Latest] | None = {} if frame.overflow == CONFLATE and not frame.group else None
-        self.flying: dict[str, Latest] = {}  # likewise, what was sent and is not known to have come
+        self.dirty: dict[str, Part] | None = {} if frame.overflow == CONFLATE and not frame.group else None
+        self.flying: dict[str, Part] = {}  # likewise, what was sent and is not known to have come
         self.until: float | None = None  # without a session: how long it is kept
         self.name = frame.group
         self.members: dict[int, Taker] = {}  # of a group: connection → who shares its events
@@ -207,8 +208,7 @@ class Cursor(Taker):
             part = self.ahead[0]
             return part, max(0, self.c + 1 - part.c) if part.c else 0
         if self.dirty is not None:
-            part, at, c = next(iter(self.dirty.values()))
-            return Part(part.block, ((at, at + 1),), 1, c), 0
+            return next(iter(self.dirty.values())), 0
         return self.stream.after(self.c)
 
     def is_whole(self) -> bool:
@@ -235,7 +235,7 @@ class Cursor(Taker):
     def has_seen(self, count: int) -> None:
         """So far they have come."""
         self.seen = max(self.seen, min(count, self.c))
-        while self.flying and next(iter(self.flying.values()))[2] <= self.seen:
+        while self.flying and next(iter(self.flying.values())).c <= self.seen:
             del self.flying[next(iter(self.flying))]
 
     def take_over(self, ghost: Cursor) -> None:
@@ -243,8 +243,10 @@ class Cursor(Taker):
         self.ahead.extend(part for part in ghost.ahead if not part.c or part.last > self.c)
         if self.dirty is not None and ghost.dirty is not None:
             latest = ghost.flying | ghost.dirty
-            left = sorted((each[2], topic, each) for topic, each in latest.items() if each[2] > self.c)
-            self.dirty.update((topic, each) for _, topic, each in left)
+            left = sorted(
+                ((topic, each) for topic, each in latest.items() if each.c > self.c), key=lambda one: one[1].c
+            )
+            self.dirty.update(left)
 
     def skip(self, count: int) -> None:
         self.c += count
@@ -257,17 +259,19 @@ class Cursor(Taker):
         if self.conn:
             self.stream.dropped += count
 
-    def conflate(self, part: Part) -> None:
+    def conflate(self, newest: Iterable[tuple[str, int, Part]]) -> None:
+        """Of one that conflates. newest: topic, how many there were, the last of them."""
         assert self.dirty is not None
-        before = part.c
-        for start, stop in part.ranges:
-            for topic, a, b, *_ in part.block.runs:
-                a, b = max(a, start), min(b, stop)
-                if a < b:
-                    old = self.dirty.pop(topic, None)  # the newest stand last, so that counts rise
-                    self.lose(b - a - (old is None))
-                    self.dirty[topic] = part, b - 1, before + b - 1 - start
-            before += stop - start
+        for topic, count, part in newest:
+            old = self.dirty.pop(topic, None)  # the newest stand last, so that counts rise
+            self.lose(count - (old is None))
+            self.dirty[topic] = part
+
+    def shorten(self) -> None:
+        """Of one that conflates: what its queue does not hold, as there may be any number of topics."""
+        while self.dirty is not None and len(self.dirty) > self.queue:
+            del self.dirty[next(iter(self.dirty))]
+            self.lose(1)
 
     def rotate(self) -> Taker | None:
         """Of a group: whose turn it is, among those with room."""

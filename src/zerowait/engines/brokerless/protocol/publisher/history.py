@@ -98,6 +98,19 @@ class Part(Struct):
         """The publisher's number of the event after the first `skip`."""
         return self.block.first + self.cut(skip, 1)[0][0]
 
+    def newest(self) -> list[tuple[str, int, Part]]:
+        """Of each topic: how many there are, and the last of them, by itself. In the order of those."""
+        found: dict[str, tuple[int, Run, int, int]] = {}
+        before = self.c
+        for start, stop in self.ranges:
+            for run in self.block.runs:
+                a, b = max(run[1], start), min(run[2], stop)
+                if a < b:
+                    many = found.pop(run[0], (0,))[0]
+                    found[run[0]] = many + b - a, run, b - 1, before + b - 1 - start
+            before += stop - start
+        return [(topic, many, _one(self.block, run, at, c)) for topic, (many, run, at, c) in found.items()]
+
     def reliable(self) -> list[Part]:
         """Those whose publisher waits for its subscribers, in pieces."""
         found: list[Part] = []
@@ -133,6 +146,21 @@ class Part(Struct):
         ends = array("I", [end - base + BODY_START for end in block.ends[start:stop]])
         small = Block(body, memoryview(ends), runs, block.sent_at, block.at, headers or None, block.first + start)
         return Part(small, ((0, stop - start),), self.count, self.c)
+
+
+def _one(block: Block, run: Run, at: int, c: int) -> Part:
+    """This event as `compact` leaves it, without looking at all others of its block."""
+    size = block.size(at, at + 1)
+    if 4 * size >= len(block.body):
+        return Part(block, ((at, at + 1),), 1, c)
+    body = bytearray(BODY_HEADER.pack(ARRAY32, 1))
+    body += memoryview(block.body)[block.ends[at] - size : block.ends[at]]
+    headers = {0: block.headers[at]} if block.headers and at in block.headers else None
+    small = Block(
+        body, memoryview(array("I", [len(body)])), ((run[0], 0, 1, run[3], run[4]),), block.sent_at, block.at, headers,
+        block.first + at,
+    )  # fmt: skip
+    return Part(small, ((0, 1),), 1, c)
 
 
 def _in_one(ranges: Ranges) -> bool:

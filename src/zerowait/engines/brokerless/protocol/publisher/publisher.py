@@ -392,8 +392,11 @@ class Publisher:
 
     def _bound(self, cursor: Cursor) -> None:
         """What its queue does not hold, but for what was accepted as reliable: that is not passed over."""
+        if cursor.dirty is not None:
+            cursor.shorten()
+            return
         beyond = cursor.stream.count - cursor.c - cursor.queue
-        if cursor.dirty is not None or beyond <= 0 or cursor.ahead:
+        if beyond <= 0 or cursor.ahead:
             return
         beyond = cursor.stream.droppable(cursor.c, beyond)
         if not beyond:

@@ -180,7 +180,7 @@ class Subscriber:
             link.conn,
             Subscribe(
                 wanted.id, wanted.pattern, place.epoch, place.event, place.count, wanted.replay, wanted.replay_ms,
-                wanted.group, False, limit, max(1, wanted.queue - wanted.inbox.window), wanted.overflow,
+                wanted.group, False, limit, _waiting(wanted), wanted.overflow,
             ),
         )  # fmt: skip
 
@@ -317,6 +317,12 @@ class Subscriber:
             headers,
         )  # fmt: skip
         self._events(taps, many)
+
+
+def _waiting(wanted: Wanted) -> int:
+    """How many may wait at a publisher: the rest of the queue; of one that conflates the newest of so many topics, of
+    which all that is on its way may be replaced."""
+    return wanted.queue if wanted.overflow == CONFLATE else max(1, wanted.queue - wanted.inbox.window)
 
 
 def window_of(queue: int, overflow: int) -> int:
