@@ -83,6 +83,24 @@ def test_an_event_that_is_larger_than_all_history_is_published_and_not_kept(monk
     assert [value for _, _, value, _ in later.take()] == [2]
 
 
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_an_event_that_a_process_does_not_take_is_missed_by_each_of_its_subscriptions(others: int) -> None:
+    """And is no reason to end the connection, however many of them want it."""
+    world, publisher, subscriber, feed = subscribed("a.>")
+    feeds = [feed, *(Feed(world, subscriber, "a.b", 2 + at) for at in range(others))]
+    world.run(world.now + 0.05)
+    for of in publisher.core.publisher._cursors.values():
+        for cursor in of:
+            cursor.message_bytes = 4  # as its peer has said at the beginning
+    publish(publisher, ("a.b", 1))
+    publish(publisher, ("a.b", 10**12))
+    publish(publisher, ("a.b", 2))
+    world.run(world.now + 0.05)
+
+    assert [[got[2:] for got in each.take()] for each in feeds] == [[(1, 0), (2, 1)]] * len(feeds)
+    assert len(publisher.says("too large")) == len(feeds)
+
+
 def test_one_that_conflates_more_topics_than_its_queue_holds_loses_those_that_were_quiet_for_longest() -> None:
     """However many topics there are, and however large the blocks in which their events were published."""
     world, publisher, _, feed = subscribed("rare.*", queue=8, overflow="conflate")

@@ -47,11 +47,14 @@ class Sending:
                 self._alone(*first[0])
 
     def _together(self, conn: int, wanting: list[tuple[Cursor, Part, int]]) -> bool:
-        """All that is left of the part for each of them in one frame, if all have room for it."""
+        """All that is left of the part for each of them in one frame, if all have room for it, and if it is not one
+        that their process does not take: that goes the way of each alone, which counts it as lost."""
         own = [part.cut(skip, part.count) for _, part, skip in wanting]
         block = wanting[0][1].block
         union = _union(own)
         nbytes = sum(block.size(start, stop) for start, stop in union)
+        if _is_one(union) and nbytes > wanting[0][0].message_bytes:
+            return False
         if any(cursor.left() < units(part.count - skip, nbytes) or not part.c for cursor, part, skip in wanting):
             return False
         counts: dict[int, int] = {}
@@ -75,8 +78,8 @@ class Sending:
         self._send(cursor.conn, part.block, ranges, counts)
 
     def _is_too_large(self, taker: Taker, block: Block, ranges: Ranges) -> bool:
-        (start, stop), *more = ranges
-        if more or stop - start > 1 or (size := block.size(start, stop)) <= taker.message_bytes:
+        start, stop = ranges[0]
+        if not _is_one(ranges) or (size := block.size(start, stop)) <= taker.message_bytes:
             return False
         topic = next(topic for topic, a, b, *_ in block.runs if a <= start < b)
         words = f"an event of {size} bytes on {topic} is not sent to it: it takes {taker.message_bytes} at most"
@@ -115,6 +118,10 @@ class Sending:
         if data is None:
             data = self._frames[name] = frame(block, ranges, counts, self._epoch)
         self._effects.send_events(conn, data)
+
+
+def _is_one(ranges: Ranges) -> bool:
+    return len(ranges) == 1 and ranges[0][1] - ranges[0][0] == 1
 
 
 def _union(of: Iterable[Ranges]) -> Ranges:
