@@ -236,11 +236,11 @@ class Client:
         """Asks about all values, spread over all workers there are and those that join half-way, and gathers the
         answers: `result()`, `await`, `for` or `async for` in the order of the values, `as_completed()` as they come.
 
-        At least once: what a worker held that died is given to another, so it wants handlers that may run twice. It
-        takes from `values`, also async ones, only while somebody waits or iterates, on that thread or loop, and never
-        more than `window` (1,000) that are not answered. timeout: seconds for each value from when it is asked about;
-        no end unless said. progress: shows a bar on stderr (extra `rich`). returns: with a channel's name, the type of
-        the answers.
+        At least once: what a worker held that died is given to another, so it wants handlers that may run twice; a
+        value that ends each process that runs it is given up (`crash_limit`). It takes from `values`, also async ones,
+        only while somebody waits or iterates, on that thread or loop, and never more than `window` (1,000) that are not
+        answered. timeout: seconds for each value from when it is asked about; no end unless said. progress: shows a bar
+        on stderr (extra `rich`). returns: with a channel's name, the type of the answers.
 
         Raises UsageError for a program that must be changed; all else is raised by whoever waits, see Results.
         """
@@ -248,7 +248,8 @@ class Client:
 
         frame = sys._getframe(1)
         caller = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        return results_of(self.request, self._open().callbacks, to, values, options, caller)
+        opened = self._open()
+        return results_of(self.request, opened.callbacks, to, values, options, caller, opened.settings.crash_limit)
 
     @overload
     def stream(self, to: StreamChannel[In, Out], value: In, **options: Unpack[StreamOptions]) -> Stream[Out]: ...

@@ -1,8 +1,9 @@
 """`map`: work that is spread over all workers of a channel, and its results, gathered.
 
 As with `push_all` nothing happens by itself: values are taken, and asked about, on the thread or in the loop of whoever
-wants the results. What is to be done next is decided in one place (`_Work.steps`); two drivers do it, one that waits on
-a thread and one that awaits.
+wants the results. What is to be done next is decided in one place (`spreading.Work.steps`); two drivers do it, one that
+waits on a thread and one that awaits. The second lets a task of its own go through async values: an answer need not
+wait for the next of them.
 """
 
 from __future__ import annotations
@@ -15,26 +16,25 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypedDict, TypeVar
 
-from msgspec import Struct, field
+from msgspec import field
 
 from zerowait.callbacks import Callbacks
 from zerowait.channels import check_timeout
-from zerowait.errors import Cancelled, NoResponder, PeerLost, QueueFull, Room, UsageError
+from zerowait.errors import Cancelled, UsageError
 from zerowait.pending import Leaving, Pending, Promise
 from zerowait.progress import Bar, check_progress
+from zerowait.spreading import TAKE, WAIT, Item, Work, nothing
 
 if TYPE_CHECKING:
+    import asyncio
     from types import TracebackType
 
     from zerowait.replies import Reply
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-In_co = TypeVar("In_co", covariant=True)
-Out_co = TypeVar("Out_co", covariant=True)
 
 WINDOW = 1_000  # asked and not answered, unless said otherwise
-BUFFERED = 8  # windows of results that may wait for one before them
 TURN_S = 0.002  # how long a loop is kept before others have their turn
 
 How = Literal["a list", "in order", "as completed"]
@@ -46,167 +46,6 @@ class MapOptions(TypedDict, total=False):
     window: int | None
     timeout: float | None
     progress: bool
-
-
-class Item(Struct, Generic[In_co, Out_co], frozen=True, eq=False):
-    """One value and what became of it. index: of the value, from 0. error: what was raised; None if it was answered."""
-
-    index: int
-    input: In_co
-    error: Exception | None
-    _output: Any = None
-
-    @property
-    def output(self) -> Out_co:
-        """The answer. Raises `error` if there is none."""
-        if self.error is not None:
-            raise self.error
-        output: Out_co = self._output
-        return output
-
-
-class _Task(Struct, eq=False):
-    """One value on its way."""
-
-    index: int
-    input: Any
-    until: float | None  # on the clock of `time.monotonic`: when its timeout is over
-    reply: Any = None
-    item: Item[Any, Any] | None = None
-
-
-TAKE, WAIT = object(), object()  # what a driver is to do, if it is not to give an item
-
-
-class _Work:
-    """What is asked, what is answered, and what comes next. `over` is called on any thread, all else by one driver at a
-    time.
-
-    ask: takes a value and seconds, None for no end; gives its Reply. timeout: seconds for each value, from when it is
-    asked first."""
-
-    def __init__(self, ask: Callable[[Any, float | None], Any], window: int, timeout: float | None) -> None:
-        self._ask = ask
-        self._window = window
-        self._timeout = timeout
-        self._came: deque[_Task] = deque()
-        self._tasks: deque[_Task] = deque()  # in order: those whose results have not been given
-        self._done: deque[Item[Any, Any]] = deque()  # as they came
-        self._open: set[_Task] = set()
-        self.tell: Callable[[], object] = _nothing  # somebody waits
-        self.asked = 0
-        self.finished = 0
-        self.answered = 0
-        self.ended = False  # there are no more values
-        self.in_order = True
-
-    def over(self, task: _Task) -> None:
-        self._came.append(task)
-        self.tell()
-
-    @property
-    def has_come(self) -> bool:
-        return bool(self._came)
-
-    @property
-    def outstanding(self) -> int:
-        return len(self._open)
-
-    def steps(self) -> Generator[Any, None, None]:
-        """What comes next, until nothing does: TAKE a value and `ask` it, WAIT until something has come, or an item to
-        be given."""
-        while True:
-            self.settle()
-            item = self._next()
-            takes = not self.ended and len(self._open) < self._window and len(self._tasks) < self._window * BUFFERED
-            if takes:
-                yield TAKE  # also before an item is given: whoever takes his time over it finds the workers at work
-            if item is not None:
-                yield item
-            elif self.ended and not self._open and not self._came:
-                return
-            elif not takes:
-                yield WAIT
-
-    def _next(self) -> Item[Any, Any] | None:
-        if not self.in_order:
-            return self._done.popleft() if self._done else None
-        if self._tasks and (item := self._tasks[0].item) is not None:
-            self._tasks.popleft()
-            return item
-        return None
-
-    def ask(self, value: Any) -> None:
-        """Raises what the request raises; then nothing was asked."""
-        until = None if self._timeout is None else time.monotonic() + self._timeout
-        task = _Task(self.asked, value, until)
-        task.reply = self._ask(value, self._timeout)
-        self.asked += 1
-        self._begin(task)
-
-    def _begin(self, task: _Task) -> None:
-        if self.in_order and task not in self._open:
-            self._tasks.append(task)
-        self._open.add(task)
-        task.reply._watch(_Told(self, task))
-
-    def settle(self) -> None:
-        """Looks at all that has come since."""
-        while self._came:
-            task = self._came.popleft()
-            try:
-                item: Item[Any, Any] = Item(task.index, task.input, None, task.reply._value())
-                self.answered += 1
-            except (PeerLost, NoResponder) as error:
-                if self._again(task, error):
-                    continue
-                item = Item(task.index, task.input, error)
-            except Exception as error:
-                item = Item(task.index, task.input, error)
-            task.item = item
-            self._open.discard(task)
-            self.finished += 1
-            if not self.in_order:
-                self._done.append(item)
-
-    def _again(self, task: _Task, error: PeerLost | NoResponder) -> bool:
-        """Whether another worker is asked: what a dead one held is given to the next; that nobody is there at all is a
-        failure only as long as nobody ever was."""
-        if isinstance(error, NoResponder) and not self.answered:
-            return False
-        left = None if task.until is None else task.until - time.monotonic()
-        if left is not None and left <= 0:
-            return False
-        try:
-            task.reply = self._ask(task.input, left)
-        except Exception:
-            return False
-        self._begin(task)
-        return True
-
-    def cancel(self) -> None:
-        self.ended = True
-        for task in list(self._open):
-            task.reply.cancel()
-
-    def let_go(self) -> None:
-        """The same, in the garbage collection."""
-        self.ended = True
-        for task in self._open:
-            task.reply._let_go()
-
-
-class _Told:
-    """Called when a reply is done; a class and not a closure, so that what it holds is seen."""
-
-    __slots__ = ("_task", "_work")
-
-    def __init__(self, work: _Work, task: _Task) -> None:
-        self._work = work
-        self._task = task
-
-    def __call__(self) -> None:
-        self._work.over(self._task)
 
 
 class Results(Pending[list[Out]], Leaving, Generic[In, Out], gc=True, weakref=True, dict=True):
@@ -231,7 +70,7 @@ class Results(Pending[list[Out]], Leaving, Generic[In, Out], gc=True, weakref=Tr
     busy: bool = False
     over: bool = False
     iterator: Any = None
-    hand: list[Any] = field(default_factory=list[Any])  # a value that was taken, and could not be asked yet
+    hand: deque[Any] = field(default_factory=deque[Any])  # values that were taken, and could not be asked yet
     outputs: list[Any] = field(default_factory=list[Any])
     going: Any = None  # the steps
     bar: Any = None
@@ -330,20 +169,18 @@ class Results(Pending[list[Out]], Leaving, Generic[In, Out], gc=True, weakref=Tr
         if not isinstance(self.values, Iterable):
             raise UsageError("These values come from an async iterable: write `async for`, or `await zw.map(…)`.")
         there = threading.Event()
-        with _Driving(self, how, there.set) as steps:
+        driving = _Driving(self, how, there.set)
+        with driving as steps:
             for step in steps:
                 if step is TAKE:
-                    try:
-                        if not self.hand:
-                            self.hand.append(next(self.iterator))
-                    except StopIteration:
-                        self.work.ended = True
-                    else:
-                        room = self._ask()
-                        if room is not None:
-                            _wait_for(room, there, deadline, self)
+                    self._take()
+                    if deadline is not None and time.monotonic() >= deadline:
+                        raise driving.too_late()
                 elif step is WAIT:
-                    _wait_for(None, there, deadline, self)
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise driving.too_late()
+                    _wait_for(self.work, there, left)
                 else:
                     self._show()
                     yield step
@@ -357,47 +194,50 @@ class Results(Pending[list[Out]], Leaving, Generic[In, Out], gc=True, weakref=Tr
             with suppress(RuntimeError):  # the loop is closed: nobody awaits any more
                 loop.call_soon_threadsafe(there.set)
 
-        with _Driving(self, how, tell) as steps:
-            for step in steps:
-                if step is TAKE:
-                    try:
-                        if not self.hand:
-                            plain = isinstance(self.iterator, Iterator)
-                            self.hand.append(next(self.iterator) if plain else await anext(self.iterator))
-                    except (StopIteration, StopAsyncIteration):
-                        self.work.ended = True
-                    else:
-                        room = self._ask()
-                        if room is not None and not self.work.outstanding:
-                            await room
-                        elif room is not None:
-                            await self._come(there)
-                    if time.monotonic() - turn > TURN_S:
-                        await asyncio.sleep(0)
-                        turn = time.monotonic()
-                elif step is WAIT:
-                    await self._come(there)
-                    turn = time.monotonic()
-                else:
-                    self._show()
-                    yield step
-
-    async def _come(self, there: Any) -> None:
-        if not self.work.has_come:
-            await there.wait()
-        there.clear()
-
-    def _ask(self) -> Room | None:
-        """About the value in hand. Gives what to wait for if there is no room for it now."""
+        source: _Source | None = None
         try:
-            self.work.ask(self.hand[0])
-        except QueueFull as full:
-            return full.room
+            with _Driving(self, how, tell) as steps:
+                if not isinstance(self.iterator, Iterator):
+                    source = _Source(self.iterator, self.hand, self.work, there.set)
+                for step in steps:
+                    if step is TAKE:
+                        if source is None:
+                            self._take()
+                        elif self.hand or source.has_more():
+                            self._ask()
+                        if time.monotonic() - turn > TURN_S:
+                            await asyncio.sleep(0)
+                            turn = time.monotonic()
+                    elif step is WAIT:
+                        await _come(self.work, there)
+                        turn = time.monotonic()
+                    else:
+                        self._show()
+                        yield step
+        finally:
+            if source is not None:
+                await source.leave()
+
+    def _take(self) -> None:
+        """The next value, at once; a plain iterable may take its time over it."""
+        if not self.hand:
+            try:
+                self.hand.append(next(self.iterator))
+            except StopIteration:
+                self.work.ended = True
+                return
+        self._ask()
+
+    def _ask(self) -> None:
+        """About the first value in hand; it stays there if there is no room for it now."""
+        if not self.hand:
+            return
+        try:
+            if self.work.ask(self.hand[0]):
+                self.hand.popleft()
         except Exception as error:
             error.add_note(f"This is value number {self.work.asked} (from 0) of the map over {self.name}.")
             raise
-        self.hand.clear()
-        return None
 
     def _show(self) -> None:
         if self.bar is not None:
@@ -468,6 +308,14 @@ class _Driving:
         self._how: How = how
         self._tell = tell
         self._is_whole = False
+        self._late: TimeoutError | None = None
+
+    def too_late(self) -> TimeoutError:
+        """What is raised when a waiting is over, and nothing else."""
+        results = self._results
+        words = f"{results.finished} were finished by now; waiting for it again goes on there: {results!r}"
+        self._late = TimeoutError(words)
+        return self._late
 
     def __enter__(self) -> Iterator[Any]:
         results = self._results
@@ -506,13 +354,61 @@ class _Driving:
             results.bar.stop(results.work.finished)
         with results.lock:
             results.busy = False
-        results.work.tell = _nothing
-        if isinstance(error, _TooLate):
+        results.work.tell = nothing
+        if error is not None and error is self._late:
             return
         if not results.promise.done() and (self._is_whole or error is not None):
             left = isinstance(error, GeneratorExit) or not isinstance(error, Exception)
             failure = None if self._is_whole else _cancelled(results) if left else error
             results._end(failure if failure is None or isinstance(failure, Exception) else None)
+
+
+class _Source:
+    """Goes through async values in a task of its own: it takes as many as may be asked about, and no more until then.
+
+    In one task and not one for each value: what an async generator holds open across its yields is bound to a task."""
+
+    def __init__(self, values: AsyncIterator[Any], hand: deque[Any], work: Work, tell: Callable[[], object]) -> None:
+        import asyncio
+
+        self._hand = hand
+        self._work = work
+        self._tell = tell
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] = asyncio.ensure_future(self._through(values))
+        self._task.add_done_callback(self._told)
+
+    def has_more(self) -> bool:
+        """Whether one may be asked about now, else it is told when there is. Raises what the values raise."""
+        if not self._hand and self._task.done():
+            self._work.ended = True
+            self._task.result()
+        elif not self._hand:
+            self._work.is_slow = True
+            self._wanted.set()
+        return bool(self._hand)
+
+    async def _through(self, values: AsyncIterator[Any]) -> None:
+        await self._wanted.wait()
+        async for value in values:
+            self._hand.append(value)
+            if self._work.is_slow:
+                self._told()
+            if self._work.takes() <= len(self._hand):
+                self._wanted.clear()
+                await self._wanted.wait()
+
+    def _told(self, task: asyncio.Task[None] | None = None) -> None:
+        self._work.is_slow = False
+        self._tell()
+
+    async def leave(self) -> None:
+        """Nobody wants more of them."""
+        import asyncio
+
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
 
 OPTIONS = frozenset({*MapOptions.__annotations__, "returns"})
@@ -525,8 +421,11 @@ def results_of(
     values: Any,
     options: dict[str, Any],
     caller: str,
+    crash_limit: int,
 ) -> Results[Any, Any]:
-    """What `Client.map` gives. request: the client's. Raises UsageError for a program that must be changed."""
+    """What `Client.map` gives. request: the client's. crash_limit: of its settings.
+
+    Raises UsageError for a program that must be changed."""
     for unknown in options.keys() - OPTIONS:
         raise UsageError(f"map() takes no {unknown}=: it takes {', '.join(sorted(OPTIONS))}.")
     if not isinstance(values, (Iterable, AsyncIterable)):
@@ -544,7 +443,7 @@ def results_of(
     def ask(value: Any, left: float | None) -> Any:
         return request(to, value, timeout=inf if left is None else left, **returns)
 
-    work = _Work(ask, window or WINDOW, None if timeout == inf else timeout)
+    work = Work(ask, window or WINDOW, None if timeout == inf else timeout, crash_limit)
     return Results(callbacks, channel, work, values, bool(options.get("progress")), caller)
 
 
@@ -552,23 +451,20 @@ def _cancelled(results: Results[Any, Any]) -> Cancelled:
     return Cancelled(f"The map over {results.name} was left before it was through.", channel=results.name)
 
 
-class _TooLate(TimeoutError):
-    """The waiting is over, and nothing else."""
-
-
-def _wait_for(room: Room | None, there: threading.Event, deadline: float | None, results: Results[Any, Any]) -> None:
-    left = None if deadline is None else max(0.0, deadline - time.monotonic())
-    if left == 0.0:
-        raise _TooLate(f"{results.finished} were finished by now; waiting for it again goes on there: {results!r}")
-    work = results.work
-    if room is not None and not work.outstanding:
+def _wait_for(work: Work, there: threading.Event, left: float | None) -> None:
+    if work.room is not None and not work.outstanding:
         with suppress(TimeoutError):
-            room.result(left)
+            work.room.result(left)
         return
     if not work.has_come:
         there.wait(left)
     there.clear()
 
 
-def _nothing() -> None:
-    return None
+async def _come(work: Work, there: asyncio.Event) -> None:
+    if work.room is not None and not work.outstanding:
+        await work.room
+        return
+    if not work.has_come:
+        await there.wait()
+    there.clear()

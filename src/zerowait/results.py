@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from zerowait.mapping import Completed, Item, Results
+from zerowait.mapping import Completed, Results
 from zerowait.pending import Pending, Promise
+from zerowait.spreading import Item
 from zerowait.streams import Stream
 from zerowait.subscriptions import Subscription
 

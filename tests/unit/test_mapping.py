@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -12,9 +13,20 @@ import pytest
 
 from tests.waiting import wait_until
 from zerowait.callbacks import Callbacks
-from zerowait.errors import Cancelled, EncodeError, NoResponder, PeerLost, QueueFull, RemoteError, UsageError
-from zerowait.mapping import BUFFERED, Results, _Work
+from zerowait.errors import (
+    Cancelled,
+    ContractMismatch,
+    EncodeError,
+    Expired,
+    NoResponder,
+    PeerLost,
+    QueueFull,
+    RemoteError,
+    UsageError,
+)
+from zerowait.mapping import Results
 from zerowait.pending import Promise
+from zerowait.spreading import BUFFERED, TAKE, WAIT, Work
 
 
 class Ask(Promise[Any]):
@@ -67,16 +79,12 @@ def callbacks() -> Iterator[Callbacks]:
 def results_of(
     workers: Workers, values: Any, *, window: int = 4, timeout: float | None = None, progress: bool = False
 ) -> Results[Any, Any]:
-    work = _Work(workers.ask, window, timeout)
+    work = Work(workers.ask, window, timeout, 3)
     return Results(workers.callbacks, "score", work, values, progress, "here.py:7")
 
 
 def double(value: int) -> int:
     return value * 2
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def refused() -> RemoteError:
@@ -206,7 +214,7 @@ def test_a_value_is_not_asked_again_once_its_timeout_is_over(
     callbacks: Callbacks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr("zerowait.mapping.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("zerowait.spreading.time.monotonic", lambda: now[0])
 
     def answer(value: int) -> int:
         now[0] += 2.0
@@ -216,6 +224,10 @@ def test_a_value_is_not_asked_again_once_its_timeout_is_over(
     with pytest.raises(PeerLost):
         results_of(workers, [1], timeout=5.0).result()
     assert workers.timeouts == [5.0, 3.0, 1.0]
+
+
+def nobody() -> NoResponder:
+    return NoResponder("nobody", channel="score", id="1")
 
 
 def test_nobody_there_at_all_is_a_failure_and_nobody_there_for_a_while_is_not(callbacks: Callbacks) -> None:
@@ -234,6 +246,187 @@ def test_nobody_there_at_all_is_a_failure_and_nobody_there_for_a_while_is_not(ca
         return value
 
     assert results_of(Workers(callbacks, away_for_a_while), range(8)).result(5) == list(range(8))
+
+
+def test_a_value_that_ran_somewhere_is_never_said_not_to_have_run(callbacks: Callbacks) -> None:
+    # given the only value, whose only worker dies with it, and nobody for a second or two
+    ends: list[Exception | None] = [lost(), nobody(), nobody(), None]
+
+    def answer(value: int) -> int:
+        end = ends.pop(0)
+        if end is not None:
+            raise end
+        return value
+
+    # then it waits until one is back
+    assert results_of(Workers(callbacks, answer), [1]).result(5) == [1]
+
+    # and if its time is over meanwhile, what is raised says that it may have run
+    for late in (Expired(channel="score", id="2", sent=False), ContractMismatch("no", difference="", channel="score")):
+        ends[:] = [lost(), nobody(), late]
+        with pytest.raises(PeerLost) as raised:
+            results_of(Workers(callbacks, answer), [1]).result(5)
+        assert "did not run again" in raised.value.__notes__[0]
+
+
+def test_a_handler_that_raised_was_there(callbacks: Callbacks) -> None:
+    ends: list[Exception] = [refused(), nobody()]
+
+    def answer(value: int) -> int:
+        if ends:
+            raise ends.pop(0)
+        return value
+
+    items = list(results_of(Workers(callbacks, answer), [1, 2], window=1).as_completed())
+    assert [type(item.error) for item in items] == [RemoteError, type(None)]
+
+
+def driven(workers: Workers, values: Iterator[Any], window: int, together: Callable[[list[Any]], bool]) -> list[Any]:
+    """Items as they come, where one worker always holds all that is asked. together: whether it survives that."""
+    work, items = Work(workers.ask, window, None, 3), list[Any]()
+    work.in_order = False
+    for step in work.steps():
+        if step is TAKE:
+            value = next(values, None)
+            if value is None:
+                work.ended = True
+            else:
+                work.ask(value)
+        elif step is WAIT:
+            held = [(value, reply) for value, reply in workers.asked if not reply.done()]
+            survives = together([value for value, _ in held])
+            for value, reply in held:
+                if survives:
+                    reply.set(value)
+                else:
+                    reply.fail(lost())
+        else:
+            items.append(step)
+    return items
+
+
+def test_a_value_that_ends_each_process_is_given_up_and_no_other_with_it(callbacks: Callbacks) -> None:
+    deaths: list[list[int]] = []
+
+    def survives(held: list[int]) -> bool:
+        if 13 in held:
+            deaths.append(held)
+        return 13 not in held
+
+    items = driven(Workers(callbacks), iter(range(20)), 8, survives)
+    assert 3 <= len(deaths) <= 4
+    assert deaths[-1] == [13]
+    (bad,) = [item for item in items if item.error is not None]
+    assert (bad.index, type(bad.error), len(items)) == (13, PeerLost, 20)
+    assert "Value number 13 (from 0)" in str(bad.error)
+
+
+def test_many_that_were_lost_twice_without_guilt_are_tried_more_and_more_at_once(callbacks: Callbacks) -> None:
+    asked: list[int] = []
+
+    def survives(held: list[int]) -> bool:
+        asked.append(len(held))
+        return len(asked) > 2
+
+    items = driven(Workers(callbacks), iter(range(64)), 64, survives)
+    assert all(item.error is None for item in items)
+    assert asked == [64, 64, 1, 2, 4, 8, 16, 32, 1]
+
+
+def test_a_waiting_ends_though_values_keep_coming_and_says_so_as_others_do(callbacks: Callbacks) -> None:
+    # given answers at once, and values without end
+    now = itertools.count()
+    results = results_of(Workers(callbacks, double), iter(lambda: next(now), -1))
+    for _ in range(2):
+        with pytest.raises(TimeoutError, match="goes on there") as raised:
+            results.result(0.02)
+        assert type(raised.value) is TimeoutError
+    assert results.finished > 10
+
+
+def test_the_only_item_is_given_before_the_next_value_is_taken(callbacks: Callbacks) -> None:
+    got = [1]
+
+    def values() -> Iterator[int]:
+        while got[-1] < 100:
+            yield got[-1]  # made of the answer before it
+
+    for output in results_of(Workers(callbacks, double), values(), window=1):
+        got += [output]
+    assert got == [1, 2, 4, 8, 16, 32, 64, 128]
+
+
+@pytest.mark.asyncio
+async def test_an_item_need_not_wait_for_the_next_async_value(callbacks: Callbacks) -> None:
+    # given values each of which waits for the answer before it
+    came = asyncio.Event()
+
+    async def values() -> AsyncIterator[int]:
+        for number in range(10):
+            yield number
+            await came.wait()
+            came.clear()
+
+    # then they go through, in any way to take them
+    for way in ("in order", "as completed"):
+        results = results_of(Workers(callbacks, double), values())
+        got: list[int] = []
+
+        async def gather(results: Results[Any, Any] = results, got: list[int] = got, way: str = way) -> None:
+            if way == "in order":
+                async for output in results:
+                    got.append(output)
+                    came.set()
+            else:
+                async for item in results.as_completed():
+                    got.append(item.output)
+                    came.set()
+
+        await asyncio.wait_for(gather(), 10)
+        assert got == [number * 2 for number in range(10)], way
+
+
+@pytest.mark.asyncio
+async def test_async_values_run_in_one_task_no_further_than_may_be_asked_and_are_left_with_it(
+    callbacks: Callbacks,
+) -> None:
+    # given values without end, which note where they run
+    tasks: set[Any] = set()
+    taken = 0
+
+    async def values() -> AsyncIterator[int]:
+        nonlocal taken
+        while True:
+            tasks.add(asyncio.current_task())
+            taken += 1
+            yield taken
+            await asyncio.sleep(0)
+
+    # when nobody answers, and the waiting is given up
+    workers = Workers(callbacks)
+    waiting = asyncio.ensure_future(_list(results_of(workers, values(), window=4)))
+    await asyncio.to_thread(wait_until, lambda: len(workers.outstanding()) == 4, within=5)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+    # then no more was taken than may be asked, one task went through all of it, and nothing is left
+    assert taken <= 5
+    (task,) = tasks
+    assert task.done()
+    assert not workers.outstanding()
+
+
+@pytest.mark.asyncio
+async def test_what_async_values_raise_is_raised_by_the_map(callbacks: Callbacks) -> None:
+    async def values() -> AsyncIterator[int]:
+        yield 1
+        raise ConnectionError("the source is gone")
+
+    with pytest.raises(ConnectionError, match="the source is gone"):
+        await results_of(Workers(callbacks, double), values())
 
 
 def test_a_waiting_that_is_over_ends_nothing_else(callbacks: Callbacks) -> None:
@@ -285,19 +478,31 @@ def test_cancelling_it_cancels_what_is_asked_and_tells_who_waits(callbacks: Call
 
 def test_leaving_the_loop_or_the_block_cancels_what_is_asked(callbacks: Callbacks) -> None:
     for leave in ("break", "with"):
+        # given four that are asked, and answers to two of them
         workers = Workers(callbacks)
         results = results_of(workers, range(100))
-        workers.asked.clear()
-        workers.answer = _same
+
+        def answer(workers: Workers = workers) -> None:
+            wait_until(lambda: len(workers.asked) == 4, within=5)
+            for value, reply in workers.asked[:2]:
+                reply.set(value)
+
+        answers = threading.Thread(target=answer, daemon=True)
+        answers.start()
+
+        # when they are left after that
         if leave == "break":
             for output in results:
-                workers.answer = None
                 if output == 1:
                     break
             gc.collect()
         else:
             with results:
                 assert next(iter(results)) == 0
+
+        # then nothing is asked any more
+        answers.join(5)
+        assert len(workers.asked) > 2
         assert not workers.outstanding(), leave
 
 

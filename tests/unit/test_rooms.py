@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
               "patterns", "snapshot", "log", "contract", "agreement", "accept", "faults", "failures", "turns"),
     "what users hold": ("topic", "publications", "subscriptions", "ambient",
                         "channels", "app", "context", "client", "pending", "callbacks", "receipts", "results",
-                        "loading", "mapping", "progress", "answers", "replies", "streams"),
+                        "loading", "mapping", "spreading", "progress", "answers", "replies", "streams"),
     "handlers": ("handlers",),
     "outbox": ("outbox", "topics"),
     "requests": ("requests",),
