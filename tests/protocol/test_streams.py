@@ -73,6 +73,44 @@ def test_a_stream_that_was_left_when_it_had_ended_is_kept_no_more() -> None:
     assert not len(stage.core.worker.streams)
 
 
+def test_a_stream_whose_end_crosses_its_readers_leave_is_kept_no_more() -> None:
+    """It was kept, chunks and all, for as long as the process of its reader lived."""
+    stage, owner, flow = flowing()
+    give(stage, flow, b"\x01")
+    owner.say(Drop(BOX, 0, ((EPOCH, 1, 1),), True))
+    give(stage, flow, b"\x02")
+    stage.core.worker.streams.end(BOX, 1)
+    assert not len(stage.core.worker.streams)
+    assert not flow.unseen
+    assert not flow.waiting
+    assert len(owner.all(Chunk)) == 1, "what came before he left"
+
+
+def test_a_stream_that_is_left_before_it_gives_anything_gives_nothing() -> None:
+    stage, owner, flow = flowing()
+    owner.say(Drop(BOX, 0, ((EPOCH, 1, 1),), True))
+    owner.say(Credit(CHANNEL, 0, 32, 0, BOX, 1))  # said before that, on a connection that was slower
+    give(stage, flow, b"\x01", b"\x02")
+    assert not owner.all(Chunk)
+    assert not flow.waiting
+    assert stage.core.worker.streams.end(BOX, 1) == 0
+    assert not len(stage.core.worker.streams)
+    assert not stage.core.worker.streams._early
+    assert not stage.core.worker.streams._unread
+
+
+def test_of_a_request_that_is_answered_though_it_was_cancelled_no_mark_stays() -> None:
+    for ended in (Ended(Verdict.HANDLED, answers=b"\x01"), Ended(Verdict.CANCELLED, answers=b"")):
+        stage, owner = answering()
+        owner.send(1, n=1, epoch=EPOCH, fence=EPOCH)
+        taken = stage.take()
+        assert taken is not None
+        owner.say(Drop(BOX, 0, ((EPOCH, 1, 1),), True))
+        stage.core.finish([(taken, 0, 1, ended)])
+        stage.step()
+        assert not stage.core.worker.streams._unread
+
+
 # -- at who asks -------------------------------------------------------------------------------------------------------
 
 

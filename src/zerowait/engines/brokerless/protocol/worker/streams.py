@@ -85,6 +85,12 @@ class Outflow:
         self.unseen.extend(made)
         return made
 
+    def throw_away(self) -> None:
+        """Nobody reads what has been given."""
+        self.is_noted = False  # as in `gather`
+        self.waiting.clear()
+        self.unseen.clear()
+
 
 class Streams:
     """link: to who owns an outbox, if he is there. lies: whether that request of an outbox is queued or runs here."""
@@ -95,6 +101,7 @@ class Streams:
         self._lies = lies
         self._flows: dict[tuple[int, int], Outflow] = {}
         self._early: dict[tuple[int, int], tuple[int, int]] = {}  # limit and connection, before a handler has begun
+        self._unread: set[tuple[int, int]] = set()  # run still, and nobody wants what they give
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -104,7 +111,8 @@ class Streams:
         name = credit.box, credit.number
         flow = self._flows.get(name)
         if flow is None:
-            if self._lies(*name):  # else it is over: nobody will ask for what is kept of it
+            # Of one that does not lie here, it is over: nobody will ask for what is kept of it.
+            if self._lies(*name) and name not in self._unread:
                 self._early[name] = credit.limit, link.conn
             return
         while flow.unseen and flow.unseen[0].serial < credit.serial:
@@ -128,6 +136,9 @@ class Streams:
         """Handlers have given items of these."""
         for flow in outflows:
             name = flow.box, flow.number
+            if name in self._unread:
+                flow.throw_away()
+                continue
             if not flow.has_ended and name not in self._flows:
                 self._flows[name] = flow
                 limit, flow.conn = self._early.pop(name, (0, 0))
@@ -144,40 +155,55 @@ class Streams:
         """Its handler has given the last item: how many CHUNKs there are."""
         flow = self._flows.get((box, number))
         self._early.pop((box, number), None)
-        if flow is None:
-            return 0
+        if flow is None or (box, number) in self._unread:
+            self.drop(box, number)
+            return flow.serial if flow is not None else 0
         self._send(flow)
         flow.has_ended = True
         if not flow.unseen:
             del self._flows[box, number]
         return flow.serial
 
-    def left(self, box: int, ranges: Iterable[tuple[int, int, int]]) -> None:
-        """Nobody reads these: what has ended of them is kept no more. What runs is cancelled."""
-        for _, first, count in ranges:
-            for number in range(first, first + count):
-                flow = self._flows.get((box, number))
-                if flow is not None and flow.has_ended:
-                    del self._flows[box, number]
+    def left(self, box: int, ranges: Iterable[tuple[int, int, int]], running: Iterable[Part]) -> None:
+        """Nobody reads these: what has been given of them is kept no more, nor what those that run may yet give. They
+        are cancelled, which a run may cross that has come to its end."""
+        for name in [name for name in self._flows if name[0] == box]:
+            if any(first <= name[1] < first + count for _, first, count in ranges):
+                self._forget(name)
+        for part in running:
+            for name in ((box, number) for number in range(part.first, part.first + part.count)):
+                self._early.pop(name, None)
+                self._unread.add(name)
 
     def leave(self, box: int, parts: Iterable[Part]) -> None:
         """These have left, and will not end here: nobody reads what they gave."""
-        if self._flows or self._early:
+        if self._flows or self._early or self._unread:
             for part in parts:
                 for number in range(part.first, part.first + part.count):
                     self.drop(box, number)
 
+    def answered(self, box: int, parts: Iterable[Part]) -> None:
+        """These have ended, and were no streams."""
+        if self._unread:
+            self._unread.difference_update(
+                (box, number) for part in parts for number in range(part.first, part.first + part.count)
+            )
+
     def drop(self, box: int, number: int | None = None) -> None:
         """Nobody reads it any more; None: none of this outbox."""
         if number is not None:
-            names, early = [(box, number)], [(box, number)]
-        else:
-            names = [name for name in self._flows if name[0] == box]
-            early = [name for name in self._early if name[0] == box]
-        for name in names:
-            flow = self._flows.pop(name, None)
-            if flow is not None:
-                flow.has_ended = True
-                flow.unseen.clear()
-        for name in early:
-            self._early.pop(name, None)
+            self._forget((box, number))
+            self._early.pop((box, number), None)
+            self._unread.discard((box, number))
+            return
+        for name in [name for name in self._flows if name[0] == box]:
+            self._forget(name)
+        for name in [name for name in self._early if name[0] == box]:
+            del self._early[name]
+        self._unread = {name for name in self._unread if name[0] != box}
+
+    def _forget(self, name: tuple[int, int]) -> None:
+        flow = self._flows.pop(name, None)
+        if flow is not None:
+            flow.has_ended = True
+            flow.unseen.clear()

@@ -314,8 +314,8 @@ class Worker:
             started.extend(running)
         if unstarted:
             self._tell(frame.box, Verdict.UNSTARTED, unstarted)
-        if frame.cancel and self.streams:
-            self.streams.left(frame.box, frame.ranges)
+        if frame.cancel:
+            self.streams.left(frame.box, frame.ranges, started)
         if started and frame.cancel:
             self._effects.add(Cancel(frame.box, frame.ranges))
         elif started and not frame.answers:
@@ -403,11 +403,16 @@ class Worker:
                 for number in range(part.first, part.first + part.count):
                     note = Known(Verdict.HANDLED, self.streams.end(box, number), ended.note)
                     told.append(Answer(Part(part.epoch, number, 1, part.fence, part.n), note=note))
-        elif len(parts) == 1:
+            return self._remembered(box, told)
+        self.streams.answered(box, parts)
+        if len(parts) == 1:
             told.append(Answer(parts[0], ended.answers))
         else:
             each = iter(frames.payloads(frames.array_of([ended.answers], sum(part.count for part in parts))))
             told.extend(Answer(part, b"".join(next(each) for _ in range(part.count))) for part in parts)
+        return self._remembered(box, told)
+
+    def _remembered(self, box: int, told: list[Answer]) -> list[Answer]:
         for answer in told:
             self.memory.answered(box, answer)
         return told
