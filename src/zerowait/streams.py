@@ -12,8 +12,11 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import ref
 
+import msgspec
+
 from zerowait.answers import CANCELLED, Bad, Body, Over
 from zerowait.errors import UsageError
+from zerowait.message import BODY_START, UNIT_BYTES
 from zerowait.pending import Leaving, refuse_elsewhere, refuse_waiting
 from zerowait.replies import Knock
 
@@ -27,8 +30,23 @@ Out = TypeVar("Out", covariant=True)
 
 FIRST_UNITS = 16  # what a producer may send before its reader has said anything
 MOST_UNITS = 2_048
-UNIT_BYTES = 16 * 1024
 LINE = "write `async for item in zw.stream(…)`"
+
+_raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+def units(body: bytes, count: int) -> int:
+    """What the items of a chunk cost. Exactly as its producer reckons it: with less it would wait for ever in the end,
+    with more no reader would hold it."""
+    size = len(body) - BODY_START
+    if size < UNIT_BYTES:
+        return count
+    if count == 1:
+        return 1 + size // UNIT_BYTES
+    try:
+        return sum(1 + len(item) // UNIT_BYTES for item in _raws.decode(body))
+    except msgspec.MsgspecError:  # no msgpack at all: see `Body`
+        return count
 
 
 class Stream(Leaving, Generic[Out]):
@@ -139,7 +157,7 @@ class Stream(Leaving, Generic[Out]):
         if body is not None:
             self._read += 1
             values = Body(body).values(self._bundle.lane.out)
-            self._body = len(values) + (len(body) // UNIT_BYTES if len(body) >= UNIT_BYTES else 0)
+            self._body = units(body, len(values))
             self._items = iter(values)
             return True
         if end is None:

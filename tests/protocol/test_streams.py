@@ -138,6 +138,33 @@ def test_a_stream_whose_time_is_over_is_said_to_be_so_once_and_is_forgotten() ->
     assert not at.stage.effect(Chunked)
 
 
+def test_a_producer_that_ignores_its_credit_ends_its_link() -> None:
+    """Its items filled the memory of a reader who did not read."""
+    for large in (False, True):
+        at = Asker(IN_FLIGHT, kind="stream")
+        each = b"\xc6" + (60_000).to_bytes(4, "big") + bytes(60_000) if large else b"\x01"  # 4 units, or 1
+        allowed = 4 if large else 16
+        for serial in range(allowed):
+            at.x.say(Chunk(BOX, 1, serial, array_of([each], 1)))
+        assert len(at.stage.effect(Chunked)) == allowed
+        assert not at.x.closed
+        at.x.say(Chunk(BOX, 1, allowed, array_of([each], 1)))
+        assert len(at.stage.effect(Chunked)) == allowed
+        assert at.x.closed
+
+
+def test_the_last_item_of_a_stream_may_overdraw_and_room_is_reckoned_from_the_beginning() -> None:
+    at = Asker(IN_FLIGHT, kind="stream")
+    at.x.say(Chunk(BOX, 1, 0, array_of([b"\x01"] * 15, 15)))
+    at.x.say(Chunk(BOX, 1, 1, array_of([bytes(60_000)], 1)))  # its form is looked at by who reads it
+    at.stage.core.owner.asks.feed(BOX, 1, 20, over=False)
+    at.x.say(Chunk(BOX, 1, 2, array_of([b"\x01"], 1)))
+    assert len(at.stage.effect(Chunked)) == 3
+    assert not at.x.closed
+    at.x.say(Chunk(BOX, 1, 3, array_of([b"\x01"] * 2, 2)))
+    assert at.x.closed
+
+
 def test_a_stream_is_lost_once_with_its_worker() -> None:
     at = Asker(IN_FLIGHT, kind="stream")
     at.stage.core.buried(X, at.stage.now)

@@ -9,13 +9,14 @@ import pytest
 from zerowait.codec import Codec
 from zerowait.engines.brokerless.protocol.effects import Unanswered
 from zerowait.engines.brokerless.protocol.frames import Chunk, Outcome, Part, array_of
+from zerowait.engines.brokerless.protocol.worker.streams import Outflow
 from zerowait.errors import PeerLost, Room
 from zerowait.failures import NO_ERRORS
-from zerowait.message import Verdict
+from zerowait.message import UNIT_BYTES, Verdict
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.requests.box import Requests
 from zerowait.requests.bundle import AskLane, Bundle
-from zerowait.streams import Stream
+from zerowait.streams import Stream, units
 
 BOX, EPOCH = 7, 5
 
@@ -118,3 +119,14 @@ def test_of_a_stream_that_was_left_before_all_of_it_had_come_nothing_is_kept() -
     assert asked.fed[-1][::2] == (1, True)
     assert not asked.bundle.streams
     assert not asked.requests._pieces
+
+
+def test_a_reader_reckons_a_chunk_as_its_producer_did() -> None:
+    """By the bytes of all of it, a reader of items below 16 KiB made room for more than had come, and held nobody."""
+    ten = b"\xc5" + (10_000).to_bytes(2, "big") + bytes(10_000)
+    large = b"\xc6" + (50_000).to_bytes(4, "big") + bytes(50_000)
+    for items in ([ten] * 12, [large], [large, ten], [b"\x01"] * 1_024, [bytes(UNIT_BYTES)]):
+        flow = Outflow(BOX, 1)
+        for item in items:
+            flow.put(item)
+        assert units(array_of(items, len(items)), len(items)) == flow._used, len(items)

@@ -24,6 +24,7 @@ from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Chunked, Effects, Unanswered, Why
 from zerowait.engines.brokerless.protocol.frames import (
     MALFORMED,
+    UNEXPECTED,
     Chunk,
     Confirm,
     Credit,
@@ -40,7 +41,7 @@ from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.message import SEGMENT_MESSAGES, Again, Bury, Change, Numbers, Settle, Verdict
+from zerowait.message import BODY_START, SEGMENT_MESSAGES, UNIT_BYTES, Again, Bury, Change, Numbers, Settle, Verdict
 
 STREAM = "stream"
 STREAM_UNITS = 16  # the credit of a stream before its reader has said anything
@@ -58,13 +59,27 @@ Range = tuple[int, int, int]  # (epoch, first, count)
 class Flow:
     """A stream, as its reader's process knows it."""
 
-    __slots__ = ("channel", "instance", "limit", "seen")
+    __slots__ = ("channel", "instance", "limit", "seen", "units")
 
     def __init__(self, channel: str, instance: int) -> None:
         self.channel = channel
         self.instance = instance  # where it comes from
         self.limit = STREAM_UNITS
         self.seen = 0
+        self.units = 0  # that have come, at least
+
+    def take(self, body: bytes) -> None:
+        """The next CHUNK has come. What nobody has made room for would fill the memory here, so it ends the link."""
+        count, size = count_of(body), len(body) - BODY_START
+        if not 0 < count <= SEGMENT_MESSAGES:
+            raise ProtocolError(MALFORMED, f"a CHUNK of {count} items")
+        if self.units + count > self.limit:  # the last item may overdraw
+            words = f"a CHUNK of {self.channel} beyond the {self.limit} units of credit for its stream"
+            raise ProtocolError(UNEXPECTED, words)
+        # One item exactly; of several no less than this, which need not look at each: none of them costs less than 1,
+        # nor all of them less than their bytes.
+        self.units += 1 + size // UNIT_BYTES if count == 1 else max(count, size // UNIT_BYTES)
+        self.seen += 1
 
 
 class _Box:
@@ -352,9 +367,7 @@ class Asks:
         asked = self._boxes.get(chunk.box)
         flow = asked.flows.get(chunk.number) if asked is not None else None
         if flow is not None and flow.instance == link.instance and chunk.serial == flow.seen:
-            if not 0 < count_of(chunk.body) <= SEGMENT_MESSAGES:
-                raise ProtocolError(MALFORMED, f"a CHUNK of {count_of(chunk.body)} items")
-            flow.seen += 1  # one that comes again, after a new connection, is here already
+            flow.take(chunk.body)  # one that comes again, after a new connection, is here already
             self._effects.add(Chunked(chunk))
 
     def feed(self, box: int, number: int, limit: int, *, over: bool) -> None:
