@@ -106,12 +106,20 @@ class Stream(Leaving, Generic[Out]):
         return self._bundle.channel
 
     def cancel(self) -> None:
-        """Nobody reads it any more: what runs is cancelled. Iterating it then raises `zerowait.errors.Cancelled`."""
+        """Nobody reads it any more: what runs is cancelled, what lies here is thrown away, and iterating it raises
+        `zerowait.errors.Cancelled`. Nothing happens if it was read to its end."""
         refuse_elsewhere(self._bundle.lane.intake.pid, "This stream")
-        if not self._is_over:
-            self._leave()
-            self.ended(CANCELLED)
-            self._bundle.lane.requests.cancel(self._bundle, self._index)
+        if self._is_over:
+            return
+        self._leave()
+        with self._lock:
+            self._end = CANCELLED  # whatever it had ended with
+            self._chunks.clear()
+            self._items = iter(())
+            waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()
+        self._bundle.lane.requests.cancel(self._bundle, self._index)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -214,6 +222,8 @@ class Stream(Leaving, Generic[Out]):
     def put(self, body: bytes) -> None:
         """Any thread: a chunk has come."""
         with self._lock:
+            if self._end is CANCELLED:
+                return
             self._chunks.append(body)
             waiting, self._waiting = self._waiting, []
         for call in waiting:

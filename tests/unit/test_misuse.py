@@ -146,6 +146,16 @@ def test_a_channel_that_is_served_as_another_kind_takes_no_push_and_what_waits_s
         assert zw.push("mail.parse", 1).result(5).id, "other channels are not concerned"
 
 
+def test_who_only_looks_who_serves_a_channel_is_not_told_of_its_kind(warned: pytest.LogCaptureFixture) -> None:
+    with Client("looker") as zw, Client("counter") as other:
+        node = other._open().node
+        node.call(lambda: node.serve(Requests())).result(5)
+        zw.workers("mail.count").at_least(1).result(10)
+        node = zw._open().node
+        assert node.call(lambda: node.other_kind("mail.count")).result(5) is not None, "it was looked at"
+        assert "as another kind" not in warned.text
+
+
 # 12: a client's push inside a handler
 
 

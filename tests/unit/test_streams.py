@@ -10,7 +10,7 @@ from zerowait.codec import Codec
 from zerowait.engines.brokerless.protocol.effects import Unanswered
 from zerowait.engines.brokerless.protocol.frames import Chunk, Outcome, Part, array_of
 from zerowait.engines.brokerless.protocol.worker.streams import Outflow
-from zerowait.errors import PeerLost, Room
+from zerowait.errors import Cancelled, PeerLost, Room
 from zerowait.failures import NO_ERRORS
 from zerowait.message import UNIT_BYTES, Verdict
 from zerowait.outbox.intake import Intake, Limits
@@ -130,3 +130,30 @@ def test_a_reader_reckons_a_chunk_as_its_producer_did() -> None:
         for item in items:
             flow.put(item)
         assert units(array_of(items, len(items)), len(items)) == flow._used, len(items)
+
+
+def test_a_stream_that_is_cancelled_gives_nothing_more_and_says_so() -> None:
+    """What lay here was still given, and one that was here whole ended as if nothing had happened."""
+    for ends, more in ((None, False), (1, False), (2, False), (2, True)):
+        asked = Asked()
+        stream = asked.stream()
+        asked.comes(0, 1, 2, 3)
+        if ends is not None:
+            asked.ends(chunks=ends)
+        assert next(stream) == 1
+        stream.cancel()
+        if more:
+            asked.comes(1, 4)  # on a new connection: that one waited for ever
+        with pytest.raises(Cancelled):
+            next(stream)
+        assert list(stream) == []
+
+
+def test_a_stream_that_was_read_is_cancelled_no_more() -> None:
+    asked = Asked()
+    stream = asked.stream()
+    asked.comes(0, 1)
+    asked.ends(chunks=1)
+    assert list(stream) == [1]
+    stream.cancel()
+    assert list(stream) == []

@@ -89,7 +89,7 @@ class Herald:
         self._kinds = kinds = sender.kinds_served()
         before, self._misused = self._misused, set()
         for channel, (kind, instance) in kinds.items():
-            if channel in self._wanted.channels and kind != sender.kind_of(channel):
+            if channel in self._wanted.channels and sender.uses(channel) and kind != sender.kind_of(channel):
                 self._misused.add(channel)
                 if channel not in before:
                     self._notice(Say("kind", kind, instance, channel), self._name(instance))

@@ -92,6 +92,10 @@ class Sender:
         """What this process uses that channel as."""
         return self._kinds.get(channel, PUSH)
 
+    def uses(self, channel: str) -> bool:
+        """Whether it asks or pushes there; who only wants to know who serves it has said nothing of its kind."""
+        return channel in self._kinds or self.contracts.knows(channel)
+
     def use(self, channel: str, kind: str, *, idempotent: bool) -> None:
         """This process asks at that channel. idempotent: what it asks there may run twice."""
         if idempotent:
@@ -154,7 +158,7 @@ class Sender:
 
     def there(self, channel: str) -> list[Link]:
         """As `workers`; of a channel that this process does not use by now, all who serve it, as whatever kind."""
-        if channel in self._kinds or self.contracts.knows(channel):
+        if self.uses(channel):
             return self.workers(channel)
         return [link for link in self._links.values() if link.phase is LinkPhase.READY and channel in link.served]
 
