@@ -186,7 +186,7 @@ class Knock:
         self._loop = loop = asyncio.get_running_loop()
         waker = wakers.get(loop)
         if waker is None:
-            for other in [other for other in wakers if other.is_closed()]:
+            for other in [other for other in list(wakers) if other.is_closed()]:  # other loops come meanwhile
                 wakers.pop(other, None)
             waker = wakers[loop] = Waker(loop)
         self._waker = waker

@@ -204,6 +204,11 @@ class Stream(Leaving, Generic[Out]):
         self._watch(there.set)
         there.wait()
 
+    def _unwatch(self, call: Callable[[], object]) -> None:
+        with self._lock:
+            if call in self._waiting:
+                self._waiting.remove(call)
+
     def _watch(self, call: Callable[[], object]) -> None:
         with self._lock:
             end = self._end
@@ -266,4 +271,10 @@ class _Coming:
         refuse_elsewhere(self._stream._bundle.lane.intake.pid, "This stream")
         knock = Knock(self._stream._bundle.lane.requests.wakers)
         self._stream._watch(knock.ready)
-        yield from knock.wait()
+        try:
+            yield from knock.wait()
+        except GeneratorExit:
+            raise  # perhaps from the garbage collection, on a thread that holds the very lock `_unwatch` takes
+        except BaseException:  # a timeout, say: whoever polls must not leave a call for each time
+            self._stream._unwatch(knock.ready)
+            raise

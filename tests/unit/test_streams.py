@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from zerowait.errors import Cancelled, PeerLost, Room
 from zerowait.failures import NO_ERRORS
 from zerowait.message import UNIT_BYTES, Verdict
 from zerowait.outbox.intake import Intake, Limits
+from zerowait.replies import Knock
 from zerowait.requests.box import Requests
 from zerowait.requests.bundle import AskLane, Bundle
 from zerowait.streams import Stream, units
@@ -157,3 +159,30 @@ def test_a_stream_that_was_read_is_cancelled_no_more() -> None:
     assert list(stream) == [1]
     stream.cancel()
     assert list(stream) == []
+
+
+@pytest.mark.asyncio
+async def test_waiting_for_an_item_that_is_given_up_leaves_nothing_behind() -> None:
+    asked = Asked()
+    stream = asked.stream()
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.001)
+    assert not stream._waiting
+    asked.comes(0, 1)
+    assert await anext(stream) == 1
+
+
+@pytest.mark.asyncio
+async def test_loops_that_wait_for_the_first_time_at_once_do_not_disturb_one_another() -> None:
+    """It was a RuntimeError out of `await`, now and then."""
+    wakers: dict[Any, Any] = {}
+
+    class OtherLoop:
+        def is_closed(self) -> bool:
+            wakers[object()] = None  # on another thread, just then
+            return False
+
+    wakers[OtherLoop()] = None
+    Knock(wakers)
+    assert asyncio.get_running_loop() in wakers
