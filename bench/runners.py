@@ -55,7 +55,7 @@ def spec_of(fn: Callable[..., Any], codec: Codec[Mail], *, is_async: bool) -> Ha
         wants_ctx=False,
         concurrency=32 if is_async else 6,
     )
-    spec.__dict__["codec"] = codec  # in place of the one that it would make for itself
+    vars(spec)["codec"] = codec  # in place of the one that it would make for itself
     return spec
 
 
