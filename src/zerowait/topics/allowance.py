@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from zerowait.message import SEGMENT_MESSAGES
 from zerowait.patterns import matches
-
-if TYPE_CHECKING:
-    from zerowait.topics.bundle import TopicLane
 
 UNTOLD = SEGMENT_MESSAGES // 2  # may be accepted for a pattern before the network thread has said how many
 
@@ -30,6 +27,16 @@ class Allowance:
         self.left: float = UNTOLD
 
 
+class Reliable(Protocol):
+    """A reliable topic: see `bundle.TopicLane`. version: of the patterns for which `allowances` were looked up."""
+
+    name: str
+    accepted: int
+    published: int
+    version: int
+    allowances: tuple[Allowance, ...]
+
+
 class Allowances:
     """Of a press, and under its lock."""
 
@@ -37,8 +44,8 @@ class Allowances:
         self._version = 0
         self._patterns: tuple[str, ...] = ()  # that are subscribed to
         self._of: dict[str, Allowance] = {}  # those of them that match a reliable topic
-        self._stirred: dict[TopicLane, None] = {}  # something of these is under way
-        self._rooms: dict[TopicLane, list[Any]] = {}  # who waits for room
+        self._stirred: dict[Reliable, None] = {}  # something of these is under way
+        self._rooms: dict[Reliable, list[Any]] = {}  # who waits for room
 
     def __bool__(self) -> bool:
         """Whether there is anything to look at."""
@@ -48,7 +55,7 @@ class Allowances:
         """The patterns whose room matters."""
         return list(self._of)
 
-    def take(self, lane: TopicLane, *, force: bool) -> bool:
+    def take(self, lane: Reliable, *, force: bool) -> bool:
         """For one event; False: some queue is full, and nothing was taken."""
         self._fit(lane)
         if not force and any(each.left <= 0 for each in lane.allowances):
@@ -59,17 +66,17 @@ class Allowances:
         self._stirred[lane] = None
         return True
 
-    def give_back(self, lane: TopicLane) -> None:
+    def give_back(self, lane: Reliable) -> None:
         """What was taken for one event that will not be published."""
         for each in lane.allowances:
             each.left += 1
         lane.accepted -= 1
 
-    def most(self, lane: TopicLane) -> int:
+    def most(self, lane: Reliable) -> int:
         """How many events its fullest queue has room for, for who is told that this is not enough."""
         return max(0, int(min((each.room for each in lane.allowances if each.room < inf), default=0)))
 
-    def wait(self, lane: TopicLane, room: Any) -> None:
+    def wait(self, lane: Reliable, room: Any) -> None:
         self._rooms.setdefault(lane, []).append(room)
 
     def renew(self, version: int, patterns: Callable[[], Collection[str]], rooms: dict[str, int | None]) -> list[Any]:
@@ -103,7 +110,7 @@ class Allowances:
         self._rooms.clear()
         return told
 
-    def _fit(self, lane: TopicLane) -> None:
+    def _fit(self, lane: Reliable) -> None:
         """Its allowances, if other patterns are subscribed to than when it was looked at last."""
         if lane.version == self._version:
             return
