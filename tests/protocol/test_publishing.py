@@ -83,6 +83,22 @@ def test_an_event_that_is_larger_than_all_history_is_published_and_not_kept(monk
     assert [value for _, _, value, _ in later.take()] == [2]
 
 
+@pytest.mark.parametrize("replay", [3, 6, 20])
+def test_what_several_histories_have_is_replayed_once(replay: int) -> None:
+    world, publisher, subscriber, _ = subscribed("unrelated")
+    for pattern, history in (("h.*", 10), ("h.b", 4), (">", 5)):
+        publisher.core.announce_topic(pattern, b"", b"", history)
+    publish(publisher, ("h.c", 1), ("h.b", 2), ("h.b", 3), ("h.c", 4))
+    for number in range(5, 8):
+        publish(publisher, ("h.b", number))
+    later = Feed(world, subscriber, "h.*", 2, replay=replay)
+    world.run(world.now + 0.05)
+    publish(publisher, ("h.b", 8))
+    world.run(world.now + 0.05)
+
+    assert [got[2:] for got in later.take()] == [(number, 0) for number in range(max(1, 8 - replay), 9)]
+
+
 @pytest.mark.parametrize("others", [0, 1, 2])
 def test_an_event_that_a_process_does_not_take_is_missed_by_each_of_its_subscriptions(others: int) -> None:
     """And is no reason to end the connection, however many of them want it."""

@@ -267,14 +267,16 @@ def compare_terms(to: Channel, first: Terms, where: str) -> None:
 
 
 def _in_words(terms: Terms) -> str:
-    said = {name: getattr(terms, name) for name in terms.__struct_fields__}
+    said = {name: getattr(terms, name) for name in terms.__struct_fields__ if name != "declared"}
     return (
         ", ".join(f"{name}={value!r}" for name, value in said.items() if value not in _UNSAID.get(name, (None,)))
         or "no terms"
     )
 
 
-_UNSAID: dict[str, tuple[Any, ...]] = {"idempotent": (False,), "errors": ((),)}
+_UNSAID: dict[str, tuple[Any, ...]] = {
+    "idempotent": (False,), "errors": ((),), "retain": (False,), "history": (0,), "reliable": (False,),
+}  # fmt: skip
 
 
 def _seconds(name: str, value: Any, least: float | None = None) -> float:

@@ -33,8 +33,8 @@ class TopicLane:
     durable groups that get it too. encode: a value to what is published, given where that is for a bare socket."""
 
     __slots__ = (
-        "accepted", "allowances", "codec", "encode", "encode_into", "exact", "flags", "groups", "is_plain", "name",
-        "press", "published", "reliable", "slot", "version",
+        "accepted", "allowances", "codec", "declared", "encode", "encode_into", "exact", "flags", "groups", "is_plain",
+        "name", "press", "published", "reliable", "slot", "terms", "version",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +59,9 @@ class TopicLane:
         self.flags = RETAIN * retain | RELIABLE * reliable
         self.reliable = reliable
         self.groups: tuple[Any, ...] = ()
+        # As it was declared when it was first published on, and by which patterns that is known to others.
+        self.terms: Any = None
+        self.declared: set[str] = set()
         # Of a reliable one: how many were accepted, how many of them have been published, and whose queues they fill,
         # as of which version of the patterns that are subscribed to.
         self.accepted = 0

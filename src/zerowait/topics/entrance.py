@@ -15,7 +15,7 @@ from zerowait.codec import Codec
 from zerowait.errors import NotAccepted, TooLarge, UsageError
 from zerowait.message import SEGMENT_BYTES
 from zerowait.names import check_topic
-from zerowait.outbox.entrance import Ready
+from zerowait.outbox.entrance import Ready, compare_terms
 from zerowait.outbox.plaincodec import plain_encoder
 from zerowait.patterns import is_wild
 from zerowait.pending import Pending
@@ -93,6 +93,8 @@ class TopicEntrance:
         lane = self._lanes.get((to, retain)) if isinstance(to, (str, Channel)) else None
         if lane is None:
             lane = self._lane(to, retain, value)
+        elif lane.terms is not None and isinstance(to, Topic) and to.terms is not lane.terms:
+            self._compare(cast("Topic[Any]", to), lane)
         if lane.is_plain and (retain is not None or options.get("headers") is not None):
             raise UsageError(f"{lane.name} goes to a bare ZeroMQ socket, which knows neither retain nor headers.")
         if not lane.is_plain and (other := self._other_kind(lane.name)) is not None:
@@ -153,6 +155,7 @@ class TopicEntrance:
         if plain is not None and self._plain is not None:
             press = self._plain(name, check_plain(plain, "topic", declared or name))
             bare = TopicLane(press, name, codec, None, encode=plain_encoder(plain, codec))
+            bare.terms = topic.terms if topic is not None else None
             return self._remember(to, retain, bare, is_short=False)
         exact = codec.exact
         if topic is None and codec.encode_into is not None and not hasattr(value.__class__, "__pydantic_validator__"):
@@ -168,6 +171,9 @@ class TopicEntrance:
             retain=topic is not None and topic.retain if retain is None else retain,
             reliable=topic is not None and topic.reliable,
         )
+        if topic is not None:
+            lane.terms = topic.terms
+            lane.declared.add(declared)
         self._groups.of(name, codec)  # what may wait for the disk does so here, where nobody waits for us
         is_short = self._headers is None and self._settings.check == "type" and lane.exact is not None
         return self._remember(to, retain, lane, is_short=is_short and retain is None)
@@ -189,6 +195,13 @@ class TopicEntrance:
             if is_short and not lane.groups:
                 self._short[to] = lane
             return lane
+
+    def _compare(self, to: Topic[Any], lane: TopicLane) -> None:
+        """Equal topics go the same way: with the same terms, by whichever declaration."""
+        compare_terms(to, lane.terms, "published on")
+        if not lane.is_plain and to.declared not in lane.declared:
+            lane.declared.add(to.declared)
+            self._tell(to.declared, lane.codec, to)
 
     def announce(self, topic: Any) -> str:
         """This process will publish there; gives the name."""

@@ -13,7 +13,7 @@ import pytest
 from tests.waiting import wait_until
 from zerowait import Topic
 from zerowait.callbacks import Callbacks
-from zerowait.errors import QueueFull, ZerowaitError
+from zerowait.errors import QueueFull, UsageError, ZerowaitError
 from zerowait.pending import Promise
 from zerowait.settings import Settings
 from zerowait.topics import entrance
@@ -61,9 +61,11 @@ class Desk:
             promise=lambda line: Promise[Any](self.callbacks),
             want=lambda channel: None,
         )
-        self.entrance = TopicEntrance(
-            Settings(), self.press, self.groups, short=self.short, announce=lambda pattern, codec, history: None
-        )
+        self.announced: dict[str, int] = {}
+        self.entrance = TopicEntrance(Settings(), self.press, self.groups, short=self.short, announce=self._announce)
+
+    def _announce(self, pattern: str, codec: Any, history: int) -> None:
+        self.announced[pattern] = max(history, self.announced.get(pattern, 0))
 
     def box(self, channel: str) -> Any:
         return self.boxes.setdefault(channel, Box(channel))
@@ -218,3 +220,27 @@ def test_made_up_topics_are_not_remembered_for_ever(
             desk.publish(made_up.at("0"), 1)
         desk.turn(room=1)
         assert full.value.room.done()
+
+
+@pytest.mark.parametrize(
+    "said", [{"history": 5}, {"retain": True}, {"reliable": True}], ids=lambda said: next(iter(said))
+)
+def test_equal_topics_that_are_not_declared_alike_are_refused(desk: Desk, said: dict[str, Any]) -> None:
+    """One of the two would keep nothing of what it says it keeps, without a word."""
+    pattern, other = Topic[int]("h.*", history=10), Topic[int]("h.b", **said)
+    desk.publish(pattern.at("b"), 1)
+    desk.turn()
+    with pytest.raises(UsageError, match=r"declared twice.* with history=10 .*published on.*" + next(iter(said))):
+        desk.publish(other, 2)
+
+    desk.publish(pattern.at("b"), 3)
+    assert desk.turn() == 1
+
+
+def test_equal_topics_that_are_declared_alike_are_each_known_as_they_were_declared(desk: Desk) -> None:
+    pattern, other = Topic[int]("h.*", history=10), Topic[int]("h.b", history=10)
+    for to in (pattern.at("b"), other, pattern.at("b")):
+        desk.publish(to, 1)
+        desk.turn()
+
+    assert desk.announced == {"h.*": 10, "h.b": 10}

@@ -10,8 +10,6 @@ publisher, and the counts of a pattern go on while nobody has subscribed to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from msgspec import Struct
 
 from zerowait.engines.brokerless.protocol.config import Config
@@ -30,6 +28,7 @@ from zerowait.engines.brokerless.protocol.frames import (
 from zerowait.engines.brokerless.protocol.link import Link
 from zerowait.engines.brokerless.protocol.publisher.cursor import Cursor, Stream, Taker
 from zerowait.engines.brokerless.protocol.publisher.history import Block, Part, Range, Ring
+from zerowait.engines.brokerless.protocol.publisher.replay import first_of, history
 from zerowait.engines.brokerless.protocol.publisher.sending import Sending
 from zerowait.patterns import Patterns, overlap
 
@@ -246,28 +245,23 @@ class Publisher:
         """Puts replayed and retained events before the stream. all_there_is: of a publisher that was restarted nothing
         has been seen."""
         pattern, replay = cursor.stream.pattern, said.replay
-        history: list[Part] = []
+        past: list[Part] = []
         if replay or said.replay_ms or all_there_is:
             since = now - said.replay_ms / 1_000 if said.replay_ms and not all_there_is else float("-inf")
             rings = [each.ring for each in self.announced.values() if each.ring is not None]
-            history = [part for ring in rings for part in ring.matching(pattern, since)]
-            history.sort(key=lambda part: part.block.first + part.ranges[0][0])
-            if replay and not all_there_is:
-                history = _newest(history, replay)
-        c = cursor.stream.count - sum(part.count for part in history)
+            past = history(rings, pattern, since, 0 if all_there_is else replay)
+        c = cursor.stream.count - sum(part.count for part in past)
         c = max(c, 0)
         cursor.c = c
-        for part in history:
+        for part in past:
             part.c = c + 1
             c += part.count
-        told = {part.block.first + at for part in history for at in range(*part.ranges[0])}
+        told = {part.block.first + at for part in past for at in range(*part.ranges[0])}
         kept = [
-            part
-            for topic, part in self._retained.items()
-            if part.block.first + part.ranges[0][0] not in told and overlap(pattern, topic)
+            part for topic, part in self._retained.items() if first_of(part) not in told and overlap(pattern, topic)
         ]
-        kept.sort(key=lambda part: part.block.first + part.ranges[0][0])
-        cursor.ahead.extend([*kept, *history])
+        kept.sort(key=first_of)
+        cursor.ahead.extend([*kept, *past])
 
     def _join(self, stream: Stream, link: Link, said: Subscribe, now: float) -> Subscribed:
         """A member of a group: one of them gets each event. Its counts are its own."""
@@ -413,14 +407,3 @@ class Publisher:
             self._forget(cursor)
             return
         cursor.skip(beyond)
-
-
-def _newest(history: Sequence[Part], most: int) -> list[Part]:
-    found: list[Part] = []
-    for part in reversed(history):
-        if most <= 0:
-            break
-        stop, many = part.ranges[0][1], min(most, part.count)
-        found.append(Part(part.block, ((stop - many, stop),), many, 0))
-        most -= many
-    return found[::-1]
