@@ -189,7 +189,7 @@ def delivered(taken: Taken) -> Delivery:
     else:
         body = bytearray(BODY_HEADER.pack(ARRAY32, count))
         body += memoryview(piece.body)[base : piece.ends[stop - 1] - piece.base]
-    first = piece.c + piece.taken - count if piece.c else 1
+    first = taken.c or 1  # not from the piece: another thread may have taken more of it since
     headers = None
     if piece.headers:
         headers = {first + at - start: said for at, said in piece.headers.items() if start <= at < stop}

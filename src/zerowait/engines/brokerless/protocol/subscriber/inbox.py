@@ -61,7 +61,7 @@ class Source:
 
 class Taken(Struct):
     """Events start … stop - 1 of a piece, in their order. missed: lost directly before the first of them, of which
-    those that `unread` was told of are `known` already."""
+    those that `unread` was told of are `known` already. c: the count of the first; 0: they have none."""
 
     source: Source
     piece: Piece
@@ -70,6 +70,7 @@ class Taken(Struct):
     stop: int
     missed: int
     known: int = 0
+    c: int = 0
 
 
 class Inbox:
@@ -250,6 +251,7 @@ class Inbox:
         source.taken += piece.cost * count
         missed, source.lost = source.lost, 0
         known, source.unread = source.unread, 0
+        first_c = 0
         if piece.c:
             first_c = piece.c + begun
             missed += first_c - source.c - 1 if source.c or first_c else 0
@@ -258,7 +260,7 @@ class Inbox:
         missed += known
         if source.unknown:
             missed, source.unknown = UNKNOWN, False
-        return Taken(source, piece, tuple(topics), start, stop, missed, known)
+        return Taken(source, piece, tuple(topics), start, stop, missed, known, first_c)
 
     def unread(self, instance: int, missed: int) -> None:
         """Whoever took the last events of this publisher could not read them: `missed`, with those lost before them,
