@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from tests.protocol.feeds import Feed, Got, publish
 from tests.protocol.world import Process, World
+from zerowait.engines.brokerless.protocol.publisher import publisher as publishing
 
 
 def subscribed(pattern: str, **how: Any) -> tuple[World, Process, Process, Feed]:
@@ -97,6 +98,26 @@ def test_what_several_histories_have_is_replayed_once(replay: int) -> None:
     world.run(world.now + 0.05)
 
     assert [got[2:] for got in later.take()] == [(number, 0) for number in range(max(1, 8 - replay), 9)]
+
+
+def test_one_connection_has_so_many_subscriptions_and_no_more_be_they_of_groups_or_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publishing, "SUBSCRIPTIONS_MOST", 8)
+    world, publisher, subscriber, _ = subscribed("a.b")
+    feeds = [Feed(world, subscriber, "a.b", 2 + at, group=f"g{at}") for at in range(7)]
+    world.run(world.now + 0.05)
+    publish(publisher, ("a.b", 1))
+    world.run(world.now + 0.05)
+    assert [[got[2] for got in feed.take()] for feed in feeds] == [[1]] * 7
+    subscriber.core.subscriber.remove(2)
+    Feed(world, subscriber, "a.b", 20, group="g0")
+    world.run(world.now + 0.05)
+    assert not publisher.says("refused")
+
+    Feed(world, subscriber, "a.b", 21, group="one too many")
+    world.run(world.now + 0.05)
+    assert any("more than 8 subscriptions" in words for words in publisher.says("refused"))
 
 
 @pytest.mark.parametrize("others", [0, 1, 2])

@@ -94,7 +94,7 @@ class TopicEntrance:
         if lane is None:
             lane = self._lane(to, retain, value)
         elif lane.terms is not None and isinstance(to, Topic) and to.terms is not lane.terms:
-            self._compare(cast("Topic[Any]", to), lane)
+            self._compare(to, lane)  # pyright: ignore[reportUnknownArgumentType]
         if lane.is_plain and (retain is not None or options.get("headers") is not None):
             raise UsageError(f"{lane.name} goes to a bare ZeroMQ socket, which knows neither retain nor headers.")
         if not lane.is_plain and (other := self._other_kind(lane.name)) is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.unit.topics.test_press import CODEC, Table, publish
-from zerowait.engines.brokerless.topical import Topical
+from zerowait.engines.brokerless.topical import SOUGHT_MOST, Topical
 
 
 class Publisher:
@@ -44,3 +45,42 @@ def test_a_bundle_that_cannot_be_published_fails_and_those_behind_it_are_publish
     with pytest.raises(IndexError):
         lost.result(0)
     assert "1 events are lost" in caplog.text
+
+
+def topical_of(*wanted: str, published: tuple[str, ...] = ()) -> tuple[Topical, dict[int, Any]]:
+    """One of a process that has subscribed to these, and its subscriptions."""
+    subscriptions = {at: SimpleNamespace(pattern=pattern) for at, pattern in enumerate(wanted)}
+    core: Any = Core()
+    core.subscriber = SimpleNamespace(wanted=subscriptions)
+    core.publisher.announced = dict.fromkeys(published)
+    topical = Topical(Table().press, None, lambda: None)  # type: ignore[arg-type]
+    topical.open(core)
+    return topical, subscriptions
+
+
+def test_made_up_topics_whose_publishers_are_asked_for_are_not_sought_for_ever() -> None:
+    topical, _ = topical_of("mine")
+    for number in range(SOUGHT_MOST + 100):
+        topical.seek(f"made.up.{number}")
+        topical.seek("often")
+
+    assert len(topical.subscribes()) == SOUGHT_MOST + 1
+    assert {"mine", "often", f"made.up.{SOUGHT_MOST + 99}"} < set(topical.subscribes())
+
+
+def test_who_subscribes_again_is_told_of_a_mistake_only_when_time_has_passed_anew(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    topical, wanted = topical_of("mail.count", *(f"gone.{at}" for at in range(50)), published=("mail.counts",))
+    topical.look(0.0, ())
+    mine = wanted[0]
+    wanted.clear()
+    topical.look(9.0, ())
+    assert not topical._lonely
+    wanted[0] = mine
+    for now in (11.0, 20.0):
+        topical.look(now, ())
+    assert not caplog.records
+
+    topical.look(21.5, ())
+    assert "Did you mean mail.counts?" in caplog.text

@@ -18,6 +18,7 @@ from zerowait.topics.groups import Groups
 log = logging.getLogger("zerowait.node")
 
 LONELY_S = 10.0
+SOUGHT_MOST = 1_024  # topics that are sought though nobody subscribes to them: those that were asked for last
 
 
 class Topical:
@@ -34,7 +35,7 @@ class Topical:
         self._renew = False
         self._lonely: dict[str, float] = {}  # subscriptions that nobody publishes for, and since when
         self._told: set[str] = set()
-        self._sought: set[str] = set()  # topics whose publishers are asked for, subscribed to or not
+        self._sought: dict[str, None] = {}  # topics whose publishers are asked for, subscribed to or not
         self._core: Core
 
     def open(self, core: Core) -> None:
@@ -87,7 +88,11 @@ class Topical:
         """A subscription that nobody publishes for says so after a while, if it may be a mistake: another name is
         near. published: topics that are, in this namespace and by peers."""
         names = sorted({*published, *self._core.publisher.announced})
-        for pattern in {wanted.pattern for wanted in self._core.subscriber.wanted.values()}:
+        patterns = {wanted.pattern for wanted in self._core.subscriber.wanted.values()}
+        # What is not wanted any more begins anew if it is wanted again.
+        self._lonely = {pattern: since for pattern, since in self._lonely.items() if pattern in patterns}
+        self._told &= patterns
+        for pattern in patterns:
             if any(overlap(pattern, name) for name in names):
                 self._lonely.pop(pattern, None)
                 continue
@@ -121,7 +126,10 @@ class Topical:
 
     def seek(self, pattern: str) -> None:
         """Somebody asks who publishes this."""
-        self._sought.add(pattern)
+        self._sought.pop(pattern, None)
+        self._sought[pattern] = None
+        if len(self._sought) > SOUGHT_MOST:
+            del self._sought[next(iter(self._sought))]
 
     def met(self, channels: Iterable[str]) -> None:
         """Channels that others serve: durable groups among them are remembered by who publishes what they want."""

@@ -62,6 +62,7 @@ class Publisher:
         self._patterns: Patterns[Stream] = Patterns()
         self._cursors: dict[int, list[Cursor]] = {}  # connection → subscriptions that stand for themselves
         self._groups: dict[tuple[str, str], Cursor] = {}
+        self._joined: dict[int, dict[int, tuple[str, str]]] = {}  # connection → its subscription → the group
         self._ghosts: list[Cursor] = []
         self._declared: Patterns[Announced] = Patterns()
         self._retained: dict[str, Part] = {}
@@ -184,16 +185,14 @@ class Publisher:
         for cursor in self._cursors.get(conn, ()):
             if cursor.id == id:
                 return cursor
-        for group in self._groups.values():
-            if (member := group.members.get(conn)) is not None and member.id == id:
-                return member
-        return None
+        key = self._joined.get(conn, {}).get(id)
+        return None if key is None else self._groups[key].members.get(conn)
 
     def _subscribe(self, link: Link, said: Subscribe, now: float) -> None:
         check_subscribe(said)
         if self._taker(link.conn, said.subscription) is not None:
             raise ProtocolError(MALFORMED, f"subscription {said.subscription} twice on one connection")
-        if len(self._cursors.get(link.conn, ())) >= SUBSCRIPTIONS_MOST:
+        if len(self._cursors.get(link.conn, ())) + len(self._joined.get(link.conn, ())) >= SUBSCRIPTIONS_MOST:
             raise ProtocolError(MALFORMED, f"more than {SUBSCRIPTIONS_MOST} subscriptions on one connection")
         stream = self._stream(said.pattern)
         answer = self._join(stream, link, said, now) if said.group else self._begin(stream, link, said, now)
@@ -277,6 +276,10 @@ class Publisher:
         missed = UNKNOWN if said.epoch and not is_ours else 0
         member = Taker(link.conn, link.instance, said, link.message_bytes, said.count if is_ours else 0)
         member.moved_at = now
+        joined = self._joined.setdefault(link.conn, {})
+        if (before := group.members.get(link.conn)) is not None:
+            joined.pop(before.id, None)
+        joined[said.subscription] = key
         group.members[link.conn] = member
         return Subscribed(said.subscription, self.epoch, self.event, member.c, missed)
 
@@ -286,13 +289,13 @@ class Publisher:
                 self._cursors[conn].remove(cursor)
                 self._forget(cursor)
                 return
-        for key, group in list(self._groups.items()):
-            if (member := group.members.get(conn)) is not None and member.id == id:
-                del group.members[conn]
-                if not group.members:
-                    del self._groups[key]
-                    self._forget(group)
-                return
+        key = self._joined.get(conn, {}).pop(id, None)
+        if key is not None:
+            group = self._groups[key]
+            del group.members[conn]
+            if not group.members:
+                del self._groups[key]
+                self._forget(group)
 
     def _forget(self, cursor: Cursor) -> None:
         stream = cursor.stream
@@ -309,8 +312,10 @@ class Publisher:
         for cursor in self._cursors.pop(link.conn, []):
             cursor.conn, cursor.until = 0, until
             self._ghosts.append(cursor)
-        for group in self._groups.values():
-            if group.members.pop(link.conn, None) is not None and not group.members:
+        for key in self._joined.pop(link.conn, {}).values():
+            group = self._groups[key]
+            del group.members[link.conn]
+            if not group.members:
                 group.until = until
         self._roomy.discard(link.conn)
 
@@ -367,9 +372,8 @@ class Publisher:
                     groups[cursor] = None
                 elif cursor.conn:
                     conns[cursor.conn] = None
-        for group in self._groups.values():
-            if not roomy.isdisjoint(group.members):
-                groups[group] = None
+        for conn in roomy:
+            groups.update((self._groups[key], None) for key in self._joined.get(conn, {}).values())
         sending = Sending(self._effects, self.epoch)
         touched = dict(dirty)
         for conn in conns:
