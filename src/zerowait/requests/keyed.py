@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
 from msgspec.structs import replace
 
 from zerowait.message import Segment
+
+FEW = 1_024  # deadlines that nobody looks through
 
 Name = tuple[str, bytes]  # (channel, key)
 
@@ -35,6 +37,7 @@ class Held(Generic[P]):
     def __init__(self) -> None:
         self._behind: dict[Name, deque[tuple[P, Segment, int]]] = {}  # from which index on it waits
         self._times: list[tuple[int, int, Name]] = []  # when one of a key runs out of its time, microseconds
+        self._most = FEW  # of them, before those are forgotten that wait no more
 
     def __bool__(self) -> bool:
         return bool(self._behind)
@@ -49,7 +52,16 @@ class Held(Generic[P]):
         behind.append((piece, segment, 0))
         if segment.expires is not None:
             heappush(self._times, (segment.expires, segment.first, name))
+            if len(self._times) > self._most:
+                self._forget()
         return is_first
+
+    def _forget(self) -> None:
+        """Most of what has a deadline goes long before it: twice as many as wait are kept at most."""
+        waiting = {(segment.first, name) for name, behind in self._behind.items() for _, segment, _ in behind}
+        self._times = [each for each in self._times if each[1:] in waiting]
+        heapify(self._times)
+        self._most = max(FEW, len(self._times) * 2)
 
     def next(self, name: Name) -> tuple[P, Segment, int, int] | None:
         """Nothing of this key is offered now: what is to be, as a segment of which all is gone but start … stop - 1 (by

@@ -34,7 +34,7 @@ class Owner:
         self.dispatch = Dispatch()
         self.choices = Choices(effects)
         self._past_of: set[int] = set()
-        self._expiry = Expiry(wall_us)
+        self._expiry = Expiry(wall_us, self._living)
         self.sender = Sender(effects, peers, config, wall_us, self.custody, self.dispatch)
         self.trial = Trial(effects, peers, config.crash_limit, self.custody, self.dispatch)
         self.asks = Asks(effects, peers, config, self.custody, self.dispatch, self.sender)
@@ -99,6 +99,20 @@ class Owner:
         """All of this outbox that waits in memory."""
         custody = self.custody.get(box)
         return [*self.dispatch.pieces(box), *custody.past()] if custody is not None else []
+
+    def _living(self, box: int) -> dict[int, Numbers] | None:
+        """What waits or is in flight, by epoch; None where more may: what is being marked waits when it was."""
+        custody = self.custody.get(box)
+        if custody is None:
+            return {}
+        if custody.marking:
+            return None
+        ranges: dict[int, list[tuple[int, int]]] = {}
+        for piece in self.pieces(box):
+            ranges.setdefault(piece.segment.epoch, []).append((piece.first, piece.count))
+        for flight in custody.flights:
+            ranges.setdefault(flight.epoch, []).extend(flight.left)
+        return {epoch: Numbers(sorted(mine)) for epoch, mine in ranges.items()}
 
     def in_flight(self, box: int) -> dict[str, int]:
         custody = self.custody.get(box)
@@ -417,10 +431,11 @@ class Owner:
         for piece in pieces:
             self.sender.look(piece.segment.channel)
             self._effects.add(Returned(piece.box, piece.segment.seq, piece.first, piece.count))
-            self._expiry.watch(piece.box, piece.segment, piece.first, piece.count)
         if custody.withdrawing:
             pieces = [left for piece in pieces for left in self._without_withdrawn(custody, piece)]
         self._ready(custody, custody.wait_for_the_past(pieces), back=True)
+        for piece in pieces:
+            self._expiry.watch(piece.box, piece.segment, piece.first, piece.count)
 
     def _without_withdrawn(self, custody: Custody, piece: Slice) -> list[Slice]:
         """What came back unstarted and was asked for is dropped here, before it can go to another."""
