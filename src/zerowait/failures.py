@@ -17,6 +17,9 @@ from zerowait.codec import Codec
 from zerowait.contract import type_name
 from zerowait.errors import BadAnswer, RemoteError, UsageError, ZerowaitError
 
+SAME_CONTRACT = "deploy both ends with the same contract"
+AWAIT = "did it forget `await`? Write `return await …` there"
+
 
 class Errors:
     """The exceptions of one channel's contract.
@@ -72,9 +75,9 @@ def pack_remote(type: str, message: str, traceback: str) -> bytes:
     return msgpack.encode({"type": type, "message": message, "traceback": traceback})
 
 
-def pack_bad(path: str, reason: str) -> bytes:
-    """The note of an answer that is not what the channel promises."""
-    return msgpack.encode({"path": path, "reason": reason})
+def pack_bad(path: str, reason: str, remedy: str = "") -> bytes:
+    """The note of an answer that is not what the channel promises. remedy: if it is another than `SAME_CONTRACT`."""
+    return msgpack.encode({"path": path, "reason": reason, **({"remedy": remedy} if remedy else {})})
 
 
 def unpack(note: bytes, errors: Errors, *, channel: str, id: str) -> Exception:
@@ -91,7 +94,8 @@ def unpack(note: bytes, errors: Errors, *, channel: str, id: str) -> Exception:
         words = f"an exception of the contract that is not in this end's errors=[…], or not of this shape ({name})"
         return RemoteError(type=name, message=words, channel=channel, id=id)
     if "path" in said:
-        return bad_answer(str(said["path"]), str(said.get("reason", "")), channel=channel, id=id)
+        remedy = str(said.get("remedy", SAME_CONTRACT))
+        return bad_answer(str(said["path"]), str(said.get("reason", "")), channel=channel, id=id, remedy=remedy)
     return RemoteError(
         type=str(said.get("type", "unknown")),
         message=str(said.get("message", "")),
@@ -101,10 +105,9 @@ def unpack(note: bytes, errors: Errors, *, channel: str, id: str) -> Exception:
     )
 
 
-def bad_answer(path: str, reason: str, *, channel: str, id: str) -> BadAnswer:
+def bad_answer(path: str, reason: str, *, channel: str, id: str, remedy: str = SAME_CONTRACT) -> BadAnswer:
     return BadAnswer(
-        f"The answer of {channel} is not of the type promised: {reason} (at {path}). The handler has run; deploy both "
-        "ends with the same contract.",
+        f"The answer of {channel} is not of the type promised: {reason} (at {path}). The handler has run; {remedy}.",
         path=path,
         channel=channel,
         id=id,

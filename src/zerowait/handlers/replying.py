@@ -8,6 +8,7 @@ And he may have stopped waiting: then an async handler is cancelled, with what i
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from zerowait.ambient import DEADLINE
 from zerowait.engines.engine import Job
 from zerowait.errors import EncodeError
-from zerowait.failures import NO_ERRORS, Errors, not_of, pack_bad, pack_remote
+from zerowait.failures import AWAIT, NO_ERRORS, Errors, not_of, pack_bad, pack_remote
 from zerowait.handlers.crew import JOB_SECONDS, Crew, Kit
 from zerowait.handlers.outputs import Released, Tagged
 from zerowait.handlers.runners import AsyncCrew
@@ -41,10 +42,12 @@ Ranges = Sequence[tuple[int, int, int]]  # (epoch, first, count)
 class NotAnAnswer(Exception):
     """What a handler gave is not of the type that its channel promises."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"the answer is not of the channel's type: {reason} (at {path})")
+    def __init__(self, path: str, reason: str, remedy: str = "") -> None:
+        more = f"; {remedy}" if remedy else ""
+        super().__init__(f"the answer is not of the channel's type: {reason} (at {path}){more}")
         self.path = path
         self.reason = reason
+        self.remedy = remedy
 
 
 class NotWanted(Exception):
@@ -87,6 +90,8 @@ class Replying(Crew):
                 self._codec.check(given)
             return self._encode(given)
         except EncodeError as error:
+            if hasattr(given, "__await__"):
+                raise _not_awaited(self._codec.type, given) from None
             is_other = error.path == "$"
             reason = not_of(self._codec.type, given) if is_other else str(error).removesuffix(": nothing was taken.")
             raise NotAnAnswer(error.path, reason) from None
@@ -138,7 +143,7 @@ class Replying(Crew):
         note = self._errors.pack(error)
         if note is None:
             if isinstance(error, NotAnAnswer):
-                note = pack_bad(error.path, error.reason)
+                note = pack_bad(error.path, error.reason, error.remedy)
             else:
                 note = pack_remote(type_of(error), text_of(error), story_of(error, self.kit.judge.traceback_bytes))
             self._failing.tell(message_id(job.delivery, index), reason_of(error), Outcome(Verdict.HANDLED))
@@ -321,6 +326,13 @@ class ThreadReplyCrew(Replying, ThreadCrew):
                 there.wait(LOOK)
         if not run.is_wanted:
             raise NotWanted
+
+
+def _not_awaited(wanted: Any, given: Any) -> NotAnAnswer:
+    """Of a coroutine, or of the Reply to another request: nothing is wrong with the types of the two ends."""
+    if inspect.iscoroutine(given):
+        given.close()  # what is said here is said better than by the interpreter, some time later
+    return NotAnAnswer("$", not_of(wanted, given), AWAIT)
 
 
 class _Rest:

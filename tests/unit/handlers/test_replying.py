@@ -15,10 +15,12 @@ import pytest
 from tests.unit.handlers.fakes import FakeDesk, Spec, delivery, hall
 from tests.waiting import wait_until_in_loop
 from zerowait.ambient import DEADLINE
+from zerowait.callbacks import Callbacks
 from zerowait.codec import Codec
 from zerowait.errors import BadAnswer, RemoteError
 from zerowait.failures import Errors, unpack
 from zerowait.message import Delivery, Verdict
+from zerowait.pending import Promise
 
 pytestmark = pytest.mark.asyncio
 BOTH = pytest.mark.parametrize("is_async", [True, False])
@@ -103,6 +105,28 @@ async def test_an_answer_of_another_type_is_a_bad_answer(is_async: bool, given: 
         (found,) = answers(here.desk, batch).values()
     assert isinstance(found, BadAnswer)
     assert found.path == path
+
+
+@pytest.mark.parametrize("out", [int, Any])
+@pytest.mark.parametrize("what", ["a coroutine", "a reply"])
+async def test_an_answer_that_was_not_awaited_is_called_that(what: str, out: Any) -> None:
+    callbacks = Callbacks("test")
+
+    async def other() -> int:
+        return 1
+
+    async def forgets(n: int) -> Any:
+        return other() if what == "a coroutine" else Promise[int](callbacks)
+
+    batch = delivery([1])
+    async with hall(spec(forgets, is_async=True, out=out)) as here:
+        here.desk.admit(batch)
+        await here.desk.until_done()
+        (found,) = answers(here.desk, batch).values()
+    assert isinstance(found, BadAnswer)
+    assert found.path == "$"
+    assert "did it forget `await`?" in str(found)
+    assert "same contract" not in str(found)
 
 
 @BOTH
