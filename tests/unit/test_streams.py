@@ -16,7 +16,7 @@ from zerowait.failures import NO_ERRORS
 from zerowait.message import UNIT_BYTES, Verdict
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.replies import Knock
-from zerowait.requests.box import Requests
+from zerowait.requests.box import COUNTED, Requests
 from zerowait.requests.bundle import AskLane, Bundle
 from zerowait.streams import Stream, units
 
@@ -186,3 +186,15 @@ async def test_loops_that_wait_for_the_first_time_at_once_do_not_disturb_one_ano
     wakers[OtherLoop()] = None
     Knock(wakers)
     assert asyncio.get_running_loop() in wakers
+
+
+def test_counts_of_channels_without_end_are_kept_for_the_newest_and_for_what_is_outstanding() -> None:
+    requests = Asked().requests  # one of `lines` is outstanding
+    for number in range(COUNTED * 3):
+        with requests._lock:
+            requests._of(f"made.up.{number}")
+    counts = requests.counts()
+    assert len(counts) <= 2 * COUNTED
+    assert counts["lines"].outstanding == 1
+    assert f"made.up.{COUNTED * 3 - 1}" in counts
+    assert "made.up.0" not in counts

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zerowait.requests")
 
 HELD_AGAIN = 0.001  # seconds until a bundle that somebody had in hand is looked for again
+COUNTED = 8_192  # channels whose counts are kept; beyond them the oldest go of which nothing is outstanding
 UNSEEN_S = 1.0  # a line a second at most for failures that nobody has seen
 
 
@@ -118,6 +119,7 @@ class Requests:
         self._ended = 0  # of them those that are over and still listed
         self._lock = Lock()  # of counts
         self._counts: dict[str, Counts] = {}
+        self._most_counts = 2 * COUNTED
         self._left: deque[Callable[[], object]] = deque()  # what other threads want done here
         self._held: Held[_Piece] = Held()
         self._freed: list[Name] = []  # keys of which all that was offered has ended
@@ -142,6 +144,7 @@ class Requests:
             self._list(taken)
             with self._lock:
                 self._of(sheaf.channel).asked += piece.count
+                self._counts[sheaf.channel] = self._counts.pop(sheaf.channel)  # the newest
                 self.intake.stored([(sheaf, piece.count)])
             with self.intake.watch:
                 sheaf.ended.extend([None] * piece.count)
@@ -329,8 +332,17 @@ class Requests:
     def _of(self, channel: str) -> Counts:
         counts = self._counts.get(channel)
         if counts is None:
+            if len(self._counts) >= self._most_counts:
+                self._forget()
             counts = self._counts[channel] = Counts()
         return counts
+
+    def _forget(self) -> None:
+        """Whoever makes up names, one for each request say, must not fill the memory with what became of them."""
+        idle = [name for name, counts in self._counts.items() if not counts.outstanding]
+        for name in idle[: max(0, len(self._counts) - COUNTED)]:
+            del self._counts[name]
+        self._most_counts = max(2 * COUNTED, 2 * len(self._counts))
 
     def _why(self, what: Unanswered) -> Callable[[Asked, int], Exception]:
         def make(bundle: Asked, index: int) -> Exception:
