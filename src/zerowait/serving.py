@@ -29,7 +29,7 @@ from zerowait.handlers.outputs import Opening, Output, Spooled, Tagged
 from zerowait.handlers.registry import Feed
 from zerowait.handlers.stage import Stage
 from zerowait.message import Delivery, Prepared, Sent, Service, Spool, Unspool
-from zerowait.outbox.bundle import bundle
+from zerowait.outbox.bundle import Gathered, bundle, gather
 from zerowait.outbox.entrance import Ready
 from zerowait.outbox.sheaf import MESSAGE_COST, Sheaf
 from zerowait.ticking import Ticking
@@ -137,6 +137,10 @@ class _Outputs:
     def prepare_event(self, to: object, value: object, options: Mapping[str, Any]) -> Output:
         return self._opened.feeds.entrance.prepare(to, value, options)
 
+    def gather(self, to: object) -> Gathered | None:
+        lane = self._opened.entrance.short(to)
+        return gather(lane) if lane is not None else None
+
     def size(self, output: Output) -> int:
         assert isinstance(output, (Ready, ReadyEvent))
         return len(output.payload) + MESSAGE_COST
@@ -164,12 +168,23 @@ class _Outputs:
     def send(self, delivery: Delivery, outputs: list[Tagged]) -> Sent | Opening | None:
         opened = self._opened
         kept: list[tuple[int, Ready]] = []
-        spooled: list[Prepared] = []
+        parts: list[Prepared] = []
         durable = delivery.durable  # an output is at least as durable as its input
         for index, output in outputs:
             if isinstance(output, _Spooled):
-                spooled += output.parts
+                parts += output.parts
                 durable = True
+                continue
+            if isinstance(output, Gathered):
+                if isinstance(delivery.token, EventFeed):
+                    for each in output.apart():
+                        opened.entrance.release(each)
+                    continue
+                if kept:  # sent before
+                    parts += bundle(kept, opened.now_us())
+                    kept = []
+                durable = durable or output.lane.intake.durable
+                parts.append(output.closed(opened.now_us()))
                 continue
             # An event is for those who are there; what goes to durable groups is chosen as every push is.
             for ready in opened.feeds.entrance.leave(output) if isinstance(output, ReadyEvent) else [output]:
@@ -181,9 +196,9 @@ class _Outputs:
                     continue
                 durable = durable or intake.durable
                 kept.append((index, ready))
-        if not kept and not spooled:
+        parts += bundle(kept, opened.now_us())
+        if not parts:
             return None
-        parts = [*spooled, *bundle(kept, opened.now_us())]
         home = opened.estate.home(durable)
         return Sent(home, parts) if home else _Opening(opened, durable, parts)
 

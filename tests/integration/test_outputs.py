@@ -129,6 +129,39 @@ def test_a_failing_run_sends_nothing_and_the_one_that_succeeds_sends_it_once(set
     assert (tried[7], seen) == (3, [7])
 
 
+def test_of_quick_runs_with_mixed_ends_just_what_succeeded_goes_on_once_and_in_order(settings: Settings) -> None:
+    app, seen = App("stage", settings=settings), list[str]()
+    words = PushChannel[str]("words", durable=True)
+
+    @app.pull("numbers", to=words, concurrency=1, retry=Retry(attempts=1))
+    async def send(number: int) -> str | None:
+        match number % 100:
+            case 13:
+                raise ValueError("not this one")
+            case 15:
+                return None
+            case 17:
+                return number  # type: ignore[return-value]  # is no text: it fails
+            case 19:
+                return f"{number} " + "x" * 300_000  # fits into no body with others
+            case _:
+                return str(number)
+
+    @app.pull(words, concurrency=1)
+    async def see(word: str) -> None:
+        seen.append(word.split()[0])
+
+    numbers = range(1_000)
+    expected = [str(number) for number in numbers if number % 100 not in (13, 15, 17)]
+    with app as zw:
+        for number in numbers:
+            zw.push("numbers", number)
+        wait_until(lambda: len(seen) >= len(expected), within=20)
+        [row] = [row for box in zw.status().boxes for row in box.channels if row.channel == "numbers"]
+        wait_until(lambda: zw.status().boxes[0].unsettled == 0, within=5)
+    assert (seen, row.dead) == (expected, 20)
+
+
 def test_a_full_outbox_lets_nothing_more_in_and_loses_nothing(settings: Settings) -> None:
     small = replace(settings, outbox_messages=20)
     app, begun = App("stage", settings=small), list[int]()

@@ -501,6 +501,9 @@ class NoOutputs:
     def prepare_event(self, to: object, value: object, options: Any) -> Any:
         return self.prepare(to, value, options)
 
+    def gather(self, to: object) -> None:
+        return None
+
     def size(self, output: Any) -> int:
         return 100
 

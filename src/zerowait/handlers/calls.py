@@ -28,13 +28,13 @@ Answer = tuple[Any, BaseException | None]
 
 
 def is_bare(crew: Crew) -> bool:
-    """Whether the handler is called with its value and nothing else, for nothing."""
+    """Whether the handler is called with its value and nothing else."""
     spec = crew.spec
-    return not (spec.to or spec.wants_ctx or spec.is_generator or crew.kit.middleware)
+    return not (spec.wants_ctx or spec.is_generator or crew.kit.middleware)
 
 
 def async_call(crew: Crew, run: Run) -> Call:
-    """What an async runner awaits for each value."""
+    """What an async runner awaits for each value. What a bare handler gives is still to be passed on (`onward`)."""
     spec, kit = crew.spec, crew.kit
     fn: Callable[..., Any] = spec.fn
     if is_bare(crew):
@@ -87,7 +87,7 @@ def plain_call(crew: Crew, run: Run, begin_on_loop: Callable[[Awaitable[Any]], F
     """
     spec, kit = crew.spec, crew.kit
     fn: Callable[..., Any] = spec.fn
-    if is_bare(crew):
+    if is_bare(crew) and not spec.to:
         return fn
     to = spec.to
     is_stream = spec.kind == "stream"

@@ -30,6 +30,15 @@ class Spooled(Protocol):
     stored: Future[None]
 
 
+class Gathered(Protocol):
+    """Values for one target in one body. It stands among the outputs of its run, under the index of the first."""
+
+    def take(self, value: object, index: int) -> bool:
+        """Encodes the value, sent for the message with that index, into the body. False: it does not go in there, and
+        nothing was taken; `prepare` can do it, or says what is wrong."""
+        ...
+
+
 class Released(Protocol):
     """Outputs that nobody chooses, on their way to safety."""
 
@@ -50,6 +59,10 @@ class Outputs(Protocol):
 
     def prepare_event(self, to: object, value: object, options: Mapping[str, Any]) -> Output:
         """The same for what is published. `to` is a topic or its name; the options are those of `publish`."""
+        ...
+
+    def gather(self, to: object) -> Gathered | None:
+        """The short way, without options, for a target that `prepare` has sent to. None: there is none to it."""
         ...
 
     def size(self, output: Output) -> int:

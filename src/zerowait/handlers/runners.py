@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 
 from zerowait.ambient import AROUND
 from zerowait.engines.engine import Job
-from zerowait.handlers.calls import async_call
+from zerowait.handlers.calls import async_call, is_bare
 from zerowait.handlers.crew import JOB_SECONDS, Crew, Kit
+from zerowait.handlers.onward import onward
 from zerowait.handlers.reading import called
 from zerowait.handlers.runs import Call, Run
 from zerowait.handlers.values import guarded
@@ -174,6 +175,7 @@ class AsyncCrew(Crew):
         AROUND.set(self._around)
         bell = Bell(self.kit.loop)
         call = async_call(self, run)
+        run.take = onward(self, run) if self.spec.to and is_bare(self) else self._stray
         job: Job | None = None
         since = now = time.monotonic()
         while not self._closed:
@@ -214,12 +216,12 @@ class AsyncCrew(Crew):
             self._put_back()
 
     async def _work(self, run: Run, call: Call) -> None:
-        values = run.values
+        values, take = run.values, run.take
         while True:
             try:
                 for value in values:  # the hottest loop of a receiver: nothing else belongs here
                     if (given := await call(value)) is not None:
-                        self._stray(given)
+                        take(given)
                 break
             except BaseException as error:
                 if self._caught(run, error):

@@ -60,6 +60,7 @@ class Run:
         "since",
         "slot",
         "stop",
+        "take",
         "turned",
         "values",
         "visit",
@@ -77,6 +78,7 @@ class Run:
         self.began: float | None = None  # when the message that runs began, once somebody wanted to know
         self.outputs: list[Tagged] = []  # of the messages from mark to position
         self.cut = False  # we have cancelled it, because it was overdue
+        self.take: Callable[[Any], object] = _nothing  # of what a handler gives, unless that is None
         self.given_up = False  # nothing about it is reported any more
         # Of requests. Answers are one each from mark on, and perhaps the one of the message that has just ended.
         self.answers: list[bytes] = []
@@ -117,6 +119,9 @@ class Run:
             if outputs:
                 self.outputs = []
             self._report(job, mark, upto, outputs)
+
+
+def _nothing(given: object) -> None: ...
 
 
 # Calls the handler for one value. What it gives is awaited by an async runner, and looked at if it is not None.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from zerowait.message import BODY_HEADER, BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES, Prepared
+from msgspec import Struct
+
+from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES, Prepared
 from zerowait.outbox.entrance import Ready
+from zerowait.outbox.lane import Lane
 
 
 class _Open:
@@ -38,11 +41,72 @@ class _Open:
 
     def closed(self, now_us: int, id: str | None) -> Prepared:
         due, expires, priority = self.terms
-        BODY_HEADER.pack_into(self.body, 0, 0xDD, len(self.inputs))
+        BODY_HEADER.pack_into(self.body, 0, ARRAY32, len(self.inputs))
         return Prepared(
             self.channel, self.body, self.ends.tobytes(), self.inputs, now_us, due, expires, priority,
             self.headers or None, id, key=self.key,
         )  # fmt: skip
+
+
+class Gathered(Struct):
+    """What runs send by one lane without options, encoded as they return it: a row that needs no `bundle`."""
+
+    lane: Lane
+    body: bytearray
+    ends: array[int]
+    inputs: list[int]
+
+    def take(self, value: object, index: int) -> bool:
+        """Sent for the message with that index. False: not of the lane's class, cannot be encoded, or has no room here;
+        nothing was taken."""
+        lane, body, inputs = self.lane, self.body, self.inputs
+        if value.__class__ is not lane.exact:
+            return False
+        try:
+            lane.encode_into(value, body, -1)  # type: ignore[misc]  # a lane with `exact` has it
+            size = len(body)
+            if size <= SEGMENT_BYTES and len(inputs) < SEGMENT_MESSAGES:
+                self.ends.append(size)
+                inputs.append(index)
+                return True
+        except BaseException as error:
+            self._undo()
+            if isinstance(error, Exception):
+                return False
+            raise
+        self._undo()
+        return False
+
+    def _undo(self) -> None:
+        """What was begun goes: an interrupt may come between any two steps."""
+        del self.ends[len(self.inputs) :]
+        del self.body[self.ends[-1] if self.ends else BODY_START :]
+
+    def closed(self, now_us: int) -> Prepared:
+        lane, count = self.lane, len(self.inputs)
+        expires = now_us + int(lane.ttl * 1e6) if lane.ttl is not None else None
+        BODY_HEADER.pack_into(self.body, 0, ARRAY32, count)
+        return Prepared(
+            lane.channel, self.body, self.ends.tobytes(), self.inputs, now_us, None, _in_whole_ms(expires),
+            lane.priority,
+        )  # fmt: skip
+
+    def apart(self) -> Iterator[Ready]:
+        """Each by itself, for where nobody chooses."""
+        start = BODY_START
+        for end in self.ends:
+            yield Ready(self.lane, bytes(memoryview(self.body)[start:end]), {})
+            start = end
+
+
+def gather(lane: Lane) -> Gathered:
+    """lane: with `exact`."""
+    return Gathered(lane, bytearray(BODY_START), array("I"), [])
+
+
+def _in_whole_ms(at_us: int | None) -> int | None:
+    """So that what is sent with a delay does not make a row of each."""
+    return at_us and -(-at_us // 1000) * 1000
 
 
 def bundle(outputs: Iterable[tuple[int, Ready]], now_us: int) -> list[Prepared]:
@@ -54,9 +118,7 @@ def bundle(outputs: Iterable[tuple[int, Ready]], now_us: int) -> list[Prepared]:
         due, expires = options.get("due"), options.get("expires")
         if expires is None and lane.ttl is not None:
             expires = (due or now_us) + int(lane.ttl * 1e6)
-        # Whole milliseconds, so that what is sent with a delay does not make a row of each.
-        due, expires = due and -(-due // 1000) * 1000, expires and -(-expires // 1000) * 1000
-        terms = (due, expires, options.get("priority", lane.priority))
+        terms = (_in_whole_ms(due), _in_whole_ms(expires), options.get("priority", lane.priority))
         key: bytes | None = options.get("key")
         # Of a key only the row that was begun last is added to: they get their numbers in the order of rows.
         name = (lane.channel, terms) if key is None else (lane.channel, key)

@@ -103,6 +103,11 @@ class Entrance:
         lane = self._lane(to, way, durable, value)
         return Ready(lane, payload, self._options(way, lane, options))
 
+    def short(self, to: Any) -> Lane | None:
+        """The lane of a target that was sent to before, if what goes there may take the short way: then it has
+        `exact`."""
+        return self._short.get(to)
+
     def release(self, ready: Ready) -> tuple[Sheaf, int]:
         """A handler has succeeded: what it sends is taken even if the outbox is full."""
         return ready.lane.append(ready.payload, **ready.options, force=True)

@@ -236,6 +236,9 @@ class FakeOutputs:
     def prepare_event(self, to: object, value: object, options: Any) -> Any:
         return self.prepare(to, value, options)
 
+    def gather(self, to: object) -> Any:
+        return None
+
     def size(self, output: Any) -> int:
         return 100
 
