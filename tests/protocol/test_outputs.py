@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
+from msgspec.structs import replace
 
 from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
 from tests.protocol.store import Store, prepared
@@ -23,8 +26,20 @@ from zerowait.engines.brokerless.protocol.frames import (
     Want,
 )
 from zerowait.engines.brokerless.protocol.link import Link
+from zerowait.engines.brokerless.protocol.worker.neighbours import joined
+from zerowait.message import (
+    ARRAY32,
+    BODY_HEADER,
+    BODY_START,
+    SEGMENT_BYTES,
+    SEGMENT_MESSAGES,
+    Keep,
+    Prepared,
+    Sent,
+    Service,
+    Verdict,
+)
 from zerowait.message import Outcome as Ended
-from zerowait.message import Sent, Service, Verdict
 
 X, Y = 201, 202
 HOME, HOME_OF_Y = 88, 89
@@ -300,6 +315,65 @@ def test_outputs_of_several_runs_of_a_batch_are_told_apart() -> None:
     assert stage.store is not None
     assert stage.store.released == [b"a"]
     assert {number for _, _, number in stage.store.claims} == {5}, "what is released waits for its confirmation"
+
+
+def test_what_neighbouring_runs_send_is_kept_said_and_released_as_one_though_they_were_several_jobs() -> None:
+    stage, x = worker()
+    x.send(5, 7, n=1, epoch=3, fence=3)
+    jobs = [stage.take(most=2) for _ in range(4)]
+    first, second, third, fourth = [taken for taken in jobs if taken is not None]
+    ends = [
+        (first, 0, 2, Ended(Verdict.HANDLED, outputs=Sent(HOME, [prepared(1, [b"b"])]))),
+        (second, 2, 4, Ended(Verdict.HANDLED, outputs=Sent(HOME, [prepared(2, [b"c", b"d"]), prepared(3, [b"e"])]))),
+        (third, 4, 5, Ended(Verdict.RETRY)),
+        (third, 5, 6, Ended(Verdict.HANDLED, outputs=Sent(HOME, [prepared(5, [b"f"])]))),
+        (fourth, 6, 7, Ended(Verdict.HANDLED, outputs=Sent(HOME, [prepared(6, [b"g"])]))),
+    ]
+    stage.core.finish(ends)
+    kept = [change for change in stage.core.effects.ticket(HOME).changes if isinstance(change, Keep)]
+    assert [(each.first, each.count, len(each.prepared)) for each in kept] == [(5, 4, 1), (10, 2, 1)]
+    stage.step()
+    assert [each.parts for each in said(x) if each.verdict == Verdict.HANDLED] == [
+        (Part(3, 5, 4, 3, 1), Part(3, 10, 2, 3, 1))
+    ]
+    x.say(Confirm(BOX, (Part(3, 5, 4, 3, 1),), True), Confirm(BOX, (Part(3, 10, 1, 3, 1),), False))
+    assert stage.store is not None
+    assert stage.store.released == [b"b", b"c", b"d", b"e"]
+    x.say(Confirm(BOX, (Part(3, 11, 1, 3, 1),), True))
+    assert stage.store.released[4:] == [b"g"]
+
+
+def test_rows_are_joined_only_with_their_like_up_to_a_segment_and_keep_their_order() -> None:
+    rng = random.Random(7)
+    for _ in range(100):
+        made = [
+            replace(
+                prepared(at, [rng.randbytes(size) for _ in range(many)], rng.choice(["next", "more"])),
+                due=rng.choice([None, None, 5]),
+                id=rng.choice([None, None, None, f"{at}"]),
+            )
+            for at in range(rng.randrange(6))
+            for size, many in [rng.choice([(1, 1), (9, 3), (2, 400), (90_000, 1)])]
+        ]  # fmt: skip
+        rows = joined(made)
+        for channel in ("next", "more"):
+            given, now = ([each for each in of if each.channel == channel] for of in (made, rows))
+            assert [message for each in now for message in messages(each)] == [
+                message for each in given for message in messages(each)
+            ]
+        for each in rows:
+            mine = [one for one in made if one is each]
+            assert mine or (len(each.inputs) <= SEGMENT_MESSAGES and len(each.body) <= SEGMENT_BYTES)
+            assert mine or each.id is None
+
+
+def messages(made: Prepared) -> list[tuple[int, int | None, bytes]]:
+    ends = list(memoryview(made.ends).cast("I"))
+    assert made.body[:BODY_START] == BODY_HEADER.pack(ARRAY32, len(ends))
+    return [
+        (index, made.due, bytes(made.body[start:end]))
+        for index, start, end in zip(made.inputs, [BODY_START, *ends[:-1]], ends, strict=True)
+    ]
 
 
 def test_a_worker_does_not_leave_before_what_it_sends_is_decided() -> None:

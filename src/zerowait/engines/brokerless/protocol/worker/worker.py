@@ -32,6 +32,7 @@ from zerowait.engines.brokerless.protocol.worker.claims import Claims
 from zerowait.engines.brokerless.protocol.worker.desk import Desk
 from zerowait.engines.brokerless.protocol.worker.lanes import Lanes
 from zerowait.engines.brokerless.protocol.worker.memory import Answer, Known, Memory, answer_outcomes, outcomes
+from zerowait.engines.brokerless.protocol.worker.neighbours import Neighbours, neighbours
 from zerowait.engines.brokerless.protocol.worker.owners import Owners
 from zerowait.engines.brokerless.protocol.worker.parcel import Back, Taken
 from zerowait.engines.brokerless.protocol.worker.streams import Outflow, Streams
@@ -335,6 +336,7 @@ class Worker:
         answers: dict[tuple[int, str], list[Answer]] = {}
         released: dict[tuple[str, int], float] = {}
         behind: list[Back] = []
+        sent: list[Neighbours] = []
         for taken, start, stop, ended in finished:
             parcel, channel = taken.parcel, taken.delivery.channel
             name = (channel, parcel.conn)
@@ -358,7 +360,8 @@ class Worker:
                 continue
             if ended is not None and ended.outputs is not None:
                 for part in parts:
-                    self.claims.keep(parcel.box, part, ended.verdict, 0, b"", ended.outputs, parcel.first)
+                    if not sent or not sent[-1].takes(parcel.box, part, ended.outputs, parcel.first):
+                        sent.append(neighbours(parcel.box, part, ended.outputs, parcel.first))
                 continue
             if channel in self._keeping:
                 for part in parts:
@@ -382,6 +385,8 @@ class Worker:
         self._tell_handled(handled)
         if behind:
             self._give_back(behind)
+        for each in sent:
+            self.claims.keep(each.box, each.part, Verdict.HANDLED, outputs=each.outputs(), shift=each.shift)
         for (box, epoch, fence, n), ranges in kept.items():
             for first, count in Numbers(ranges):
                 self.claims.keep(box, Part(epoch, first, count, fence, n), Verdict.HANDLED)
