@@ -8,7 +8,7 @@ nothing never come by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct, field
 
@@ -150,11 +150,11 @@ class KeptOutcomes:
             for home, lying in homes.items():
                 for span in lying.unsaid.overlap(part.first, part.count):
                     rest.remove(*span)
-                for verdict, of in (
-                    (Verdict.HANDLED, _within(lying.outputs, lying.said)),
-                    (Verdict.RELEASED, lying.released),
+                for verdict, spans in (
+                    (Verdict.HANDLED, _claiming(lying, part.first, part.count)),
+                    (Verdict.RELEASED, lying.released.overlap(part.first, part.count)),
                 ):
-                    for span in of.overlap(part.first, part.count):
+                    for span in spans:
                         rest.remove(*span)
                         claims.setdefault((verdict, home), []).append(_of(part, *span))
             plain += [_of(part, *span) for span in rest]
@@ -162,23 +162,25 @@ class KeptOutcomes:
 
     def waiting(self, box: int, part: Part) -> Iterator[tuple[int, Part]]:
         """Those of these that have been said, and claim to be chosen, each with where it lies."""
-        yield from self._pick(box, part, lambda lying: _within(lying.outputs, lying.said))
+        yield from self._pick(box, part, _claiming)
 
     def plain(self, box: int, part: Part) -> Iterator[tuple[int, Part]]:
         """Those of these that have been said, and sent nothing."""
-        yield from self._pick(box, part, lambda lying: _without(lying.said, lying.outputs))
+        yield from self._pick(box, part, _plain)
 
     def on_their_way(self, box: int, part: Part) -> Iterator[tuple[int, Part]]:
         """Those of these that are not durable yet."""
-        yield from self._pick(box, part, lambda lying: lying.unsaid)
+        yield from self._pick(box, part, lambda lying, first, count: lying.unsaid.overlap(first, count))
 
     def over(self, box: int, part: Part) -> Iterator[tuple[int, Part]]:
         """Those of these that were chosen, and whose outputs have left."""
-        yield from self._pick(box, part, lambda lying: lying.released)
+        yield from self._pick(box, part, lambda lying, first, count: lying.released.overlap(first, count))
 
-    def _pick(self, box: int, part: Part, which: Callable[[Lying], Numbers]) -> Iterator[tuple[int, Part]]:
+    def _pick(
+        self, box: int, part: Part, which: Callable[[Lying, int, int], Iterable[tuple[int, int]]]
+    ) -> Iterator[tuple[int, Part]]:
         for home, lying in list(self._homes(box, part).items()):
-            for span in which(lying).overlap(part.first, part.count):
+            for span in which(lying, part.first, part.count):
                 yield home, _of(part, *span)
 
     def undecided(self, box: int) -> list[tuple[int, Part]]:
@@ -211,6 +213,19 @@ class KeptOutcomes:
 
 def _of(part: Part, first: int, count: int) -> Part:
     return Part(part.epoch, first, count, part.fence, part.n)
+
+
+# Of these numbers only: what else lies there of the dispatch is not looked at.
+
+
+def _claiming(lying: Lying, first: int, count: int) -> list[tuple[int, int]]:
+    """What has been said, with outputs."""
+    return [found for span in lying.said.overlap(first, count) for found in lying.outputs.overlap(*span)]
+
+
+def _plain(lying: Lying, first: int, count: int) -> list[tuple[int, int]]:
+    """What has been said, without."""
+    return [found for span in lying.said.overlap(first, count) for found in lying.outputs.missing(*span)]
 
 
 def _within(numbers: Numbers, others: Numbers) -> Numbers:
