@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 Out = TypeVar("Out", covariant=True)
 
 FIRST_UNITS = 16  # what a producer may send before its reader has said anything
-MOST_UNITS = 2_048
+MOST_UNITS = 32_768
+MOST_BYTES = 32 << 20  # of payload that its reader makes room for, however small its items
 LINE = "write `async for item in zw.stream(…)`"
 
 _raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
@@ -70,6 +71,7 @@ class Stream(Leaving, Generic[Out]):
         "_items",
         "_limit",
         "_lock",
+        "_most",
         "_read",
         "_waiting",
         "_window",
@@ -87,7 +89,7 @@ class Stream(Leaving, Generic[Out]):
         self._read = 0  # chunks taken
         self._fed = 0  # units read
         self._limit = FIRST_UNITS
-        self._window = FIRST_UNITS
+        self._window = self._most = FIRST_UNITS
         self._is_over = False
         me = ref(self)
         for body in bundle.lane.requests.reads(bundle, index, me):
@@ -166,6 +168,7 @@ class Stream(Leaving, Generic[Out]):
             self._read += 1
             values = Body(body).values(self._bundle.lane.out)
             self._body = units(body, len(values))
+            self._most = max(FIRST_UNITS, min(MOST_UNITS, MOST_BYTES * self._body // len(body)))
             self._items = iter(values)
             return True
         if end is None:
@@ -192,7 +195,8 @@ class Stream(Leaving, Generic[Out]):
         self._fed += self._body
         self._body = 0
         if not self._chunks:
-            self._window = min(MOST_UNITS, self._window * 2)
+            self._window = self._window * 2
+        self._window = min(self._most, self._window)
         if self._end is None and self._fed + self._window - self._limit >= self._window // 2:
             self._limit = self._fed + self._window
             self._bundle.lane.requests.feed(self._bundle, self._index, self._limit)

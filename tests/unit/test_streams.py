@@ -134,6 +134,23 @@ def test_a_reader_reckons_a_chunk_as_its_producer_did() -> None:
         assert units(array_of(items, len(items)), len(items)) == flow._used, len(items)
 
 
+@pytest.mark.parametrize(("size", "ahead"), [(1, 32_768), (1_000, 32_768), (4_000, 8_192), (100_000, 330)])
+def test_a_fast_reader_lets_its_producer_get_ahead_by_so_many_items_and_bytes_and_no_more(
+    size: int, ahead: int
+) -> None:
+    item = b"\xc6" + size.to_bytes(4, "big") + bytes(size)
+    cost = 1 + len(item) // UNIT_BYTES
+    asked = Asked()
+    stream = asked.stream()
+    for serial in range(40):
+        asked.requests.chunk(Chunk(BOX, 1, serial, array_of([item], 1)))
+        next(stream)
+        assert not stream._next_chunk(), "it waits for the next one: so it makes room for twice as much"
+    asked.requests.begin()
+    room = asked.fed[-1][1] - 40 * cost
+    assert ahead * cost * 0.4 <= room <= ahead * cost
+
+
 def test_a_stream_that_is_cancelled_gives_nothing_more_and_says_so() -> None:
     """What lay here was still given, and one that was here whole ended as if nothing had happened."""
     for ends, more in ((None, False), (1, False), (2, False), (2, True)):
