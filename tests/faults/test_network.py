@@ -93,6 +93,7 @@ def test_connections_that_are_reset_again_and_again_lose_and_repeat_nothing(
     assert slowest < 4
 
 
+@pytest.mark.long
 def test_on_a_slow_link_signs_of_life_are_not_starved_behind_bulk(scene: Scene, network: Network, told: Told) -> None:
     machine.need("shaping (tbf)")
     network.slow("1mbit")

@@ -37,6 +37,7 @@ def test_a_stop_shorter_than_silence_changes_nothing(scene: Scene, role: str, se
     assert "is lost" not in worker.log() + sender.log()
 
 
+@pytest.mark.long
 def test_a_worker_that_stands_for_six_seconds_is_noticed_and_nothing_of_it_is_done_twice(
     scene: Scene, told: Told
 ) -> None:

@@ -197,6 +197,7 @@ def begun_since(witness: Path, before: int) -> bool:
     return len(said(witness, "begin")) > before
 
 
+@pytest.mark.long
 def test_a_killed_worker_frees_the_key_or_what_may_run_twice_stays_first(serve: Serve, witness: Path) -> None:
     # Given two of a key, of which the first runs.
     for channel, lost in ((RequestChannel[float, int]("ask.slow"), True), (SLOW_AGAIN, False)):

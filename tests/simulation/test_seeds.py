@@ -11,7 +11,7 @@ import pytest
 from tests.simulation.seeds import play, replay
 from zerowait.testing.simulation import simulate
 
-BUDGET_S = 50.0  # of one core
+BUDGET_S = 45.0  # of one core
 
 
 @pytest.mark.slow
