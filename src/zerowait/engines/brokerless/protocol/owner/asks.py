@@ -236,14 +236,7 @@ class Asks:
 
     def lost(self, custody: Custody, instance: int, pieces: list[Slice]) -> list[Slice]:
         """Its worker is dead or gone. Gives what is asked of another: what may run twice, and nobody else has."""
-        asked = self._boxes[custody.box]
-        asked.lost = self._names.get(instance, f"{instance:016x}")
-        again: list[Slice] = []
-        for piece in self._alone(custody, pieces):
-            if piece.segment.channel in self._sender.idempotent:
-                again.extend(self._once_more(asked, piece))
-            else:
-                self._lose(custody.box, (*piece.name, piece.count), asked.lost)
+        asked, again = self._may_have_run(custody, instance, pieces)
         for number, flow in list(asked.flows.items()):  # answered, and not all of it is here
             if flow.instance == instance:
                 self._lose(custody.box, (custody.epoch, number, 1), asked.lost)
@@ -252,6 +245,15 @@ class Asks:
     def unsure(self, custody: Custody, instance: int, pieces: list[Slice], held: Held) -> list[Slice]:
         """It is back, and may have thought us gone: then it has stopped what it ran and forgotten what it had answered
         (rules §2.6, §9.5). What of this it does not hold may have run. Gives what may run twice."""
+        asked, again = self._may_have_run(custody, instance, pieces)
+        there = Numbers((part.first, part.count) for part in (*held.queued, *held.running))
+        for number, flow in list(asked.flows.items()):
+            if flow.instance == instance and number not in there:
+                self._lose(custody.box, (custody.epoch, number, 1), asked.lost)
+        return again
+
+    def _may_have_run(self, custody: Custody, instance: int, pieces: list[Slice]) -> tuple[_Box, list[Slice]]:
+        """Who had these has forgotten them, or is no more. Gives those that may run twice, and nobody else has."""
         asked = self._boxes[custody.box]
         asked.lost = self._names.get(instance, f"{instance:016x}")
         again: list[Slice] = []
@@ -260,11 +262,7 @@ class Asks:
                 again.extend(self._once_more(asked, piece))
             else:
                 self._lose(custody.box, (*piece.name, piece.count), asked.lost)
-        there = Numbers((part.first, part.count) for part in (*held.queued, *held.running))
-        for number, flow in list(asked.flows.items()):
-            if flow.instance == instance and number not in there:
-                self._lose(custody.box, (custody.epoch, number, 1), asked.lost)
-        return again
+        return asked, again
 
     def returned(self, pieces: Iterable[Slice], wall_us: int) -> None:
         """A worker that is back does not hold these. One whose time is over it may have stopped, and says no more."""
