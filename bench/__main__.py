@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +27,13 @@ class Run:
     def __init__(self, folder: str) -> None:
         self.env = os.environ | {"ZEROWAIT_HOME": folder}
 
-    @contextmanager
-    def worker(self, kind: str, *listen: str) -> Generator[tuple[subprocess.Popen[str], str]]:
-        command = [sys.executable, "-m", "bench.worker", kind, *listen]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            endpoint = process.stdout.readline().strip()
-            try:
-                yield process, endpoint
-            finally:
-                process.stdin.close()
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+    def worker(self, kind: str, *listen: str) -> AbstractContextManager[tuple[subprocess.Popen[str], str]]:
+        return self.serving("worker", kind, *listen)
 
     def sender(self, what: str, **args: Any) -> dict[str, float]:
-        command = [sys.executable, "-m", "bench.sender", what, json.dumps(args)]
         # A folder of its own: what one leaves undelivered, the next of its name would adopt while it is measured.
         with tempfile.TemporaryDirectory(dir=self.env["ZEROWAIT_HOME"]) as folder:
-            env = self.env | {"ZEROWAIT_HOME": folder}
-            out = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
-        if out.returncode:
-            raise SystemExit(f"{what} failed:\n{out.stderr}")
-        found: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
-        return found
+            return self.asked("sender", what, json.dumps(args), home=folder)
 
     def raw(self, count: int) -> float:
         command = [sys.executable, "-m", "bench.raw", str(count)]
@@ -74,34 +53,21 @@ class Run:
 
     def asking(self, whose: str, *args: str) -> dict[str, float]:
         """What who asks has found of who answers; whose: "" for ours, "raw-"."""
-        command = [sys.executable, "-m", "bench.asking"]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": self.env}
-        with subprocess.Popen([*command, f"{whose}answer"], **pipes) as process:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            endpoint = process.stdout.readline().strip()
-            asked = [*command, f"{whose}ask", endpoint, *args]
-            out = subprocess.run(asked, capture_output=True, text=True, env=self.env, timeout=300)
-            process.stdin.close()
-            if out.returncode:
-                process.kill()
-                raise SystemExit(f"asking failed:\n{out.stderr}")
-            process.wait(10)
-        found: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
-        return found
+        with self.serving("asking", f"{whose}answer") as (_, endpoint):
+            return self.asked("asking", f"{whose}ask", endpoint, *args)
 
     @contextmanager
-    def serving(self, module: str, *args: str) -> Generator[subprocess.Popen[str]]:
-        """A process that says when it is ready, and ends with its stdin."""
+    def serving(self, module: str, *args: str) -> Generator[tuple[subprocess.Popen[str], str]]:
+        """A process that says when it is ready, with its endpoint if it has one, and ends with its stdin."""
         command = [sys.executable, "-m", f"bench.{module}", *args]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env
         ) as process:
             assert process.stdout is not None
             assert process.stdin is not None
-            process.stdout.readline()
+            endpoint = process.stdout.readline().strip()
             try:
-                yield process
+                yield process, endpoint
             finally:
                 process.stdin.close()
                 try:
@@ -109,10 +75,11 @@ class Run:
                 except subprocess.TimeoutExpired:
                     process.kill()
 
-    def asked(self, module: str, *args: str) -> dict[str, float]:
-        """What a process has found, on its last line."""
+    def asked(self, module: str, *args: str, home: str | None = None) -> dict[str, float]:
+        """What a process has found, on its last line. home: where it keeps what it keeps, if not where all do."""
         command = [sys.executable, "-m", f"bench.{module}", *args]
-        out = subprocess.run(command, capture_output=True, text=True, env=self.env, timeout=600)
+        env = self.env if home is None else self.env | {"ZEROWAIT_HOME": home}
+        out = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
         if out.returncode:
             raise SystemExit(f"{module} {' '.join(args)} failed:\n{out.stderr}")
         found: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
@@ -310,7 +277,7 @@ def staged(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
     times: list[float] = []
     for _ in range(pairs):
         with ExitStack() as stack:
-            _, second, last = [stack.enter_context(run.serving("stages", "serve", name)) for name in "123"]
+            _, second, last = [stack.enter_context(run.serving("stages", "serve", name))[0] for name in "123"]
             before = json.loads(ask(second, "state"))["cpu"]
             run.asked("stages", "push", "bench.stage1", str(many))
             while json.loads(ask(last, "state"))["count"] < many:
@@ -319,7 +286,7 @@ def staged(run: Run, count: int, pairs: int) -> Iterator[dict[str, Any]]:
             run.asked("stages", "alone", "500")
             time.sleep(1)
             times += [took / 1e6 for took in json.loads(ask(last, "times"))[50:]]
-        with run.serving("stages", "serve", "plain") as process:
+        with run.serving("stages", "serve", "plain") as (process, _):
             before = json.loads(ask(process, "state"))["cpu"]
             pushed = run.asked("stages", "push", "bench.plain", str(many))["cpu"]
             pulled = json.loads(ask(process, "state"))["cpu"] - before
