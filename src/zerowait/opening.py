@@ -364,9 +364,11 @@ class Opened(Ground):
         pause = 0.002
         while time.monotonic() < until and self._error is None:
             stored = self.estate.is_stored()
-            settled = self.node.call(self.node.is_settled).result(5.0)
             nothing_left = self.estate.is_settled() and not any(self.plain.left().values())
-            if stored and settled and (nothing_left or not (self._may_answer(began) or self._plain_may_go(began))):
+            plain_may_go = not nothing_left and self._plain_may_go(began)
+            patient = not nothing_left and time.monotonic() - began < 1.0
+            settled = self.node.call(partial(self.node.is_settled, patient)).result(5.0)
+            if stored and settled and not plain_may_go:
                 return
             time.sleep(pause)  # not to synchronise: a slow look at what other threads do, until the deadline
             pause = min(0.02, pause * 1.5)
@@ -374,11 +376,6 @@ class Opened(Ground):
     def _plain_may_go(self, began: float) -> bool:
         """A bare peer says nothing of itself, so that what waits for one gets two seconds."""
         return time.monotonic() - began < 2.0 and any(self.plain.left().values())
-
-    def _may_answer(self, began: float) -> bool:
-        if time.monotonic() - began >= 1.0:
-            return False
-        return self.node.call(self.node.may_answer).result(5.0)
 
 
 def open_client(

@@ -347,17 +347,17 @@ class Node:
     def is_drained(self) -> bool:
         return self.core.is_drained()
 
-    def is_settled(self) -> bool:
-        """Whether waiting any longer is of no use for what this process sends (rules §11.2)."""
+    def is_settled(self, patient: bool = False) -> bool:
+        """Whether waiting any longer is of no use for what this process sends (rules §11.2). patient: it is of use too
+        while somebody who is known has not said whether he takes what waits. One question, for who answers between two
+        would be missed by both."""
+        if patient and (ending.may_answer(self.core) or self._contacts.unanswered()):
+            return False
         return ending.is_settled(self.core) and self.topical.is_settled() and not self._plainly.has_work()
 
     def has_finished_own(self) -> bool:
         """Whether nothing waits or is in flight of what this process pushes to channels that it serves itself."""
         return not self.outboxes.offers() and ending.has_finished_own(self.core, OWNER_END)
-
-    def may_answer(self) -> bool:
-        """Whether somebody who is known has not said yet whether he takes what waits."""
-        return ending.may_answer(self.core) or self._contacts.unanswered()
 
     # -- for the parts -------------------------------------------------------------------------------------------------
 
