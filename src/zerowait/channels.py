@@ -96,10 +96,11 @@ class Terms(Struct, frozen=True, eq=False):
 class _ChannelMeta(StructMeta):
     if not TYPE_CHECKING:  # checkers see __init__ of each kind
 
-        def __call__(cls, name, **terms):  # noqa: N805
-            if not cls.types:
+        def __call__(cls, name, *types, **terms):  # noqa: N805
+            if types or not cls.types:
+                kind = cls.__name__.partition("[")[0]
                 raise UsageError(
-                    f"{cls.__name__} wants its type in brackets: {cls.__name__}[RawMail]({name!r}), "
+                    f"{kind} wants its type in brackets: {kind}[RawMail]({name!r}), "
                     "or [str], or [dict[str, int]], or [Created | Deleted]."
                 )
             return super().__call__(NAMES[cls.kind == "topic"](name), cls.make_terms(**terms))

@@ -59,6 +59,7 @@ def test_a_channel_says_what_it_takes() -> None:
 
 SENSELESS: list[tuple[Callable[[], Any], str]] = [
     (lambda: cast("Any", RequestChannel)("a"), "wants its type in brackets"),
+    (lambda: cast("Any", RequestChannel)("a", str, int), "wants its type in brackets"),
     (lambda: RequestChannel[str]("a"), "takes 2 types"),  # type: ignore[misc]
     (lambda: RequestChannel[str, int]("a", timeout=0), "above 0"),
     (lambda: RequestChannel[str, int]("a", timeout="1"), "above 0"),  # type: ignore[arg-type]
