@@ -78,7 +78,7 @@ def make() -> Iterator[Make]:
     for wire in made:
         started = time.monotonic()
         wire.close()
-        assert time.monotonic() - started < 1.2, "close() is bounded"
+        assert time.monotonic() - started < 2.5, "close() is bounded"
 
 
 def until(*ends: End, that: Callable[[], object], within: float = 5.0) -> None:
@@ -578,15 +578,15 @@ def test_any_thread_wakes_a_sleeping_poll_and_rings_without_a_sleeper_cost_one(m
         waker = threading.Timer(0.02, end.wire.wake)
         started = time.monotonic()
         waker.start()
-        end.wire.poll(0.9)
-        assert time.monotonic() - started < 0.5
+        end.wire.poll(10)
+        assert time.monotonic() - started < 5
         waker.join()
     # Rung while nobody sleeps: the next poll returns at once, the one after that sleeps.
     for _ in range(1000):
         end.wire.wake()
     started = time.monotonic()
-    end.wire.poll(0.9)
-    assert time.monotonic() - started < 0.5
+    end.wire.poll(10)
+    assert time.monotonic() - started < 5
     end.wire.poll(0.05)
     assert time.monotonic() - started > 0.05
 

@@ -209,7 +209,7 @@ def test_the_timeout_is_one_for_all_of_the_waiting() -> None:
     began = time.monotonic()
 
     def open_shut() -> None:
-        for _ in range(100):
+        for _ in range(3_000):
             for door in list(sender.doors):
                 door.set(None)
             if over.wait(0.01):
@@ -222,7 +222,7 @@ def test_the_timeout_is_one_for_all_of_the_waiting() -> None:
         loading.result(0.1)
     over.set()
     opener.join()
-    assert time.monotonic() - began < 0.8
+    assert time.monotonic() - began < 10
 
 
 def test_a_timeout_while_the_last_are_not_safe_ends_only_that_waiting() -> None:

