@@ -1,13 +1,14 @@
 """The programs whose processes are killed: a sender that pushes, and a worker that handles. They use zerowait as
 anybody does, and write down what they did (`history`). `python -m tests.faults.lives PLAN` is one such life.
 
-SIGUSR1 ends a sender's pushing, SIGTERM its life.
+SIGUSR1 ends a sender's pushing, SIGTERM its life; SIGUSR2 has it write into its log where its threads are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import logging
 import os
 import signal
@@ -60,6 +61,7 @@ def live(plan: Plan) -> None:
     for name in [name for name in os.environ if name.startswith("ZEROWAIT_")]:
         del os.environ[name]
     logging.basicConfig(format="%(relativeCreated)d %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    faulthandler.register(signal.SIGUSR2, all_threads=True)
     if plan.network is not None:
         enter_network(plan.network)
     if plan.role == "host":

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,12 @@ class Scene:
         self._reaches.clear()
         self._files.clear()
 
+    def boxes_of(self, life: Life) -> list[str]:
+        """The names of the outboxes that it has open."""
+        replies = [reply for reach in self.reaches() for reply in reach.ask_all(Question("status"), living_only=True)]
+        statuses = [status for reply in replies if (status := reply.value(Status)) is not None]
+        return [box.name for status in statuses if status.pid == life.pid for box in status.boxes]
+
     def ledgers(self) -> list[ChannelStatus] | None:
         """Of all outboxes; None while nobody answers for one of them."""
         rows: list[ChannelStatus] = []
@@ -283,8 +290,24 @@ class Scene:
         try:
             return wait_until(quiet, within=within, that="nothing waits or is in flight") or []
         except AssertionError as error:
-            logs = "\n".join(f"-- {life.plan.role} {life.pid}\n{life.log()[-4_000:]}" for life in self.lives[-6:])
-            raise AssertionError(f"{error}; {self.ledgers()}\n{logs}") from None
+            raise AssertionError(f"{error}; {self.ledgers()}\n{self.testimony()}") from None
+
+    def testimony(self) -> str:
+        """What every life has logged, and where the threads of the living are."""
+        living = [life for life in self.lives if not life.is_over()]
+        said = {life.pid: len(life.log()) for life in living}
+        for life in living:
+            life.signal(signal.SIGUSR2)
+        with suppress(AssertionError):
+            wait_until(lambda: all(len(life.log()) > said[life.pid] for life in living), within=2)
+        replies = [reply for reach in self.reaches() for reply in reach.ask_all(Question("status"), living_only=True)]
+        statuses = [f"-- {reply.who}: {reply.answer.value}" for reply in replies]
+        logs = [
+            f"-- {life.plan.role} {life.plan.stage} {life.pid}, {'living' if life in living else 'dead'}\n"
+            f"{life.log()[-6_000:] if life in living else life.log()[-2_000:]}"
+            for life in self.lives
+        ]
+        return "\n".join([*statuses, *logs])
 
     def report(self, *, within: float = 20) -> Report:
         """When all is quiet: what became of the messages."""

@@ -48,12 +48,11 @@ def assert_each_output_once(scene: Scene, sender: Life) -> int:
         ]
 
     try:
-        wait_until(lambda: not lacking(), within=40, that="everything that was accepted has come through")
-    except AssertionError as error:
-        logs = "\n".join(
-            f"-- {life.plan.role} {life.plan.stage} {life.pid}\n{life.log()[-3_000:]}" for life in scene.lives
+        wait_until(
+            lambda: scene.whole() and not lacking(), within=40, that="everything that was accepted has come through"
         )
-        raise AssertionError(f"{error}: {lacking()[:5]} of {len(accepted)}\n{logs}") from None
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {lacking()[:5]} of {len(accepted)}\n{scene.testimony()}") from None
     scene.until_quiet()
     there = arrived(scene)
     twice = {name: ids for name, ids in there.items() if len(ids) > 1}
@@ -79,6 +78,22 @@ def test_killed_at_any_step_each_output_leaves_once(scene: Scene, point: str, si
         scene.stage(at)
     else:
         sender = scene.next_sender(pace=0.002)
+    scene.until(Kind.ACCEPTED, 20, by=sender)
+    assert assert_each_output_once(scene, sender) >= 40
+
+
+@pytest.mark.parametrize("point", ["stage: prepared, on its disk", "stage: on CONFIRM"])
+def test_who_takes_over_what_was_sent_for_its_own_messages_asks_itself_and_finds_who_takes_it(
+    scene: Scene, point: str
+) -> None:
+    """Nothing waited in the dead stage's outbox when it was taken over: what leaves it begins to wait only then."""
+    stage = scene.stage(1, point=point)
+    sender = scene.sender(pace=0.002)
+    stage.until_over()
+    scene.killed(stage)
+    wait_until(lambda: "faults-stage1" in scene.boxes_of(sender), within=15, that="the sender has its outbox")
+    for number in (1, 2, 3):
+        scene.stage(number)
     scene.until(Kind.ACCEPTED, 20, by=sender)
     assert assert_each_output_once(scene, sender) >= 40
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from zerowait.engines.brokerless.contacts import Contacts
 from zerowait.engines.brokerless.directory import Directory
@@ -30,6 +30,13 @@ class Wanted:
                 self.channels = self.channels | {channel}  # a new one: the network thread may be going through the old
             self.look_at = 0.0
             self._wake()
+
+    def also(self, channels: Iterable[str]) -> None:
+        """On the network thread, before a look: what waits is to be taken by somebody, however it came to wait. What
+        handlers have sent begins to only once it is chosen, perhaps in an outbox that was taken over."""
+        if not self.channels.issuperset(channels):
+            with self._lock:
+                self.channels = self.channels | {*channels}
 
 
 class Finder:
@@ -65,6 +72,7 @@ class Finder:
         entries = self._directory.look()
         if entries is not None:
             self._contacts.look(entries)
+        self._wanted.also(self._core.owner.dispatch.channels())
         served, sought = self._core.worker.services, self._core.worker.claims.sought()
         due = self._contacts.due(
             self._wanted.channels, served, self._is_linked, now, sought, publishes=self.publishes,

@@ -329,7 +329,9 @@ class Node:
         self._announce()
 
     def _self_link(self) -> None:
-        if (self._hands and self.outboxes) or self.core.subscriber.wanted:
+        # Who has taken over what was sent for messages of its own asks itself which of it may leave.
+        own, sought = self.core.owner.custody, self.core.worker.claims.sought()
+        if (self._hands and self.outboxes) or self.core.subscriber.wanted or not own.keys().isdisjoint(sought):
             self._loop.open(clock())
 
     def drain(self) -> None:
@@ -558,6 +560,7 @@ class Node:
         self._hands.watch()
         self._footing.mend()
         self._finder.look(now)
+        self._self_link()
         self.topical.met([*self._contacts.groups(), *self.core.owner.channels_served()])
         published = {served.channel for link in self.core.links.values() for served in link.topics}
         self.topical.look(now, published | self._contacts.published())
