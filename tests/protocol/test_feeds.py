@@ -230,6 +230,52 @@ def test_a_connection_that_breaks_while_history_is_replayed_loses_nothing_untold
     assert all(missed >= 0 for _, _, _, missed in got)
 
 
+@pytest.mark.parametrize("overflow", ["drop_oldest", "conflate"])
+def test_who_was_counted_as_a_subscriber_gets_all_from_then_on_though_it_never_heard_of_it(overflow: str) -> None:
+    """Two processes dial each other, and of two connections one stays: `at_least(1)` knew of a subscription by the
+    other one, whose answer never came. What was published until it stood on the one that stayed was lost, untold."""
+    world = World()
+    publisher, subscriber = Process(world, "publisher"), Process(world, "subscriber")
+    publisher.core.announce_topic("a.*", b"", b"", 5)
+    publish(publisher, ("a.0", 1), retain=True)
+    publish(publisher, *((f"a.{number}", number) for number in range(2, 5)))
+    feed = Feed(world, subscriber, "a.*", 1, replay=2, overflow=overflow)
+    world.dial(publisher, subscriber)
+    while not publisher.core.publisher.subscribers("a.*"):
+        world.run(world.now + 0.0001)
+    publish(publisher, ("a.5", 5), ("a.6", 6))
+    world.run(world.now)
+    world.cut_all(subscriber, publisher)
+    assert publish(publisher, ("a.7", 7)) == {"a.7": 1}, "it is kept for who is expected back"
+    world.run(world.now)
+    assert feed.take() == []
+
+    world.dial(subscriber, publisher)
+    world.run(world.now + 0.1)
+    publish(publisher, ("a.8", 8))
+    world.run(world.now + 0.1)
+    assert [(number, missed) for _, _, number, missed in feed.take()] == [(n, 0) for n in (1, 3, 4, 5, 6, 7, 8)]
+
+
+def test_what_was_on_its_way_to_one_of_a_group_is_told_to_it_as_missed() -> None:
+    world = World()
+    publisher, subscriber = Process(world, "publisher"), Process(world, "subscriber")
+    feed = Feed(world, subscriber, "a", 1, group="g")
+    world.dial(subscriber, publisher)
+    world.run(world.now + 0.05)
+    publish(publisher, ("a", 1))
+    world.run(world.now + 0.05)
+    publish(publisher, ("a", 2), ("a", 3))
+    world.run(world.now)
+    world.cut_all(subscriber, publisher)
+    world.run(world.now + 0.05)
+    world.dial(subscriber, publisher)
+    world.run(world.now + 0.05)
+    publish(publisher, ("a", 4), ("a", 5))
+    world.run(world.now + 0.05)
+    assert [(number, missed) for _, _, number, missed in feed.take()] == [(1, 0), (4, 2), (5, 0)]
+
+
 def test_what_waits_for_a_slow_subscriber_is_no_copy() -> None:
     world = World()
     publisher = Process(world, "publisher")

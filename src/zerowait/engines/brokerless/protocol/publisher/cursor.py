@@ -161,10 +161,12 @@ class Taker:
 
 class Cursor(Taker):
     """ahead: what comes before the stream: replayed and retained events. dirty: of one that conflates, the newest event
-    of each topic that was not sent; else None."""
+    of each topic that was not sent; else None. beginning: where it began, and with what ahead, until something is known
+    to have come."""
 
     __slots__ = (
-        "ahead", "dirty", "dropped", "flying", "members", "name", "overflow", "queue", "skipped", "stream", "until",
+        "ahead", "beginning", "dirty", "dropped", "flying", "members", "name", "overflow", "parted", "queue", "skipped",
+        "stream", "until",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, conn: int, instance: int, frame: Subscribe, message_bytes: int, c: int) -> None:
@@ -173,11 +175,13 @@ class Cursor(Taker):
         self.queue = max(1, frame.queue)
         self.overflow = frame.overflow
         self.ahead: deque[Part] = deque()
+        self.beginning: tuple[int, tuple[Part, ...]] | None = None
         self.dirty: dict[str, Part] | None = {} if frame.overflow == CONFLATE and not frame.group else None
         self.flying: dict[str, Part] = {}  # likewise, what was sent and is not known to have come
         self.until: float | None = None  # without a session: how long it is kept
         self.name = frame.group
         self.members: dict[int, Taker] = {}  # of a group: connection → who shares its events
+        self.parted: dict[tuple[int, int], int] = {}  # (instance, subscription) of one that may be back → its count
         self.dropped = 0  # in all
         self.skipped = 0  # of a group: dropped, and told to none of its members yet
 
@@ -234,6 +238,7 @@ class Cursor(Taker):
 
     def has_seen(self, count: int) -> None:
         """So far they have come."""
+        self.beginning = None
         self.seen = max(self.seen, min(count, self.c))
         while self.flying and next(iter(self.flying.values())).c <= self.seen:
             del self.flying[next(iter(self.flying))]
@@ -241,6 +246,19 @@ class Cursor(Taker):
     def take_over(self, ghost: Cursor) -> None:
         """Goes on for one whose session is over: what had not come there is sent here."""
         self.ahead.extend(part for part in ghost.ahead if not part.c or part.last > self.c)
+        self._conflate_again(ghost)
+
+    def begin_again(self, ghost: Cursor) -> bool:
+        """Begins where one did whose session was over before it was heard of: it was counted as a subscriber from
+        there. False: it was heard of."""
+        if ghost.beginning is None:
+            return False
+        self.c, ahead = ghost.beginning
+        self.ahead.extend(ahead)
+        self._conflate_again(ghost)
+        return True
+
+    def _conflate_again(self, ghost: Cursor) -> None:
         if self.dirty is not None and ghost.dirty is not None:
             latest = ghost.flying | ghost.dirty
             left = sorted(

@@ -128,10 +128,9 @@ class Publisher:
             del self._retained[next(iter(self._retained))]
 
     def addressed(self, topic: str) -> int:
-        """To how many subscriptions an event of this topic goes, a group counting as one."""
-        return sum(
-            1 for stream in self._patterns.match(topic) for cursor in stream.cursors if cursor.conn or cursor.members
-        )
+        """To how many subscriptions an event of this topic goes, a group counting as one: also to those whose
+        connection broke a moment ago, for whom it is kept."""
+        return sum(len(stream.cursors) for stream in self._patterns.match(topic))
 
     def patterns(self) -> list[str]:
         """All that are subscribed to, or were a while ago."""
@@ -214,7 +213,7 @@ class Publisher:
 
     def _begin(self, stream: Stream, link: Link, said: Subscribe, now: float) -> Subscribed:
         """A subscription that stands for itself: where it left off if that is known, else from now on or as far back
-        as it asks."""
+        as it asks. One whose earlier connection broke before it heard anything begins where it began then."""
         conn, id = link.conn, said.subscription
         ghost = next(
             (g for g in self._ghosts if g.instance == link.instance and g.id == id and g.stream is stream), None
@@ -231,7 +230,9 @@ class Publisher:
                 cursor.take_over(ghost)
         else:
             missed = UNKNOWN if said.epoch else 0
-            self._go_back(cursor, said, now, all_there_is=bool(said.epoch))
+            if is_ours or ghost is None or not cursor.begin_again(ghost):
+                self._go_back(cursor, said, now, all_there_is=bool(said.epoch))
+            cursor.beginning = cursor.c, tuple(cursor.ahead)
         first = cursor.seen = cursor.c
         cursor.moved_at = now
         self._cursors.setdefault(conn, []).append(cursor)
@@ -281,7 +282,12 @@ class Publisher:
             joined.pop(before.id, None)
         joined[said.subscription] = key
         group.members[link.conn] = member
-        return Subscribed(said.subscription, self.epoch, self.event, member.c, missed)
+        answer = Subscribed(said.subscription, self.epoch, self.event, member.c, missed)
+        # What was on its way to it when its connection broke went to nobody else: its next count says how many.
+        sent = group.parted.pop((link.instance, said.subscription), 0)
+        if not missed:
+            member.c = max(member.c, sent)
+        return answer
 
     def _leave(self, conn: int, id: int) -> None:
         for cursor in self._cursors.get(conn, []):
@@ -314,7 +320,8 @@ class Publisher:
             self._ghosts.append(cursor)
         for key in self._joined.pop(link.conn, {}).values():
             group = self._groups[key]
-            del group.members[link.conn]
+            member = group.members.pop(link.conn)
+            group.parted[member.instance, member.id] = member.c
             if not group.members:
                 group.until = until
         self._roomy.discard(link.conn)
@@ -323,6 +330,9 @@ class Publisher:
         """It will not be back."""
         for ghost in [each for each in self._ghosts if each.instance == instance]:
             self._end_ghost(ghost)
+        for group in self._groups.values():
+            for name in [name for name in group.parted if name[0] == instance]:
+                del group.parted[name]
 
     def _end_ghost(self, ghost: Cursor) -> None:
         self._ghosts.remove(ghost)
