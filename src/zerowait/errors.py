@@ -150,12 +150,13 @@ class NotHandled(ZerowaitError):
 class NoResponder(NotHandled):
     """Nobody serves the channel. The request **certainly did not run**, so that asking again is safe.
 
-    Start a worker for it, or look at the name: the text names the channels that are served.
+    Start a worker for it, or look at the name: the text names the channels that are served. If somebody serves it and
+    does not answer, the text says who, and for how long.
     """
 
 
 class PeerLost(NotHandled):
-    """The worker died or was cut off while it had the request: **it may have run**.
+    """The worker died, stood still or was cut off while it had the request: **it may have run**.
 
     Ask again only what may run twice; a channel declared `idempotent=True` is asked again by itself. peer: its name.
     """

@@ -98,5 +98,8 @@ class Ground:
         return "there is none." + (self.served_in_words(channel) if role == "workers" else "")
 
     def served_in_words(self, channel: str) -> str:
-        """What is served in place of this channel, and how its addresses are. On the network thread."""
+        """Who serves this channel and does not answer; else what is served in place of it, and how its addresses are.
+        On the network thread."""
+        if silent := self.node.silent(channel):
+            return f" {silent}"
         return self.telling.served_in_words(channel, self.node.served(), self.node.troubles(channel))

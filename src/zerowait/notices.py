@@ -143,14 +143,19 @@ class Refused(Notice, frozen=True, kw_only=True):
 
 class Unserved(Notice, frozen=True, kw_only=True):
     """Messages wait for a channel that nobody serves: told after 10 s, and each minute. waiting: how many, those due
-    later too. served: the channels that are, the nearest name first."""
+    later too. served: the channels that are, the nearest name first. silent: who serves it and does not answer, for how
+    long and what to do, in words; "" if nobody does."""
 
     channel: str
     waiting: int
     served: tuple[str, ...] = ()
+    silent: str = ""
 
     @property
     def sentence(self) -> str:
+        if self.silent:
+            them = "1 message waits" if self.waiting == 1 else f"{self.waiting} messages wait"
+            return f"{them} for {self.channel}: {self.silent.removesuffix('.')}"
         others = f"; served are {', '.join(self.served[:5])}" if self.served else "; nothing is served"
         waits = "1 message waits" if self.waiting == 1 else f"{self.waiting} messages wait"
         return f"{waits} for {self.channel}, which nobody serves{others}"

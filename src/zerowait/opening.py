@@ -129,7 +129,7 @@ class Opened(Ground):
             row = box.ledger.rows().get(channel)
             if row is not None:
                 waiting += row.waiting_and_in_flight - self.node.in_flight(box.id).get(channel, 0)
-        self.telling.lonely(channel, waiting, served, troubles)
+        self.telling.lonely(channel, waiting, served, troubles, self.node.silent(channel))
 
     def declare(self, channel: str, codec: Codec[Any]) -> None:
         description = self._one_type(channel, codec)
@@ -178,6 +178,7 @@ class Opened(Ground):
                     feed=self.node.feed,
                     wake=self.node.outboxes.asked,
                     served=self._served,
+                    silent=self.node.silent,
                     no_responder=self.settings.no_responder,
                 )
                 if self._closing is not None:

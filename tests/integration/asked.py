@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ ADD = RequestChannel[int, int]("ask.add", errors=[NotFound])
 SLOW = RequestChannel[float, int]("ask.slow")
 SLOW_AGAIN = RequestChannel[float, int]("ask.again", idempotent=True)
 NESTED = RequestChannel[float, str]("ask.nested")
+BLOCKS = RequestChannel[float, None]("ask.blocks")
 DEADLINE = RequestChannel[None, float]("ask.deadline")
 RELAYED = RequestChannel[None, list[float]]("ask.relayed")
 COUNT = StreamChannel[int, int]("ask.count")
@@ -55,6 +57,11 @@ answering.reply(SLOW)(sleep)
 answering.reply(SLOW_AGAIN)(sleep)
 twin.reply(SLOW)(sleep)
 twin.reply(SLOW_AGAIN)(sleep)
+
+
+@answering.reply(BLOCKS)
+async def block(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251 -- the mistake
 
 
 @answering.reply(DEADLINE)

@@ -20,7 +20,7 @@ def test_between_two_dials_of_who_does_not_answer_lies_less_than_a_second() -> N
     book, now = contacts(), 1_000.0
     for number in range(1, 50):
         [contact] = due(book, now)
-        book.dialled(contact, number)
+        book.dialled(contact, number, now)
         now += 0.01
         book.lost(number, "it did not answer", now)
         assert due(book, now + 0.001) == []
@@ -33,12 +33,12 @@ def test_every_eighth_dial_in_vain_waits_longer_and_who_was_met_is_dialled_quick
     for number in range(1, 17):
         [contact] = due(book, now)
         waits.append(contact.connect_s())
-        book.dialled(contact, number)
+        book.dialled(contact, number, now)
         book.lost(number, "it did not answer", now)
         now += 1.0
     assert waits == [*[CONNECT_S] * 7, CONNECT_LONG_S] * 2
     [contact] = due(book, now)
-    book.dialled(contact, 99)
+    book.dialled(contact, 99, now)
     book.met(99, 7)
     book.lost(99, "closed", now)
     assert contact.connect_s() == CONNECT_S

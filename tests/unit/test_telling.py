@@ -37,6 +37,18 @@ def test_a_lonely_channel_is_told_with_who_is_there_and_what_is_wrong(
     assert "No channel has a worker that is known here." in caplog.text
 
 
+def test_of_a_channel_whose_worker_does_not_answer_that_worker_is_told_and_no_other_channel(
+    telling: Telling, caplog: pytest.LogCaptureFixture
+) -> None:
+    got: list[notices.Notice] = []
+    telling.listen(notices.Unserved, got.append)
+    words = "mail (pid 7) serves that channel, and has not answered for 12 s: it is stopped."
+    telling.lonely("mail.parse", 3, ["mail.prase"], {}, words)
+    assert caplog.messages == [f"messages of channel mail.parse wait here, safe: {words}"]
+    wait_until(lambda: len(got) == 1, within=5)
+    assert got[0].sentence == f"3 messages wait for mail.parse: {words[:-1]}"
+
+
 def test_who_says_goodbye_has_left_and_is_not_lost(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:
     telling.say(Say("lost", "it left", 1), "client (pid 1)")
     telling.say(Say("left", "", 1), "client (pid 1)")

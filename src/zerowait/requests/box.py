@@ -84,6 +84,7 @@ class Requests:
 
     id: of the instance. drop: tells the protocol that nobody waits for that number any more (epoch, first, count).
     feed: that the reader of a stream makes room. served: channels that are, for people. no_responder: seconds.
+    silent: who serves a channel and does not answer: a sentence for people, or "".
     """
 
     durable = False
@@ -102,6 +103,7 @@ class Requests:
         wake: Callable[[], object],
         served: Callable[[str], str],
         no_responder: float,
+        silent: Callable[[str], str] = lambda channel: "",
     ) -> None:
         self.id = id
         self.name = name
@@ -112,6 +114,7 @@ class Requests:
         self._feed = feed
         self._wake = wake
         self._served = served
+        self._silent = silent
         self._no_responder = no_responder
         self._next = 1
         self._firsts: list[int] = []  # of `_pieces`, ascending
@@ -349,12 +352,12 @@ class Requests:
             channel, id = bundle.channel, bundle.id(index)
             which = f"Request {id} for {channel}"
             if what.why == "expired":
-                return _expired(bundle, index, sent=what.sent)
+                return _expired(bundle, index, silent, sent=what.sent)
             if what.why == "lost":
                 who = what.peer or "its worker"
                 words = (
-                    f"{which}: {who} died or was cut off while it had it, so that it may have run. Ask again only what "
-                    "may run twice; what always may, declare with idempotent=True"
+                    f"{which}: {who} died, stands still or was cut off while it had it, so that it may have run. Ask "
+                    "again only what may run twice; what always may, declare with idempotent=True"
                 )
                 return PeerLost(words, channel=channel, id=id, peer=what.peer)
             if what.why == "mismatch":
@@ -364,13 +367,18 @@ class Requests:
                     difference=what.words,
                     channel=channel,
                 )
-            words = f"{which} was not sent: nobody serves that channel (waited {self._no_responder:g} s).{known}"
+            if silent:
+                words = f"{which} was not sent, and certainly did not run: {silent}"
+            else:
+                words = f"{which} was not sent: nobody serves that channel (waited {self._no_responder:g} s).{known}"
             return NoResponder(words, channel=channel, id=id)
 
-        known = ""
-        if what.why == "nobody":
+        known = silent = ""
+        if what.why in ("nobody", "expired"):  # as it is now, and not when somebody looks
             for piece, _, _ in self._over(what.first, 1):
-                known = self._served(piece.bundle.channel)
+                silent = self._silent(piece.bundle.channel)
+                if what.why == "nobody" and not silent:
+                    known = self._served(piece.bundle.channel)
         return make
 
     # -- streams -----------------------------------------------------------------------------------------------------
@@ -516,10 +524,11 @@ class Requests:
         )
 
 
-def _expired(bundle: Asked, index: int, *, sent: bool) -> Expired:
+def _expired(bundle: Asked, index: int, silent: str = "", *, sent: bool) -> Expired:
     channel, id = bundle.channel, bundle.id(index)
     ran = "was sent: it may have run" if sent else "was not begun: it certainly did not run"
-    return Expired(f"Request {id} for {channel} ran out of its time. It {ran}.", channel=channel, id=id, sent=sent)
+    words = f"Request {id} for {channel} ran out of its time. It {ran}.{' ' if silent else ''}{silent}"
+    return Expired(words, channel=channel, id=id, sent=sent)
 
 
 class Waiting:

@@ -33,6 +33,7 @@ class Contact(Struct):
     pause: float = FIRST_PAUSE
     vain: int = 0  # dials in a row by which nobody was met
     dial_at: float = 0.0
+    asked_at: float | None = None  # when it was dialled first since somebody answered there
     trouble: str = ""
 
     def connect_s(self) -> float:
@@ -117,8 +118,10 @@ class Contacts:
             contact = Contact(endpoint, source, instance)
         keep[endpoint] = contact
 
-    def dialled(self, contact: Contact, conn: int) -> None:
+    def dialled(self, contact: Contact, conn: int, now: float) -> None:
         contact.conn = conn
+        if contact.asked_at is None:
+            contact.asked_at = now
         self._by_conn[conn] = contact
 
     def refused(self, contact: Contact, words: str, now: float) -> None:
@@ -130,6 +133,7 @@ class Contacts:
         contact = self._by_conn.get(conn)
         if contact is not None:
             contact.met, contact.pause, contact.vain, contact.trouble = instance, FIRST_PAUSE, 0, ""
+            contact.asked_at = None
 
     def lost(self, conn: int, words: str, now: float) -> Contact | None:
         """A dialled connection is over: it is tried again after a while."""
@@ -148,6 +152,18 @@ class Contacts:
     def address_of(self, conn: int) -> str:
         contact = self._by_conn.get(conn)
         return contact.endpoint if contact is not None else ""
+
+    def address_met(self, instance: int) -> str:
+        """The address of settings at which this process answered last; "" if it was found otherwise."""
+        return next((c.endpoint for c in self._contacts.values() if c.source and c.met == instance), "")
+
+    def asked_since(self, instance: int) -> float | None:
+        """Since when a process of this namespace is dialled in vain."""
+        return next((c.asked_at for c in self._contacts.values() if c.instance == instance and not c.source), None)
+
+    def local_workers(self, channel: str) -> list[Entry]:
+        """The processes of this namespace that serve this channel, linked to us or not."""
+        return [entry for entry in self._local.values() if channel in entry.serves]
 
     def unanswered(self) -> bool:
         """Whether an address is known that has neither answered nor failed yet."""

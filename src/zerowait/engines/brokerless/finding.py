@@ -80,7 +80,7 @@ class Finder:
         )  # fmt: skip
         for contact in due:
             try:
-                self._contacts.dialled(contact, self._wire.dial(contact.endpoint, contact.connect_s()))
+                self._contacts.dialled(contact, self._wire.dial(contact.endpoint, contact.connect_s()), now)
             except ZerowaitError as error:
                 self._contacts.refused(contact, str(error), now)
 

@@ -43,6 +43,7 @@ from zerowait.engines.brokerless.protocol.frames import FRAME_BYTES
 from zerowait.engines.brokerless.protocol.link import Mismatch
 from zerowait.engines.brokerless.protocol.subscriber.subscriber import Wanted as Subscription
 from zerowait.engines.brokerless.resolve import Resolver
+from zerowait.engines.brokerless.silence import Silence
 from zerowait.engines.brokerless.started import Started
 from zerowait.engines.brokerless.topical import Topical
 from zerowait.engines.brokerless.views import PeerView, TopicView, Views
@@ -268,6 +269,10 @@ class Node:
         """The addresses that settings name for this channel, and what is wrong there. On the network thread."""
         return self._contacts.troubles(channel)
 
+    def silent(self, channel: str) -> str:
+        """A sentence: who serves this channel and does not answer; "": nobody. On the network thread."""
+        return self._silence.of(channel, clock())
+
     def when_peers_change(self, look: Callable[[], bool]) -> None:
         """Calls `look` on the network thread, now and at each change, until it gives True."""
         self.call(lambda: self._herald.watch(look))
@@ -429,6 +434,7 @@ class Node:
             me.instance, AddressBook(settings.addresses), self._resolver.resolve, random.random
         )
         self._herald = Herald(self._wanted, core, self._notice, self._whence)
+        self._silence = Silence(core, contacts, directory.is_dead)
         self._views = Views(core, contacts, self._herald.is_asker)
         self._concerns = Concerns(self._wanted, core.owner, contacts, say=self._herald.say, lonely=self._lonely)
         counter = Counter(core.worker.desk, clock, self.wake)
@@ -464,6 +470,7 @@ class Node:
     def _told(self, said: Say) -> None:
         if said.topic == "state":  # a durable group may have come
             self.topical.met(self.core.owner.channels_served())
+        self._silence.say(said)
         self._herald.say(said)
 
     def _announce(self) -> None:

@@ -170,14 +170,19 @@ class Telling:
     def refused(self, peer: str, reason: str) -> None:
         self.notice(notices.Refused(peer=peer, reason=reason))
 
-    def lonely(self, channel: str, waiting: int, served: Sequence[str], troubles: Mapping[str, str]) -> None:
+    def lonely(
+        self, channel: str, waiting: int, served: Sequence[str], troubles: Mapping[str, str], silent: str = ""
+    ) -> None:
         """Nobody serves it, and so many messages wait. served: channels that have workers, here or by links or the
         directory. troubles: the addresses that settings name for it, each with what is wrong there, "" if nothing is
-        known."""
+        known. silent: who serves it and does not answer, in words."""
         others = _nearest_first(channel, served)
-        known = self.served_in_words(channel, served, troubles)
-        log.warning("nobody serves channel %s: its messages wait here, safe.%s", channel, known)
-        self.notice(notices.Unserved(channel=channel, waiting=waiting, served=tuple(others)))
+        if silent:
+            log.warning("messages of channel %s wait here, safe: %s", channel, silent)
+        else:
+            known = self.served_in_words(channel, served, troubles)
+            log.warning("nobody serves channel %s: its messages wait here, safe.%s", channel, known)
+        self.notice(notices.Unserved(channel=channel, waiting=waiting, served=tuple(others), silent=silent))
 
     @staticmethod
     def served_in_words(channel: str, served: Sequence[str], troubles: Mapping[str, str]) -> str:

@@ -42,6 +42,7 @@ class Peer:
         "lost_at",
         "phase",
         "prove_at",
+        "serves",
         "stuck_since",
     )
 
@@ -50,6 +51,7 @@ class Peer:
         self.hello = hello
         self.link: Link | None = None
         self.boxes: list[Owned] = []  # what it owned when it was last there
+        self.serves: frozenset[str] = frozenset()  # likewise
         self.phase = Phase.SILENT
         self.heard_at = now
         self.lost_at = now
@@ -100,6 +102,7 @@ class Peers:
         """Its connection closed or fell silent. On the same machine proof is looked for at once."""
         if peer.link is not None:
             peer.boxes = list(peer.link.boxes.values())
+            peer.serves = frozenset(peer.link.served)
             peer.draining = peer.link.draining
         self._leaves(peer)
         peer.is_abrupt = now - peer.heard_at <= 2 * self._config.ping
