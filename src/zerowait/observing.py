@@ -294,8 +294,6 @@ def _answer(opened: Observed, question: Question) -> Any:
     if question.verb == "topic.forget":
         return opened.feeds.groups.forget(args["channel"])
     named = [box for box in boxes if args.get("name") in (None, box.name)]
-    if question.verb == "outbox.deliver":
-        return sum(sum(box.ledger.unsettled().values()) for box in named)
     if question.verb == "outbox.waiting":
         return [msgspec.to_builtins(_waiting(opened, box, args["channel"])) for box in named]
     if question.verb == "outbox.drop":

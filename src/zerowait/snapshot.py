@@ -18,7 +18,6 @@ Verb = Literal[
     "dead.edit",
     "dead.retry",
     "dead.drop",
-    "outbox.deliver",
     "outbox.waiting",
     "outbox.drop",
     "topic.group",
@@ -220,7 +219,6 @@ class Question(Struct, frozen=True):
     | dead.show | id | LetterDetail, or nothing if it is not there |
     | dead.edit | id, payload (msgpack) | whether it was there, and has that payload now |
     | dead.retry, dead.drop | ids | list of the ids for which that was done |
-    | outbox.deliver | name | how many unsettled messages the outboxes of that name hold there |
     | outbox.waiting | name, channel | list of WaitingStatus, one for each outbox of that name (none: of any) |
     | outbox.drop | channel, boxes (id → last) | id of each of them that is there → how many were dropped, any left |
     | topic.group | channel (of a durable group) | GroupStatus |

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct, to_builtins
 
-from zerowait.cli import options
+from zerowait.cli import delivering, options
+from zerowait.cli.delivering import LOOK_S, TAKEN_OVER_S
 from zerowait.cli.output import (
     FAILED,
     OK,
@@ -19,7 +18,6 @@ from zerowait.cli.output import (
     UNAVAILABLE,
     Failure,
     age,
-    colours,
     confirm,
     give_json,
     give_table,
@@ -35,9 +33,6 @@ from zerowait.snapshot import BoxStatus, Question, WaitingStatus
 if TYPE_CHECKING:
     from zerowait.engines.brokerless.directory import OutboxFile
     from zerowait.outbox.salvage import Report, Salvage
-
-LOOK_S = 0.05  # between looks at what is left to deliver
-TAKEN_OVER_S = 3.0  # in which a process has found and opened what another has left
 
 
 @click.group("outbox")
@@ -88,16 +83,13 @@ def list_boxes(namespace: str | None, as_json: bool) -> int:
 def deliver(name: str, timeout: float, namespace: str | None) -> int:
     """Deliver what the outboxes called NAME still hold, to whoever serves it now.
 
-    An outbox that a living process has open is that process's to deliver: it is only asked.
+    An outbox that a living process has open is that process's to deliver: it is only asked. One that a script is just
+    leaving, or another process just looking into, is waited for, some seconds.
     """
     reach = Reach.named(namespace)
-    files = reach.files(name)
-    if not files:
+    if not reach.files(name):
         raise _no_outbox(reach, name)
-    code = _ask_owners(reach, name) if any(file.owned for file in files) else OK
-    if any(not file.owned for file in files):
-        code = max(code, _deliver(reach, name, timeout))
-    return code
+    return delivering.deliver(reach, name, timeout)
 
 
 @command.command("check")
@@ -307,61 +299,6 @@ def tell_in_flight(there: Sequence[WaitingStatus], channel: str) -> None:
             f"{plural(flying, 'message')} for {channel} {'is' if flying == 1 else 'are'} in flight at workers and left "
             "alone: each is handled there or waits again."
         )
-
-
-def _ask_owners(reach: Reach, name: str) -> int:
-    code = OK
-    for reply in reach.ask_all(Question("outbox.deliver", {"name": name}), living_only=True):
-        if not reply.answer.ok:
-            tell_silent({reply.who: reply.answer.error})
-            code = UNAVAILABLE
-        elif held := reply.value(int):
-            tell(f"{reply.who} has {plural(held, 'message')} of {name} and goes on delivering them.")
-    return code
-
-
-def _deliver(reach: Reach, name: str, timeout: float) -> int:
-    """Opens a client of that name, which takes over what its namesakes have left, until nothing is left to deliver."""
-    from zerowait import log
-    from zerowait.client import Client
-
-    ownerless = {file.id for file in reach.files(name) if not file.owned}
-    held = _held(reach, name)
-    tell(f"{plural(held, 'message')} of {name} to deliver …")
-    log.configure("warning", "text", coloured=colours(sys.stderr))
-    began = time.monotonic()
-    with Client(name, settings=reach.settings) as client:
-        while time.monotonic() < began + timeout:
-            boxes = client.status().boxes
-            missing = {file.id for file in reach.files(name) if file.id in ownerless} - {
-                int(box.id, 16)
-                for box in boxes
-                if box.id  # none: not open yet
-            }
-            # One that is missing for longer has been taken over by another process, which delivers it.
-            if not any(box.unsettled for box in boxes) and (not missing or time.monotonic() > began + TAKEN_OVER_S):
-                break
-            time.sleep(LOOK_S)
-        waiting = {each.channel for box in client.status().boxes for each in box.channels if each.unsettled}
-        unserved = sorted(channel for channel in waiting if not client.workers(channel))
-        # What stays is said below. The client would say so too, and advise the very command that has just been tried.
-        peers = logging.getLogger("zerowait.peers")
-        level = peers.level
-        peers.setLevel(logging.ERROR)
-        try:
-            client.close(0).result()
-        finally:
-            peers.setLevel(level)
-    left = _held(reach, name)
-    tell(f"{max(0, held - left):,} delivered, {left:,} left")
-    if left and unserved:
-        tell(f"Nobody serves {', '.join(unserved)}: what is left waits, safe, until somebody does.")
-    return OK if not left else PARTIAL if left < held else UNAVAILABLE
-
-
-def _held(reach: Reach, name: str) -> int:
-    """Messages in outboxes of that name that no process owns."""
-    return sum(box.unsettled for box in reach.status().boxes if box.name == name)
 
 
 def _facts(pid: int | None, box: BoxStatus) -> dict[str, object]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import msgspec
 import pytest
 
 from tests.unit.cli.conftest import Zerowait
+from tests.waiting import wait_until
 from zerowait import Client, Settings
+from zerowait.cli import delivering
+from zerowait.cli.reach import Found, Reach
 from zerowait.engines.brokerless.directory import Directory
 from zerowait.message import Bury
 from zerowait.outbox.outbox import Outbox
@@ -314,3 +319,85 @@ def test_what_nobody_serves_is_said_at_delivering_and_not_how_to_deliver_it(zero
     assert "0 delivered, 1 left" in ran.err
     assert "Nobody serves numbers" in ran.err
     assert "zerowait outbox deliver" not in ran.err
+
+
+def test_what_somebody_holds_for_a_moment_is_waited_for_and_delivered(
+    zerowait: Zerowait, dead: str, directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given that whoever left it, or looks into it, lets go of it after our first look
+    [file] = directory.outboxes("counter")
+    lock = directory.lock_outbox(file.path)
+    assert lock is not None
+    status, looks = Reach.status, 0
+
+    def status_and_then_let_go(reach: Reach) -> Found:
+        nonlocal looks
+        found, looks = status(reach), looks + 1
+        if lock.held:
+            lock.release()
+        return found
+
+    monkeypatch.setattr(Reach, "status", status_and_then_let_go)
+    ran = zerowait("outbox", "deliver", "counter", "--timeout", "0.2")
+    assert looks > 1
+    assert "1 message of counter to deliver" in ran.err
+    assert "0 delivered, 1 left" in ran.err
+    assert ran.code == 3
+
+
+def test_what_is_taken_over_while_it_is_to_be_delivered_is_not_called_delivered(
+    zerowait: Zerowait, dead: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given that another process of that name takes it just before we do
+    status, other, taking, taken = Reach.status, Client("counter", settings=settings), ExitStack(), list[Client]()
+
+    def status_and_then_taken(reach: Reach) -> Found:
+        found = status(reach)
+        if not taken:
+            taken.append(other)
+            taking.enter_context(other)
+            wait_until(lambda: any(box.unsettled for box in other.status().boxes), within=10)
+        return found
+
+    monkeypatch.setattr(Reach, "status", status_and_then_taken)
+    monkeypatch.setattr(delivering, "TAKEN_OVER_S", 0.2)
+    with taking:
+        ran = zerowait("outbox", "deliver", "counter")
+        other.close(0).result(5)
+    assert "1 message of counter to deliver" in ran.err
+    assert "0 delivered, 0 left" in ran.err
+    assert f"counter (pid {os.getpid()}) has 1 message of counter and goes on delivering it." in ran.err
+    assert ran.code == 0
+
+
+def test_what_nobody_tells_of_is_not_called_nothing(
+    zerowait: Zerowait, dead: str, directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "TAKEN_OVER_S", 0.2)
+    [file] = directory.outboxes("counter")
+    lock = directory.lock_outbox(file.path)
+    assert lock is not None
+    with lock:
+        ran = zerowait("outbox", "deliver", "counter")
+    assert ran.code == 3
+    assert f"no answer: outbox {file.path.name}: somebody has it open" in ran.err
+    assert "to deliver" not in ran.err
+    assert "No message" not in ran.err
+
+
+def test_whoever_has_it_open_is_named_and_goes_on(zerowait: Zerowait, dead: str, settings: Settings) -> None:
+    with Client("counter", settings=settings) as client:
+        client.push("numbers", {"n": 2}).result(5)
+        ran = zerowait("outbox", "deliver", "counter")
+        assert ran.code == 0
+        assert f"counter (pid {os.getpid()}) has 2 messages of counter and goes on delivering them." in ran.err
+        client.close(0).result(5)
+
+
+def test_an_outbox_in_which_nothing_waits_is_said_to_be_so(zerowait: Zerowait, dead: str, directory: Directory) -> None:
+    bury(directory, 2)
+    ran = zerowait("outbox", "deliver", "counter")
+    assert (ran.code, ran.err) == (
+        0,
+        "No message of counter waits: only dead letters are there (zerowait dead list).\n",
+    )
