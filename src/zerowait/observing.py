@@ -286,6 +286,9 @@ def _answer(opened: Observed, question: Question) -> Any:
     boxes = estate.boxes()
     if question.verb == "status":
         return msgspec.to_builtins(status_of(opened))
+    if question.verb == "channel.types":
+        service = opened.node.core.worker.services.get(args["channel"]) if opened.node.counter is not None else None
+        return [service.description] if service is not None and service.description else []
     if question.verb == "topic.group":
         groups = opened.feeds.groups.known()
         members = opened.node.call(partial(opened.node.workers, args["channel"])).result(ANSWER_S)

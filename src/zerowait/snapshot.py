@@ -20,6 +20,7 @@ Verb = Literal[
     "dead.drop",
     "outbox.waiting",
     "outbox.drop",
+    "channel.types",
     "topic.group",
     "topic.forget",
 ]
@@ -221,6 +222,7 @@ class Question(Struct, frozen=True):
     | dead.retry, dead.drop | ids | list of the ids for which that was done |
     | outbox.waiting | name, channel | list of WaitingStatus, one for each outbox of that name (none: of any) |
     | outbox.drop | channel, boxes (id → last) | id of each of them that is there → how many were dropped, any left |
+    | channel.types | channel | list of the types that it is served as there, as `contract` packs them |
     | topic.group | channel (of a durable group) | GroupStatus |
     | topic.forget | channel | whether it was known: nothing more is kept for it |
 

@@ -48,6 +48,25 @@ if __name__ == "__main__":
     app.run()
 """
 
+PARTS = """
+import msgspec
+from zerowait import App, Reject
+
+app = App("printer")
+
+
+class Part(msgspec.Struct):
+    data: bytes
+    more: list[bytes] = []
+
+
+@app.pull("parts")
+def show(part: Part) -> None:
+    if not part.data:
+        raise Reject("it is empty")
+    print(f"shown {len(part.data) + len(b''.join(part.more))}\\n", end="", flush=True)
+"""
+
 Zerowait = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -116,6 +135,26 @@ def test_lines_on_stdin_are_messages_with_ids(printer: Program, zerowait: Zerowa
     assert [line["line"] for line in told] == [1, 1, 2, 2, 3, 3]
     assert len({line["id"] for line in told}) == 6
     assert sorted(shown(printer)) == [1, 1, 2, 2, 3, 3]
+
+
+def test_base64_is_bytes_for_a_worker_whose_type_has_bytes(start: Start, zerowait: Zerowait, folder: Path) -> None:
+    (folder / "printer.py").write_text(PARTS, encoding="utf-8")
+    ran = zerowait("push", "parts", '{"data": "AP8="}', "--bytes", "data")
+    assert ran.returncode == 0, ran.stderr
+    printer = running(start)
+    printer.until(lambda it: shown(it) == [2], that="what was pushed before anybody said his type")
+
+    ran = zerowait("push", "parts", "--wait", stdin='{"data": "AP8A"}\n{"data": "AAAAAA==", "more": ["AP8="]}\n')
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(shown(printer)) == [2, 3, 6]
+    ran = zerowait("push", "parts", stdin='{"data": ""}\n{"data": "no base64"}\n')
+    assert ran.returncode == 4, ran.stderr
+    assert "line 2: $.data is bytes, which JSON has as base64, and this is none" in ran.stderr
+    assert "1 message before it was accepted" in ran.stderr
+
+    [letter] = [json.loads(line)["id"] for line in zerowait("dead", "list", "--json").stdout.splitlines()] or [""]
+    assert zerowait("dead", "edit", letter, '{"data": "AP8AAA=="}', "--retry").returncode == 0
+    printer.until(lambda it: 4 in shown(it), that="a letter is mended with bytes where it had none")
 
 
 def test_memory_messages_are_handled_too(printer: Program, zerowait: Zerowait) -> None:

@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from zerowait.cli.options import ago, text
+from zerowait.cli.binary import Binary, NotBytes
+from zerowait.cli.options import ago, as_bytes, text
 from zerowait.cli.output import (
     FAILED,
     MISUSED,
@@ -130,15 +131,21 @@ def show_letter(id: str, namespace: str | None, as_json: bool) -> int:
 @click.argument("id")
 @click.argument("payload", metavar="[JSON]", required=False)
 @click.option("--retry", "and_retry", is_flag=True, help="Give it back to its channel then.")
+@as_bytes
 @_common
-def edit(id: str, payload: str | None, and_retry: bool, namespace: str | None, as_json: bool) -> int:
+def edit(
+    id: str, payload: str | None, and_retry: bool, paths: tuple[str, ...], namespace: str | None, as_json: bool
+) -> int:
     """Put another payload in place of a dead letter's: JSON, `-` for standard input, or what an editor ($EDITOR) gives.
 
     It stays a dead letter until it is given back.
+
+    Bytes are base64, as `zerowait dead show` prints them: where the type of a worker on this machine has bytes, where
+    --bytes says so, and where no type says anything and there were bytes before.
     """
     reach = Reach.named(namespace)
     letter = reach.letter(id)
-    before = _editable(letter)
+    before, value = _editable(letter)
     if payload is None:
         if not sys.stdin.isatty():
             raise Failure("There is no terminal for an editor: give the payload as JSON, or - to read it.", MISUSED)
@@ -148,7 +155,11 @@ def edit(id: str, payload: str | None, and_retry: bool, namespace: str | None, a
     if payload is None or payload.strip() == before.strip():
         tell("Nothing was changed.")
         return OK
-    replies = reach.ask_all(Question("dead.edit", {"id": id, "payload": _encoded(payload)}))
+    try:
+        binary = Binary(() if paths else reach.types(letter.channel), paths)
+    except NotBytes as error:
+        raise Failure(f"{error}.", MISUSED) from None
+    replies = reach.ask_all(Question("dead.edit", {"id": id, "payload": _encoded(payload, binary, value)}))
     if not any(reply.value(bool) for reply in replies):
         # Who has it may have refused the payload, or not have answered: only if neither is so, it is gone.
         why = " ".join(f"{who}: {error}" for who, error in _silent(replies).items())
@@ -161,31 +172,33 @@ def edit(id: str, payload: str | None, and_retry: bool, namespace: str | None, a
     return OK
 
 
-def _editable(letter: LetterDetail) -> str:
-    """Its payload as JSON, if that holds all of it."""
+def _editable(letter: LetterDetail) -> tuple[str, Any]:
+    """Its payload as JSON, if that holds all of it; and as it is."""
     from msgspec import DecodeError, json, msgpack
 
-    text = b""
+    text, value = b"", None
     try:
         value = msgpack.decode(letter.payload)
         text = json.encode(value)
-        whole = json.decode(text) == value
+        whole = Binary().read(json.decode(text), like=value) == value
     except (DecodeError, TypeError, ValueError):
         whole = False
     if not whole:
         raise Failure(
-            f"The payload of {letter.id} holds what JSON cannot (bytes, times, keys that are no strings), so it cannot "
-            "be edited here: push the message again from a program, and drop this one.",
+            f"The payload of {letter.id} holds what JSON cannot (times, keys that are no strings), so it cannot be "
+            "edited here: push the message again from a program, and drop this one.",
             MISUSED,
         )
-    return json.format(text, indent=2).decode() + "\n"
+    return json.format(text, indent=2).decode() + "\n", value
 
 
-def _encoded(payload: str) -> bytes:
+def _encoded(payload: str, binary: Binary, before: Any) -> bytes:
     from msgspec import DecodeError, json, msgpack
 
     try:
-        return msgpack.encode(json.decode(payload))
+        return msgpack.encode(binary.read(json.decode(payload), like=before))
+    except NotBytes as error:
+        raise Failure(f"{error}; nothing was changed.", MISUSED) from None
     except (DecodeError, UnicodeError, RecursionError) as error:
         raise Failure(f"That is no JSON ({error}); nothing was changed.", MISUSED) from None
     except OverflowError:

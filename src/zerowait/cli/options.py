@@ -22,6 +22,18 @@ def timeout(help: str) -> Callable[[F], F]:
     )
 
 
+def as_bytes(command: F) -> F:
+    """Where strings of the message given are base64 of bytes."""
+    return click.option(
+        "--bytes",
+        "paths",
+        multiple=True,
+        metavar="PLACE",
+        help="The string in this place is base64 of bytes: data, parts[].data, or $ for all of it. May be repeated. "
+        "Not needed where a process of this machine serves the channel with a type that has bytes there.",
+    )(command)
+
+
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 

@@ -11,8 +11,10 @@ import click
 from msgspec import Struct
 
 from zerowait.cli import options
+from zerowait.cli.binary import Binary, NotBytes
 from zerowait.cli.lines import NotJson, messages
 from zerowait.cli.output import FAILED, MISUSED, OK, PARTIAL, UNAVAILABLE, Failure, colours, give_json, plural, tell
+from zerowait.cli.reach import Reach
 
 if TYPE_CHECKING:
     from zerowait.client import Client
@@ -50,6 +52,7 @@ class _Push(click.Command):
 @click.option("--count", type=click.IntRange(1), default=1, metavar="N", help="Push each message N times.")
 @click.option("--memory", is_flag=True, help="Keep messages in memory only: what nobody takes before the end is lost.")
 @click.option("--wait", is_flag=True, help="Wait until each message has been handled.")
+@options.as_bytes
 @options.timeout("How long --wait waits, and how long for room in a full outbox.")
 @click.option(
     "--drain",
@@ -68,6 +71,7 @@ def command(
     count: int,
     memory: bool,
     wait: bool,
+    paths: tuple[str, ...],
     timeout: float,
     drain: float | None,
     name: str,
@@ -81,6 +85,9 @@ def command(
     this user on this machine that reaches a worker. It fails (1; 4 if only some of them did) when messages became dead
     letters.
 
+    Bytes are given as base64, as `zerowait dead show` prints them: where the type of a worker on this machine has
+    bytes, and where --bytes says so.
+
     \b
     zerowait push numbers 42
     zerowait push mail.parse '{"path": "a.eml"}' --wait
@@ -93,11 +100,13 @@ def command(
     settings = Settings.load(flags={"namespace": namespace, "drain": 0.0 if wait and drain is None else drain})
     way = _Way.of(channel, settings, memory=memory, wait=wait)
     log.configure("warning", "text", coloured=colours(sys.stderr))
+    binary = _binary(channel, settings, paths)
     stopped: Failure | None = None
     with Client(name, settings=settings) as client:
         pushing = _Pushing(client, channel, way, wait=wait, timeout=timeout, as_json=as_json)
         try:
-            for line, value in messages(message):
+            for line, given in messages(message):
+                value = _read(pushing, binary, line, given)
                 for _ in range(count):
                     pushing.push(line, value)
         except NotJson as bad:
@@ -112,6 +121,21 @@ def command(
     if pushing.pushed:
         pushing.report(left)
     raise stopped
+
+
+def _binary(channel: str, settings: Settings, paths: tuple[str, ...]) -> Binary:
+    """paths: those of --bytes; where there are none the type of whoever serves the channel says where bytes are."""
+    try:
+        return Binary((), paths) if paths else Binary(Reach(settings).types(channel))
+    except NotBytes as error:
+        raise Failure(f"{error}.", MISUSED) from None
+
+
+def _read(pushing: _Pushing, binary: Binary, line: int | None, value: object) -> object:
+    try:
+        return binary.read(value)
+    except NotBytes as error:
+        raise pushing.stopped(line, f"{error}.", MISUSED if line is None else FAILED) from None
 
 
 class _Way(Struct, frozen=True):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct, ValidationError, convert, to_builtins
 
 from zerowait.cli.output import FAILED, UNAVAILABLE, Failure, styled, tell, tell_silent
+from zerowait.contract import Description, unpacked
 from zerowait.errors import ZerowaitError
 from zerowait.settings import Settings
 from zerowait.snapshot import Answer, BoxStatus, LetterDetail, LetterFilter, LetterStatus, Question, Status
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE_S = 3.0  # a process whose network thread does not answer in this time is stuck, or has just ended
+TYPES_S = 1.0  # the same, where only the reading of what is given is helped by the answer
 AT_ONCE = 16
 PAGE = 500  # letters or ids in one question or answer: far below what one frame holds
 
@@ -120,6 +122,23 @@ class Reach:
         """The outboxes that nobody has open and that are of another version: they are no places to ask, ever."""
         files = [(file, _other_format(file)) for file in self.files() if not file.owned]
         return [Unreadable(file.name, str(file.path), format) for file, format in files if format is not None]
+
+    def types(self, channel: str) -> list[Description]:
+        """What those on this machine expect who serve this channel. Who does not answer at once is passed over."""
+        if self._directory is not None and (seen := self._directory.look()) is not None:
+            self._living = seen
+        serving = [
+            Place(entry.name, partial(_ask_process, entry, patience=TYPES_S))
+            for entry in self._living
+            if entry.endpoints and channel in entry.serves
+        ]
+        question = Question("channel.types", {"channel": channel})
+        found: list[Description] = []
+        for reply in _at_once(lambda place: place.reply(question), serving[:AT_ONCE]) if serving else ():
+            for packed in reply.value(list[bytes]) or ():
+                with suppress(ValueError):
+                    found.append(unpacked(packed))
+        return found
 
     def files(self, name: str | None = None) -> list[OutboxFile]:
         """The outbox files, owned or not."""
@@ -218,10 +237,10 @@ def _now_us() -> int:
     return time.time_ns() // 1_000
 
 
-def _ask_process(entry: Entry, question: Question) -> Answer:
+def _ask_process(entry: Entry, question: Question, *, patience: float = PATIENCE_S) -> Answer:
     from zerowait.engines.brokerless.asking import ask
 
-    return ask(entry.endpoints[0], question, PATIENCE_S)
+    return ask(entry.endpoints[0], question, patience)
 
 
 def _letters(place: Place, which: LetterFilter, limit: int | None) -> tuple[list[LetterStatus], dict[str, str]]:

@@ -18,6 +18,7 @@ from zerowait.cli import delivering
 from zerowait.cli.reach import Found, Reach
 from zerowait.engines.brokerless.directory import Directory
 from zerowait.message import Bury
+from zerowait.outbox.letters import Letters
 from zerowait.outbox.outbox import Outbox
 
 Directories = Callable[[], Directory]
@@ -401,3 +402,45 @@ def test_an_outbox_in_which_nothing_waits_is_said_to_be_so(zerowait: Zerowait, d
         0,
         "No message of counter waits: only dead letters are there (zerowait dead list).\n",
     )
+
+
+@pytest.fixture
+def dead_bytes(settings: Settings, directory: Directory) -> str:
+    client = Client("counter", settings=settings)
+    with client:
+        pushed = client.push("parts", {"name": "a", "data": b"\x00\xff", "more": [b"x"]}).result(5)
+        client.close(0).result(5)
+    bury(directory, 1)
+    return pushed.id
+
+
+def payload_of(zerowait: Zerowait, letter: str) -> object:
+    return json.loads(zerowait("dead", "show", letter, "--json").out)["payload"]
+
+
+def test_what_is_shown_of_bytes_is_bytes_again_when_it_is_edited(
+    zerowait: Zerowait, dead_bytes: str, directory: Directory
+) -> None:
+    assert payload_of(zerowait, dead_bytes) == {"name": "a", "data": "AP8=", "more": ["eA=="]}
+    ran = zerowait("dead", "edit", dead_bytes, '{"name": "b", "data": "AQI=", "more": ["eA==", "eQ=="]}')
+    assert ran.code == 0, ran
+    assert payload_of(zerowait, dead_bytes) == {"name": "b", "data": "AQI=", "more": ["eA==", "eQ=="]}
+    [file] = directory.outboxes("counter")
+    lock = directory.lock_outbox(file.path)
+    assert lock is not None
+    box = Outbox.open(file.path, file.name, now_us=lambda: time.time_ns() // 1_000, lock=lock)
+    letters = Letters(box)
+    [letter] = letters.page()
+    assert msgspec.msgpack.decode(letters.payload(letter)) == {"name": "b", "data": b"\x01\x02", "more": [b"x", b"y"]}
+    box.close()
+
+
+def test_bytes_that_are_no_base64_change_no_letter(zerowait: Zerowait, dead_bytes: str) -> None:
+    ran = zerowait("dead", "edit", dead_bytes, '{"name": "b", "data": "plain text", "more": []}')
+    assert ran.code == 2
+    assert "$.data is bytes, which JSON has as base64" in ran.err
+    assert "nothing was changed" in ran.err
+    ran = zerowait("dead", "edit", dead_bytes, '{"name": "Yg==", "data": "AQI="}', "--bytes", "name")
+    assert ran.code == 0, ran
+    ran = zerowait("dead", "edit", dead_bytes, '{"data": "AQI="}', "--bytes", "name")
+    assert (ran.code, "there is no string in that place" in ran.err) == (2, True)
