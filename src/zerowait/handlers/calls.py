@@ -121,7 +121,10 @@ def plain_call(crew: Crew, run: Run, begin_on_loop: Callable[[Awaitable[Any]], F
             raise
         finally:
             visit.over = True
-        run.outputs.extend((visit.index, each) for each in visit.succeeded())
+        if sent := [(visit.index, each) for each in visit.succeeded()]:
+            # The loop's thread may look at this run at any moment, to report what has ended of it: it takes what was
+            # sent by then. Of a run that was given up nothing is reported, whatever it still adds.
+            crew.keep(run, sent)
         return given
 
     return call

@@ -174,6 +174,7 @@ class Crew(ABC):
         if job is None or run.given_up:
             return
         run.settle(index)
+        run.outputs = []  # of this message, which had succeeded but for what is found out after it
         run.mark = index + 1
         self._finish_failed(job, index, error)
 
@@ -183,6 +184,11 @@ class Crew(ABC):
         self._failing.tell(message_id(job.delivery, index), reason_of(error), outcome)
 
     # What a run reports: handled, and what it sends
+
+    def keep(self, run: Run, sent: list[Tagged]) -> None:
+        """On its own thread: the message that ran has sent this, and has succeeded."""
+        with self._lock:
+            run.outputs.extend(sent)
 
     def _report(self, job: Job, start: int, stop: int, outputs: list[Tagged]) -> None:
         if not outputs:

@@ -117,7 +117,11 @@ class Run:
             self.mark = upto
             outputs = self.outputs
             if outputs:
-                self.outputs = []
+                at = len(outputs)
+                while at and outputs[at - 1][0] >= upto:
+                    at -= 1  # of the message at `upto`, which has just ended while another thread looks at its run
+                self.outputs = outputs[at:]
+                del outputs[at:]
             self._report(job, mark, upto, outputs)
 
 

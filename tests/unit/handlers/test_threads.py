@@ -205,3 +205,47 @@ async def test_a_thread_that_awaits_something_is_released_when_the_drain_is_over
         await here.stage.close()
         assert time.monotonic() - began < 5
         assert here.desk.fates(work) == [None]
+
+
+async def test_what_a_message_sends_is_reported_with_it_whenever_its_run_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def handle(value: int, ctx: Any) -> None:
+        ctx.push("next", value, {})
+
+    async with hall(plain(handle, concurrency=1, wants_ctx=True)) as here:
+        crew = here.stage._crews["work"]
+        keep = crew.keep
+
+        def keep_and_be_looked_at(run: Any, sent: Any) -> None:
+            keep(run, sent)
+            if run.position % 3 == 2:  # and some before it have ended, too
+                crew._relieve(run, time.monotonic())  # as the loop's thread does, at any moment
+
+        here.desk.admit(first := delivery(range(400)))  # from which on jobs are of many
+        await here.desk.until_done()
+        monkeypatch.setattr(crew, "keep", keep_and_be_looked_at)
+        here.desk.admit(work := delivery(range(400)))
+        await here.desk.until_done()
+        assert here.desk.fates(first) == here.desk.fates(work) == [HANDLED] * 400
+        assert sorted(number for number, _ in here.outputs.tagged) == sorted([*range(1, 401)] * 2)
+        without = [(start, stop) for _, start, stop, outcome in here.desk.finished if outcome is None]
+        assert without == [], "each has sent something, which goes with its own outcome"
+
+
+async def test_what_fails_after_its_handler_has_returned_sends_nothing() -> None:
+    async def late() -> None:
+        raise ValueError("found out late")
+
+    async def wrapped() -> Any:
+        return late()
+
+    def handle(value: int, ctx: Any) -> Any:
+        ctx.push("next", value, {})
+        return wrapped() if value == 1 else None
+
+    async with hall(plain(handle, concurrency=1, wants_ctx=True)) as here:
+        here.desk.admit(work := delivery(range(3)))
+        await here.desk.until_done()
+        assert here.desk.fates(work) == [HANDLED, RETRY, HANDLED]
+        assert [number for number, _ in here.outputs.tagged] == [1, 3]
