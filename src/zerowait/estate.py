@@ -423,6 +423,11 @@ class Estate:
         self._oldest[box.id] = self.ask(box, box.oldest)
         return self._oldest_known.get(box.id)
 
+    def waiting(self) -> set[str]:
+        """Channels of which something has been accepted and is not settled. Any thread."""
+        accepted = (channel for intake in self.intakes() for channel in intake.counts())
+        return {*accepted, *(channel for ledger in self.ledgers() for channel in ledger.unsettled())}
+
     def is_stored(self) -> bool:
         """Whether everything that was accepted has reached its outbox."""
         return not any(intake.counts() for intake in self.intakes())

@@ -91,6 +91,7 @@ class Opened(Ground):
             wall_us=self.wall_us,
             plainly=self.plain,
             pressure=lambda before: self.estate.pressure(before),
+            waiting=self._waiting,
             topical=self.feeds.topical,
         )
         self.estate = Estate(self, lanes)
@@ -130,6 +131,10 @@ class Opened(Ground):
             if row is not None:
                 waiting += row.waiting_and_in_flight - self.node.in_flight(box.id).get(channel, 0)
         self.telling.lonely(channel, waiting, served, troubles, self.node.silent(channel))
+
+    def _waiting(self) -> set[str]:
+        asked = (name for each in self.all_requests() for name, counts in each.counts().items() if counts.outstanding)
+        return {*self.estate.waiting(), *asked}
 
     def declare(self, channel: str, codec: Codec[Any]) -> None:
         description = self._one_type(channel, codec)

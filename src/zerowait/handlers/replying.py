@@ -103,9 +103,6 @@ class Replying(Crew):
         answers = run.answers[: stop - start]
         del run.answers[: stop - start]
         outcome = Outcome(Verdict.HANDLED, answers=b"".join(answers))
-        if outputs and outputs[-1][0] >= stop:  # of the next, likewise
-            run.outputs[:0] = [each for each in outputs if each[0] >= stop]
-            outputs = [each for each in outputs if each[0] < stop]
         if not outputs:
             self.kit.desk.finish(job, start, stop, outcome)
             return
@@ -128,12 +125,6 @@ class Replying(Crew):
         self._waiting.discard(released)
         if self.leaving:
             self.kit.ended()
-
-    def _fail(self, run: Run, error: BaseException) -> None:
-        index = run.position
-        super()._fail(run, error)
-        if run.outputs:  # what it had sent before its answer was found to be none
-            run.outputs = [each for each in run.outputs if each[0] != index]
 
     def _finish_failed(self, job: Job, index: int, error: BaseException) -> None:
         finish = self.kit.desk.finish

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from zerowait.engines.brokerless.contacts import Contacts
 from zerowait.engines.brokerless.directory import Directory
@@ -37,6 +37,12 @@ class Wanted:
         if not self.channels.issuperset(channels):
             with self._lock:
                 self.channels = self.channels | {*channels}
+
+    def forget(self, channels: Collection[str]) -> None:
+        """Nothing is pushed to them any more. On the network thread; whoever wants one again declares it, too."""
+        if channels:
+            with self._lock:
+                self.channels = self.channels.difference(channels)
 
 
 class Finder:

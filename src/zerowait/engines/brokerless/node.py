@@ -15,7 +15,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
@@ -80,7 +80,7 @@ class Plainly(Protocol):
 
 class Node:
     """submit: hands changes of a durable outbox to the store thread and gives their running number.
-    pressure: how full our outboxes are, given what that was before.
+    pressure: how full our outboxes are, given what that was before. waiting: channels with something unsettled.
     reopen: opens an outbox again with an epoch above the floor, and then calls `outboxes.reopened`.
     answer: a question of the command line, and how to reply. error: opening went wrong; nothing will ever be sent."""
 
@@ -98,6 +98,7 @@ class Node:
         wall_us: Callable[[float], int],
         plainly: Plainly,
         pressure: Callable[[int], int],
+        waiting: Callable[[], Collection[str]],
         topical: Callable[[Callable[[], None]], Topical],
     ) -> None:
         self.name = name
@@ -116,6 +117,7 @@ class Node:
         self._plainly = plainly
         self._pressed = 0
         self._pressure = pressure
+        self._waiting = waiting
         self.topical = topical(self.wake)
         self._thread: threading.Thread | None = None
         self._wire: Wire | None = None
@@ -126,7 +128,6 @@ class Node:
         self._calls = Calls(name, self.wake)
         self._wanted = Wanted(self.wake)
         self._plain_again: float | None = None  # in how many seconds a bare socket is to be tried again
-        self._declared: set[tuple[str, bytes]] = set()
         self._since_us = wall_us(clock())
 
     # -- any thread ------------------------------------------------------------------------------------------------
@@ -158,12 +159,10 @@ class Node:
     def declare(self, channel: str, description: bytes) -> None:
         """What is or will be pushed to this channel, as `contract.packed` gives it: to be said before the first push.
         Workers that expect another type get nothing of it."""
-        if (channel, description) in self._declared:
-            return
-        self._declared.add((channel, description))
 
         def tell() -> None:
-            self.core.declare(channel, description)
+            self._wanted.forget(self.core.declare(channel, description, self._waiting))
+            self._wanted.add(channel)  # it may have been forgotten just after whoever declares it had found it there
             self._herald.changed()
 
         self.call(tell)

@@ -6,7 +6,7 @@ round of inputs: what several frames lead to leaves together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from zerowait.engines.brokerless.protocol import frames
@@ -129,10 +129,13 @@ class Core:
         self._tell_state()
         self.worker.unserve()
 
-    def declare(self, channel: str, description: bytes) -> None:
+    def declare(
+        self, channel: str, description: bytes, waiting: Callable[[], Collection[str]] = frozenset
+    ) -> list[str]:
         """This process sends messages of this type (`contract.packed`) to that channel: a worker that expects another
-        gets none of them. To be said before the first of them is offered."""
-        self.owner.sender.declare(channel, description)
+        gets none of them. To be said before the first of them is offered. Gives the channels that are forgotten;
+        waiting: those of which something is not settled, wherever it lies."""
+        return self.owner.sender.declare(channel, description, waiting)
 
     def announce_topic(self, pattern: str, fingerprint: bytes, description: bytes, history: int) -> bool:
         """This process publishes to that topic, or to those of that pattern. False: that was known."""

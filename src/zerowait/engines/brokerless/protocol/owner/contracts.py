@@ -20,6 +20,9 @@ from zerowait.engines.brokerless.protocol.frames import MALFORMED, ProtocolError
 from zerowait.engines.brokerless.protocol.link import OURS, Link, Mismatch
 
 TOLD_MOST = 1_024  # mismatches that are remembered as told
+# Channels whose types are kept. An entrance knows 4,096 to push to and as many to ask at, the last ones, and declares a
+# channel that it has forgotten anew: so those that are declared less recently than that can be forgotten here, too.
+CHANNELS_MOST = 16_384
 Types = dict[bytes, Description]  # by fingerprint
 
 
@@ -27,19 +30,35 @@ class Contracts:
     def __init__(self, effects: Effects, kind_of: Callable[[str], str]) -> None:
         self._effects = effects
         self._kind_of = kind_of
-        self._ours: dict[str, Types] = {}  # channel → what this process sends to it
+        self._ours: dict[str, Types] = {}  # channel → what this process sends to it; declared last, last
+        self._most = CHANNELS_MOST
         self._left: dict[str, dict[int, Types]] = {}  # channel → outbox → what had been sent when it was opened here
         self._adopted: set[int] = set()  # outboxes of other names: nothing is pushed to them here
         self._told: dict[tuple[int, str, Mismatch], None] = {}  # insertion order: the oldest go first
 
     def declare(self, channel: str, description: bytes) -> bool:
         """This process sends messages of this type to that channel, perhaps beside others. False: that was known."""
-        ours = self._ours.setdefault(channel, {})
+        ours = self._ours[channel] = self._ours.pop(channel, {})
         name = fingerprint_of(description)
         if name in ours:
             return False
         ours[name] = unpacked(description)
         return True
+
+    def prune(self, in_use: Callable[[], Collection[str]]) -> list[str]:
+        """Whoever makes up names, one for each answer that he wants say, must not fill the memory with them: gives half
+        of them that were forgotten, if there were too many. in_use: those of which that cannot be."""
+        if len(self._ours) <= self._most:
+            return []
+        needed = in_use()
+        oldest = list(self._ours)[: CHANNELS_MOST // 2]
+        idle = [channel for channel in oldest if channel not in needed]
+        for channel in idle:
+            del self._ours[channel]
+        for channel in [channel for channel in oldest if channel in self._ours]:
+            self._ours[channel] = self._ours.pop(channel)
+        self._most = max(CHANNELS_MOST, len(self._ours) + CHANNELS_MOST // 2)  # not looked at again so soon
+        return idle
 
     def knows(self, channel: str) -> bool:
         """Whether this process sends anything there, or has something that was to go there."""

@@ -120,8 +120,12 @@ class Flights:
         flight.unread.add(first, count)
 
     def count(self, channel: str, count: int) -> None:
-        now = self.counts[channel] = self.counts.get(channel, 0) + count
+        now = self.counts.get(channel, 0) + count
         assert now >= 0, "more came back than was sent"
+        if now:
+            self.counts[channel] = now
+        else:
+            self.counts.pop(channel, None)
 
     def attach(self, flight: Flight, segment: Segment, first: int, count: int) -> None:
         """These of it have been read from disk, in this segment."""

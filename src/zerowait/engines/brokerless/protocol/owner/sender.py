@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Dispatched, Effects, Say
@@ -62,7 +62,10 @@ class Sender:
         before = set(before)
         # A push that went to a channel of requests would be asked for an answer: what is of another kind is no worker.
         pushes = [channel for channel, served in link.served.items() if served.kind == self.kind_of(channel)]
-        self.idempotent.update(channel for channel, served in link.served.items() if served.idempotent)
+        # Only of what is asked here: a peer may serve, and forget, any number of names.
+        self.idempotent.update(
+            channel for channel, served in link.served.items() if served.idempotent and channel in self._kinds
+        )
         for channel in sorted(before.difference(pushes)):
             self._serves_no_more(channel, link)
         for channel in pushes:
@@ -121,11 +124,24 @@ class Sender:
         ]
         return max(links, key=lambda link: link.credit(channel).left(), default=None)
 
-    def declare(self, channel: str, description: bytes) -> None:
-        """This process sends messages of that type to the channel."""
+    def declare(
+        self, channel: str, description: bytes, waiting: Callable[[], Collection[str]] = frozenset
+    ) -> list[str]:
+        """This process sends messages of that type to the channel. Gives channels that are forgotten for it: of which
+        nothing is under way, nobody is there, and nothing was said for thousands of others. waiting: channels of
+        which something has been accepted and is not settled."""
         if self.contracts.declare(channel, description):
             for link in self._serving.get(channel, {}).values():
                 self._compare(link)
+        forgotten = self.contracts.prune(lambda: self._in_use(waiting()))
+        for each in forgotten:
+            self._kinds.pop(each, None)
+            self.idempotent.discard(each)
+        return forgotten
+
+    def _in_use(self, waiting: Collection[str]) -> set[str]:
+        flying = (c for custody in self._custody.values() for c, count in custody.in_flight.items() if count)
+        return {*self._serving, *self._dispatch.channels(), *flying, *waiting}
 
     def left(self, box: int, channel: str, descriptions: Iterable[bytes], *, adopted: bool) -> None:
         """An outbox that is about to be opened holds messages of these types."""
