@@ -47,13 +47,19 @@ def test_a_bundle_that_cannot_be_published_fails_and_those_behind_it_are_publish
     assert "1 events are lost" in caplog.text
 
 
-def topical_of(*wanted: str, published: tuple[str, ...] = ()) -> tuple[Topical, dict[int, Any]]:
-    """One of a process that has subscribed to these, and its subscriptions."""
+def topical_of(
+    *wanted: str, published: tuple[str, ...] = (), heard: tuple[str, ...] = (), grouped: tuple[str, ...] = ()
+) -> tuple[Topical, dict[int, Any]]:
+    """One of a process that has subscribed to these, and its subscriptions. heard: what others have subscribed to;
+    grouped: likewise, durable groups."""
     subscriptions = {at: SimpleNamespace(pattern=pattern) for at, pattern in enumerate(wanted)}
     core: Any = Core()
     core.subscriber = SimpleNamespace(wanted=subscriptions)
-    core.publisher.announced = dict.fromkeys(published)
-    topical = Topical(Table().press, None, lambda: None)  # type: ignore[arg-type]
+    core.publisher.announced = {topic: SimpleNamespace(published=1) for topic in published}
+    core.publisher.subscribers = lambda topic: {7} if topic in heard else set()
+    core.publisher.streams = lambda pattern: [SimpleNamespace(pattern=topic) for topic in heard]
+    groups: Any = SimpleNamespace(known=lambda: {f"{topic}@g": (topic, "g") for topic in grouped})
+    topical = Topical(Table().press, groups, lambda: None)
     topical.open(core)
     return topical, subscriptions
 
@@ -66,6 +72,24 @@ def test_made_up_topics_whose_publishers_are_asked_for_are_not_sought_for_ever()
 
     assert len(topical.subscribes()) == SOUGHT_MOST + 1
     assert {"mine", "often", f"made.up.{SOUGHT_MOST + 99}"} < set(topical.subscribes())
+
+
+def test_a_topic_that_nobody_has_subscribed_to_says_so_once_and_others_do_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "zerowait.node")
+    published = ("mail.counts", "mail.seen", "mail.mine", "mail.kept", "unused")
+    topical, _ = topical_of("mail.mine", published=published, heard=("mail.count", "mail.seen"), grouped=("mail.kept",))
+    topical._core.publisher.announced["unused"].published = 0
+    for now in (0.0, 9.0):
+        topical.look(now, ())
+    assert not caplog.records
+    for now in (10.0, 30.0):
+        topical.look(now, ())
+    [said] = caplog.messages
+    assert said.startswith("nobody has subscribed to mail.counts, which is published for 10 s now: ")
+    assert said.endswith("Subscribed to is mail.count: did you mean that?")
+    assert not topical._unheard
 
 
 def test_who_subscribes_again_is_told_of_a_mistake_only_when_time_has_passed_anew(

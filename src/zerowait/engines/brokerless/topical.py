@@ -35,6 +35,8 @@ class Topical:
         self._renew = False
         self._lonely: dict[str, float] = {}  # subscriptions that nobody publishes for, and since when
         self._told: set[str] = set()
+        self._unheard: dict[str, float] = {}  # topics that are published, and since when, until it is known who hears
+        self._heard: set[str] = set()  # those of which it is known, or nobody does and that was told
         self._sought: dict[str, None] = {}  # topics whose publishers are asked for, subscribed to or not
         self._core: Core
 
@@ -105,6 +107,31 @@ class Topical:
                     pattern,
                     ", ".join(names[:10]),
                     meant,
+                )
+
+        self._look_at_unheard(now, patterns)
+
+    def _look_at_unheard(self, now: float, mine: Iterable[str]) -> None:
+        """What is published and nobody has subscribed to says so, once a topic: that may be as it should be. mine: what
+        this process subscribes to itself."""
+        publisher = self._core.publisher
+        if len(self._heard) >= len(publisher.announced):
+            return
+        for topic, announced in publisher.announced.items():
+            if topic in self._heard or not announced.published:
+                continue
+            if now - self._unheard.setdefault(topic, now) < LONELY_S:
+                continue
+            del self._unheard[topic]
+            self._heard.add(topic)
+            groups = (pattern for pattern, _ in self._groups.known().values())
+            if not publisher.subscribers(topic) and not any(overlap(each, topic) for each in (*mine, *groups)):
+                subscribed = sorted({stream.pattern for stream in publisher.streams(">")})
+                meant = nearest(topic, subscribed)
+                log.info(
+                    "nobody has subscribed to %s, which is published for 10 s now: its events go to nobody%s",
+                    topic,
+                    f". Subscribed to is {meant}: did you mean that?" if meant is not None else "",
                 )
 
     # -- through calls -------------------------------------------------------------------------------------------------
