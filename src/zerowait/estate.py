@@ -28,6 +28,7 @@ from zerowait.outbox.lane import Lane
 from zerowait.outbox.ledger import Ledger
 from zerowait.outbox.outbox import Outbox
 from zerowait.outbox.sheaf import Sheaf
+from zerowait.outbox.staying import Staying, staying
 from zerowait.pending import Promise
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ log = logging.getLogger("zerowait.outbox")
 
 # A file of our name may be locked for the moment in which another process looks what waits in it: it is tried again,
 # for the ids in it (`id=`) are known to that file and to no new one.
+NEVER = 1 << 62  # an epoch that none reaches
 LOOKED_INTO_S = (0.02, 0.04, 0.08, 0.16)
 
 
@@ -63,6 +65,7 @@ class Estate:
         self._oldest_known: dict[int, dict[str, int]] = {}
         self._ready = False  # the network thread listens
         self._disk_asked = False
+        self._first_epoch = 0  # of our own outbox
         self._disk_refused = ""  # why our own file could not be opened at the last try
         self._is_opening = False  # once more
         self._homes: list[tuple[bool, Callable[[int | BaseException], object]]] = []  # who waits for one to be open
@@ -317,6 +320,7 @@ class Estate:
             return
         with self._lock:
             self._disk = box = over.result()
+            self._first_epoch = self._first_epoch or box.epoch
             self._disk_refused = ""
         self._tell_homes(True, box.id)
         directory = self._opened.node.directory
@@ -443,6 +447,23 @@ class Estate:
         done: Future[None] = Future()
         done.set_result(None)
         return done
+
+    def is_new(self, id: str) -> bool:
+        """Whether this life has accepted the message of that name."""
+        box, _, rest = id.partition("-")
+        mine = self._disk
+        if mine is None or int(box, 16) != mine.id:
+            return self._memory is not None and int(box, 16) == self._memory.id
+        return int(rest.partition("-")[0], 36) >= self._first_epoch
+
+    def staying(self) -> list[tuple[Outbox, Future[dict[str, Staying]]]]:
+        """For each outbox on disk in which something waits or is in flight: what that is. What this life has accepted
+        itself lies in our own, in epochs from its first on."""
+        boxes = [box for box in self.boxes() if box.durable and box.ledger.unsettled()]
+        mine = self._disk
+        return [
+            (box, self.ask(box, partial(staying, box, self._first_epoch if box is mine else NEVER))) for box in boxes
+        ]
 
     def is_settled(self) -> bool:
         """Whether nothing is left to deliver, and nobody will ask whose outputs were chosen."""

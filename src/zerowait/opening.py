@@ -19,6 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from zerowait.contract import packed, type_name
 from zerowait.engines.brokerless.clock import clock
 from zerowait.engines.brokerless.node import Node
 from zerowait.engines.brokerless.plainly.ports import PlainPorts
+from zerowait.engines.brokerless.telling import Stays
 from zerowait.errors import UsageError, ZerowaitError
 from zerowait.estate import Estate
 from zerowait.feeds import Feeds
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zerowait")
 
+STAYING_S = 0.5  # for what is told of what stays, at the end
+
 
 class Opened(Ground):
     """Everything that a client, or an app with its client, has open."""
@@ -70,6 +74,8 @@ class Opened(Ground):
         self._types: dict[str, tuple[bytes, Any]] = {}  # of each channel, as it was declared first
         self._asks = asks
         self._closing: Promise[int] | None = None
+        self.left: dict[tuple[str, str, bool], Stays] = {}  # once it is closed: (name of the outbox, channel, durable)
+        self.tells_left = True  # else whoever has it open says it himself
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         self._at_exit_of_child: Any = None
         self._lock = threading.Lock()
@@ -341,13 +347,16 @@ class Opened(Ground):
             log.exception("waiting for workers while closing %s went wrong; it is closed all the same", self.name)
         left: dict[tuple[str, str, bool], int] = {}
         try:
+            stays = self._staying()
             # The network first: a file that is given up must not be sent from any more.
             self.node.stop(final=self.estate.is_settled())
             for requests in self.all_requests():
                 requests.close()
             self.feeds.end()
             left = self.estate.close()
-            self.telling.left(left, self.estate.folder(), self.plain.left())
+            self.left = {where: stays.get(where, Stays()).of(count) for where, count in left.items() if count}
+            if self.tells_left:
+                self.telling.left(self.left, self.estate.folder(), self.plain.left())
         except Exception as error:
             log.exception("closing %s went wrong", self.name)
             promise.fail(error)
@@ -357,6 +366,25 @@ class Opened(Ground):
                 self._at_exit_of_child.cancel()
             promise.set(sum(count for (_, _, durable), count in left.items() if durable))
             self.callbacks.stop()
+
+    def _staying(self) -> dict[tuple[str, str, bool], Stays]:
+        """What is known of what stays, before nobody is there to ask any more: by outbox, channel and durable."""
+        found: dict[tuple[str, str, bool], Stays] = {}
+        until = time.monotonic() + STAYING_S
+        for box, asked in self.estate.staying() if self._error is None else ():
+            with suppress(TimeoutError, ZerowaitError):
+                rows = asked.result(max(0.0, until - time.monotonic()))
+                flying = self.node.in_flight(box.id)
+                for channel, row in rows.items():
+                    known = found.get((box.name, channel, True), Stays(served=bool(self.node.workers(channel))))
+                    found[box.name, channel, True] = known.and_(
+                        handled=flying.get(channel, 0),
+                        later=row.later,
+                        due_in_s=row.due_in_s,
+                        earlier=row.earlier,
+                        later_earlier=row.later_earlier,
+                    )
+        return found
 
     def _wait_for_opening(self, until: float) -> None:
         try:

@@ -155,7 +155,7 @@ def test_what_is_left_of_an_outbox_that_was_taken_over_is_told_by_its_own_name(
         wait_until(lambda: boxes(zw), within=10)
     service.gate.set()
     [said] = [record.getMessage() for record in caplog.records if "undelivered" in record.getMessage()]
-    assert said.startswith("service leaves 1 message (1 for numbers)")
+    assert said.startswith("service leaves 1 message (1 for numbers: being handled)")
     assert said.endswith("`zerowait outbox deliver script`")
 
 
@@ -274,3 +274,28 @@ def test_a_worker_that_has_left_in_order_can_be_proved_over_by_who_finds_it_note
         assert zw._opened is not None
         instance = zw._opened.node.instance
     assert Directory(settings.home_folder(), settings.namespace).is_over(instance)
+
+
+def test_what_stays_is_told_by_what_it_waits_for_and_apart_from_what_earlier_lives_have_left(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Client("again", settings=settings) as first:
+        first.push("stays", 1, delay=600).result(10)
+        first.push("stays", 2).result(10)
+        opened = first._open()
+        first.close(0).result(10)
+    [stays] = opened.left.values()
+    assert (stays.messages, stays.later, stays.waiting, stays.earlier) == (2, 1, 1, 0)
+    assert 590 < stays.due_in_s <= 600
+    assert "(2 for stays: 1 not due before " in caplog.text
+
+    with Client("again", settings=settings) as second:
+        last = second.push("stays", 3, delay=60).result(10)
+        opened = second._open()
+        second.close(0).result(10)
+    [stays] = opened.left.values()
+    assert (stays.messages, stays.later, stays.earlier, stays.later_earlier) == (3, 2, 2, 1)
+    new = stays.new()
+    assert (new.messages, new.later, new.waiting) == (1, 1, 0)
+    assert opened.estate.is_new(last.id)
+    assert not opened.estate.is_new(last.id.partition("-")[0] + "-1-1")

@@ -12,7 +12,7 @@ from tests.waiting import wait_until
 from zerowait import notices
 from zerowait.callbacks import Callbacks
 from zerowait.engines.brokerless.protocol.effects import Say
-from zerowait.engines.brokerless.telling import REFUSALS_MOST, Telling
+from zerowait.engines.brokerless.telling import REFUSALS_MOST, Stays, Telling
 from zerowait.outbox.attempt import Notice as OutboxNotice
 
 
@@ -80,24 +80,42 @@ def test_each_stop_ends_its_own_listening_only(telling: Telling) -> None:
 
 
 def test_one_message_is_it_and_several_are_they(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:
-    telling.left({("me", "a", True): 1}, Path("/x"), {"b": 1})
-    assert "1 message (1 for a) undelivered in /x. It will be delivered" in caplog.text
+    telling.left({("me", "a", True): Stays(messages=1)}, Path("/x"), {"b": 1})
+    assert "1 message (1 for a: nobody takes it) undelivered in /x. It will be delivered" in caplog.text
     assert "1 message (1 for b) that lay only in memory: it is lost" in caplog.text
     caplog.clear()
-    telling.left({("me", "a", True): 2}, Path("/x"), {"b": 2})
+    telling.left({("me", "a", True): Stays(messages=2)}, Path("/x"), {"b": 2})
     assert "They will be delivered by the next process named me" in caplog.text
     assert "they are lost" in caplog.text
+
+
+def test_what_is_handled_what_is_not_due_and_what_waits_are_told_apart(
+    telling: Telling, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = {
+        ("me", "a", True): Stays(messages=9, handled=9, later=3, due_in_s=60.0).of(6),
+        ("me", "b", True): Stays(handled=1, later=2, due_in_s=60.0, served=True).of(6),
+        ("me", "c", True): Stays(later=2, due_in_s=90_000.0).of(1),
+        ("me", "d", True): Stays(served=True).of(2),
+    }
+    telling.left(left, Path("/x"), {})
+    [said] = caplog.messages
+    assert "(6 for a: being handled; 6 for b: 1 being handled, 2 not due before " in said
+    assert ", 3 wait for a free worker; 1 for c: not due before 20" in said
+    assert "; 2 for d: wait for a free worker) undelivered" in said
 
 
 def test_what_is_left_in_the_outbox_of_another_is_told_by_its_name(
     telling: Telling, caplog: pytest.LogCaptureFixture
 ) -> None:
-    telling.left({("me", "a", True): 1, ("cli", "a", True): 2, ("cli", "b", True): 1}, Path("/x"), {})
+    left = {("me", "a", True): 1, ("cli", "a", True): 2, ("cli", "b", True): 1}
+    telling.left({where: Stays(messages=count) for where, count in left.items()}, Path("/x"), {})
     cli, me = caplog.messages
-    assert cli.startswith("me leaves 3 messages (2 for a, 1 for b) undelivered in the outbox of cli in /x. They")
+    left_behind = "me leaves 3 messages (2 for a: nobody takes them; 1 for b: nobody takes it) undelivered"
+    assert cli.startswith(f"{left_behind} in the outbox of cli in /x. They")
     assert "by the next process named cli" in cli
     assert cli.endswith("`zerowait outbox deliver cli`")
-    assert me.startswith("me leaves 1 message (1 for a) undelivered in /x. It")
+    assert me.startswith("me leaves 1 message (1 for a: nobody takes it) undelivered in /x. It")
     assert me.endswith("`zerowait outbox deliver me`")
 
 

@@ -17,14 +17,17 @@ from zerowait.cli.output import FAILED, MISUSED, OK, PARTIAL, UNAVAILABLE, Failu
 from zerowait.cli.reach import Reach
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from zerowait.client import Client
+    from zerowait.engines.brokerless.telling import Stays
     from zerowait.notices import DeadLettered
+    from zerowait.opening import Opened
     from zerowait.receipts import Receipt
     from zerowait.settings import Settings
 
 # How many receipts may be outstanding before the ids of the first are asked for: enough that commits are shared.
 WINDOW = 1_000
-LOOK_S = 0.2  # between looks at what workers have while it closes
 
 
 class _Push(click.Command):
@@ -103,7 +106,7 @@ def command(
     binary = _binary(channel, settings, paths)
     stopped: Failure | None = None
     with Client(name, settings=settings) as client:
-        pushing = _Pushing(client, channel, way, wait=wait, timeout=timeout, as_json=as_json)
+        pushing = _Pushing(client, name, channel, way, wait=wait, timeout=timeout, as_json=as_json)
         try:
             for line, given in messages(message):
                 value = _read(pushing, binary, line, given)
@@ -115,7 +118,11 @@ def command(
             stopped = failure
         # What was accepted before an error is delivered like all else.
         pushing.finish()
-        left = _Left.when_closed(client)
+        opened = client._open()
+        opened.tells_left = False  # said below, of this run
+        client.close().result()
+        left = _Left.of(opened.left, name, channel)
+        pushing.closed(opened)
     if stopped is None:
         return pushing.report(left)
     if pushing.pushed:
@@ -165,49 +172,67 @@ class _Way(Struct, frozen=True):
 
 
 class _Left(Struct, frozen=True):
-    """Messages that are still in the outbox when the client has closed, and those of them that workers have."""
+    """What is still in outboxes on disk when the client has closed: of this run, and of earlier ones by channel."""
 
-    stored: int = 0
-    with_workers: int = 0
+    mine: Stays
+    earlier: dict[str, int]
 
     @classmethod
-    def when_closed(cls, client: Client) -> _Left:
-        from zerowait.errors import ZerowaitError
+    def of(cls, left: Mapping[tuple[str, str, bool], Stays], name: str, channel: str) -> _Left:
+        from zerowait.engines.brokerless.telling import Stays
 
-        # The client itself is closed at once, and says no more; what it has open ends later.
-        opened = client._open()
-        closing, with_workers = client.close(), 0
-        while True:
-            try:
-                stored = closing.result(LOOK_S)
-                return cls(stored, min(stored, with_workers))
-            except TimeoutError:
-                pass
-            try:
-                boxes = opened.status().boxes
-            except ZerowaitError:  # it has closed meanwhile
-                continue
-            with_workers = sum(each.in_flight for box in boxes if box.durable for each in box.channels)
+        mine = left.get((name, channel, True), Stays()).new()
+        earlier = Counter[str]()
+        for (box, of, durable), stays in left.items():
+            if durable:
+                earlier[of] += stays.messages - (mine.messages if (box, of) == (name, channel) else 0)
+        return cls(mine, dict(+earlier))
+
+    def lines(self, channel: str, name: str) -> list[str]:
+        """What stays of this run, by what it waits for; and that there is something of earlier ones."""
+        mine, said = self.mine, list[str]()
+        if mine.handled:
+            said.append(f"{plural(mine.handled, 'message')} {_are(mine.handled)} being handled by workers")
+        if mine.later:
+            said.append(f"{plural(mine.later, 'message')} {_are(mine.later)} not due before {mine.due()}")
+        if mine.waiting:
+            wait = "waits" if mine.waiting == 1 else "wait"
+            who = "for a free worker" if mine.served else f"for a worker: nobody takes {channel}"
+            said.append(f"{plural(mine.waiting, 'message')} in the outbox {wait} {who}")
+        if self.earlier:
+            each = ", ".join(f"{count:,} for {of}" for of, count in sorted(self.earlier.items()))
+            count = sum(self.earlier.values())
+            said.append(
+                f"{plural(count, 'message')} of earlier runs {_are(count)} in the outbox {name}, too ({each}): see "
+                "`zerowait status`"
+            )
+        return said
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 class _Pushing:
     """One run of the command: what was pushed, and what has become of it."""
 
-    def __init__(self, client: Client, channel: str, way: _Way, *, wait: bool, timeout: float, as_json: bool) -> None:
-        self._client, self._channel, self._way = client, channel, way
+    def __init__(
+        self, client: Client, name: str, channel: str, way: _Way, *, wait: bool, timeout: float, as_json: bool
+    ) -> None:
+        self._client, self._name, self._channel, self._way = client, name, channel, way
         self._wait, self._timeout, self._as_json = wait, timeout, as_json
         self._open: deque[tuple[int | None, Receipt]] = deque()
         self._ends: Counter[str] = Counter()
         self._in_memory: list[Receipt] = []  # whose fate nothing else tells once the client is closed
-        self._dead: deque[str] = deque()  # reasons
+        self._letters: deque[DeadLettered] = deque()  # of this run and of earlier ones
+        self._dead: list[str] = []  # reasons, of this run
         self.pushed = 0
         from zerowait.notices import DeadLettered
 
         client.listen(DeadLettered, self._has_died)
 
     def _has_died(self, letter: DeadLettered) -> None:
-        if letter.channel == self._channel:  # of the channel: it may have been pushed by an earlier run
-            self._dead.append(f"{letter.reason}. See `zerowait dead show {letter.id}`")
+        self._letters.append(letter)
 
     def push(self, line: int | None, value: object) -> None:
         from zerowait.errors import NotAccepted, QueueFull, StoreError
@@ -235,6 +260,15 @@ class _Pushing:
         while self._open:
             self._end(*self._open.popleft(), deadline)
 
+    def closed(self, opened: Opened) -> None:
+        """Of whom the letters are is known now."""
+        for letter in self._letters:
+            if opened.estate.is_new(letter.id):
+                self._dead.append(f"{letter.reason}. See `zerowait dead show {letter.id}`")
+        if old := len(self._letters) - len(self._dead):
+            what = "became a dead letter" if old == 1 else "became dead letters"
+            tell(f"{plural(old, 'message')} of earlier runs {what}: see `zerowait dead list`")
+
     def report(self, left: _Left) -> int:
         """Says what became of it all, once the client is closed."""
         pushed = f"{plural(self.pushed, 'message')} pushed to {self._channel}"
@@ -251,14 +285,14 @@ class _Pushing:
         if self._dead:
             died = f"{plural(len(self._dead), 'dead letter')}: {self._dead[0]}"
             tell(f"{pushed}; {died}")
-        if running := left.with_workers:
-            tell(f"{pushed}; {plural(running, 'message')} {'is' if running == 1 else 'are'} being handled by workers")
-        if waiting := left.stored - left.with_workers:
-            tell(f"{pushed}; {plural(waiting, 'message')} in the outbox wait{'s' if waiting == 1 else ''} for a worker")
+        lines = left.lines(self._channel, self._name)
+        for line in lines:
+            tell(f"{pushed}; {line}")
         if not self.pushed:
             tell(f"{pushed}: there was none on stdin")
-        elif not left.stored and not self._dead:
-            tell(f"{pushed}: {'the socket took all' if self._way.plain else 'nothing waits any more'}")
+        elif not left.mine.messages and not self._dead:
+            of = "of it " if left.earlier else ""
+            tell(f"{pushed}: {'the socket took all' if self._way.plain else f'nothing {of}waits any more'}")
         return OK if not self._dead else PARTIAL if len(self._dead) < self.pushed else FAILED
 
     def _is_lost(self, receipt: Receipt) -> bool:

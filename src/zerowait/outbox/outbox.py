@@ -400,6 +400,10 @@ class Outbox:
         except DatabaseError as error:
             raise self._failed(error) from error
 
+    def now_us(self) -> int:
+        """The time by which it is judged what is due."""
+        return self._clock.now()
+
     def later(self, channel: str) -> int:
         """The due time of what shall go at once although it is older than what has been read."""
         return self._books.ahead.later(channel, self._clock.now())

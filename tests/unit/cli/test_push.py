@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any, Self
 import pytest
 
 from tests.unit.cli.conftest import Zerowait
+from zerowait.engines.brokerless.telling import Stays
 from zerowait.errors import Dead, EncodeError, QueueFull, StoreError
 from zerowait.notices import DeadLettered
 
@@ -23,9 +25,7 @@ class Fates:
         self.pushed: list[tuple[str, Any, bool | None]] = []
         self.refused: dict[int, Exception] = {}
         self.ends: dict[int, Exception] = {}
-        self.stored = 0
-        self.in_flight = 0
-        self.looks = 0  # until it has closed
+        self.left: dict[tuple[str, str, bool], Stays] = {}
         self.name = ""
         self.drain = -1.0
         self.closed = 0
@@ -48,10 +48,7 @@ class Closing:
         self.fates = fates
 
     def result(self, timeout: float | None = None) -> int:
-        if timeout is not None and self.fates.looks:
-            self.fates.looks -= 1
-            raise TimeoutError
-        return self.fates.stored
+        return sum(stays.messages for stays in self.fates.left.values())
 
 
 @pytest.fixture
@@ -92,11 +89,10 @@ def fates(monkeypatch: pytest.MonkeyPatch) -> Fates:
             return Closing(fates)
 
         def _open(self) -> Any:  # what it has open, which a closed client no longer gives
-            return SimpleNamespace(status=self._status)
+            return SimpleNamespace(left=fates.left, estate=SimpleNamespace(is_new=self._is_new))
 
-        def _status(self) -> Any:
-            ledger = SimpleNamespace(in_flight=fates.in_flight)
-            return SimpleNamespace(boxes=[SimpleNamespace(durable=True, channels=[ledger])])
+        def _is_new(self, id: str) -> bool:
+            return not id.startswith("old")
 
     monkeypatch.setitem(sys.modules, "zerowait.client", SimpleNamespace(Client=Client))
     return fates
@@ -125,13 +121,15 @@ def test_a_message_is_json(zerowait: Zerowait, fates: Fates) -> None:
 
 def test_a_message_that_became_a_dead_letter_is_no_success(zerowait: Zerowait, fates: Fates) -> None:
     letters = [
-        DeadLettered(channel="elsewhere", id="7f3a-0", reason="of another channel"),
+        DeadLettered(channel="mail.parse", id="old-0", reason="of an earlier run"),
         DeadLettered(channel="mail.parse", id="7f3a-1", reason="expected int, got str"),
     ]
     fates.letters = letters.copy()
     ran = zerowait("push", "mail.parse", "1")
     assert ran.code == 1
     assert "1 message pushed to mail.parse; 1 dead letter: expected int, got str. See `zerowait dead show" in ran.err
+    assert "1 message of earlier runs became a dead letter: see `zerowait dead list`" in ran.err
+    assert "of an earlier run" not in ran.err
     assert "nothing waits any more" not in ran.err
     fates.letters = letters.copy()
     assert zerowait("push", "mail.parse", "1", "--count", "2").code == 4, "some of them did what they should"
@@ -247,10 +245,10 @@ def test_nothing_handled_is_a_failure(zerowait: Zerowait, fates: Fates) -> None:
 
 
 def test_what_stays_in_the_outbox_is_said_and_is_no_failure(zerowait: Zerowait, fates: Fates) -> None:
-    fates.stored = 1
+    fates.left["cron", "numbers", True] = Stays(messages=1)
     ran = zerowait("push", "numbers", "1", "--name", "cron", "--drain", "0")
     assert ran.code == 0
-    assert "1 message in the outbox waits for a worker" in ran.err
+    assert "1 message in the outbox waits for a worker: nobody takes numbers" in ran.err
     assert (fates.name, fates.drain) == ("cron", 0)
 
 
@@ -262,12 +260,31 @@ def test_what_was_only_in_memory_and_not_taken_is_lost(zerowait: Zerowait, fates
     assert [durable for _, _, durable in fates.pushed] == [False] * 3
 
 
-def test_a_message_that_a_worker_has_does_not_wait_for_one(zerowait: Zerowait, fates: Fates) -> None:
-    fates.stored, fates.in_flight, fates.looks = 3, 1, 1
-    ran = zerowait("push", "numbers", "1", "--count", "3")
+def test_what_is_handled_what_is_not_due_and_what_waits_are_told_apart(zerowait: Zerowait, fates: Fates) -> None:
+    fates.left["cli", "numbers", True] = Stays(messages=6, handled=1, later=3, due_in_s=60.0, served=True)
+    ran = zerowait("push", "numbers", "1", "--count", "6")
     assert ran.code == 0
     assert "1 message is being handled by workers" in ran.err
-    assert "2 messages in the outbox wait for a worker" in ran.err
+    assert re.search(r"3 messages are not due before \d\d:\d\d:\d\d\n", ran.err)
+    assert "2 messages in the outbox wait for a free worker" in ran.err
+    assert "earlier runs" not in ran.err
+
+
+def test_what_earlier_runs_have_left_is_told_in_one_line_as_what_it_is(zerowait: Zerowait, fates: Fates) -> None:
+    fates.left = {
+        ("cli", "numbers", True): Stays(messages=5, handled=3, later=1, due_in_s=60.0, earlier=4, later_earlier=1),
+        ("cli", "numbres", True): Stays(messages=2, earlier=2),
+        ("cli", "numbers", False): Stays(messages=7),
+    }
+    ran = zerowait("push", "numbers", "1")
+    assert ran.code == 0
+    waits, old = ran.err.splitlines()
+    assert waits == "1 message pushed to numbers; 1 message in the outbox waits for a worker: nobody takes numbers"
+    assert old.endswith(
+        "6 messages of earlier runs are in the outbox cli, too (4 for numbers, 2 for numbres): see `zerowait status`"
+    )
+    fates.left["cli", "numbers", True] = Stays(messages=4, earlier=4)
+    assert "1 message pushed to numbers: nothing of it waits any more" in zerowait("push", "numbers", "1").err
 
 
 def test_nothing_on_stdin_is_said_to_be_nothing(zerowait: Zerowait, fates: Fates, stdin: Stdin) -> None:

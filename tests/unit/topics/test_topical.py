@@ -56,8 +56,14 @@ def topical_of(
     core: Any = Core()
     core.subscriber = SimpleNamespace(wanted=subscriptions)
     core.publisher.announced = {topic: SimpleNamespace(published=1) for topic in published}
-    core.publisher.subscribers = lambda topic: {7} if topic in heard else set()
-    core.publisher.streams = lambda pattern: [SimpleNamespace(pattern=topic) for topic in heard]
+
+    def subscribers(topic: str) -> set[int]:
+        return {7} if topic in heard else set()
+
+    def streams(pattern: str) -> list[Any]:
+        return [SimpleNamespace(pattern=topic) for topic in heard]
+
+    core.publisher.subscribers, core.publisher.streams = subscribers, streams
     groups: Any = SimpleNamespace(known=lambda: {f"{topic}@g": (topic, "g") for topic in grouped})
     topical = Topical(Table().press, groups, lambda: None)
     topical.open(core)

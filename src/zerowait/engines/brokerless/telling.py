@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 
-from msgspec import msgpack
+from msgspec import Struct, msgpack
+from msgspec.structs import replace
 
 from zerowait import notices
 from zerowait.callbacks import Callbacks
@@ -24,6 +27,72 @@ LISTED = 10  # names in a line
 REFUSALS_MOST = 256  # different words that are counted apart: they are the other end's
 WORDS_MOST = 200
 LEFT = ("it left", "left")  # said goodbye: "has left" follows
+
+
+class Stays(Struct, frozen=True, kw_only=True):
+    """What stays of a channel in an outbox when its process leaves: so many messages. Of these handled: workers have
+    them. later: not due yet, the first of them in due_in_s. The rest waits. earlier: of all, accepted before this life;
+    later_earlier: of these not due yet. served: somebody serves the channel."""
+
+    messages: int = 0
+    handled: int = 0
+    later: int = 0
+    due_in_s: float = inf
+    earlier: int = 0
+    later_earlier: int = 0
+    served: bool = False
+
+    def and_(self, *, handled: int, later: int, due_in_s: float, earlier: int, later_earlier: int) -> Stays:
+        return Stays(
+            messages=self.messages,
+            handled=self.handled + handled,
+            later=self.later + later,
+            due_in_s=min(self.due_in_s, due_in_s),
+            earlier=self.earlier + earlier,
+            later_earlier=self.later_earlier + later_earlier,
+            served=self.served,
+        )
+
+    def of(self, messages: int) -> Stays:
+        """The same when so many have stayed in the end: some may have ended since it was looked."""
+        handled = min(self.handled, messages)
+        return replace(
+            self,
+            messages=messages,
+            handled=handled,
+            later=min(self.later, messages - handled),
+            earlier=min(self.earlier, messages),
+        )
+
+    def new(self) -> Stays:
+        """Those that this life has accepted. Who has most of a channel has the oldest, so those are not among them."""
+        messages = self.messages - self.earlier
+        handled = min(messages, max(0, self.handled - self.earlier + self.later_earlier))
+        later = min(messages - handled, max(0, self.later - self.later_earlier))
+        return replace(self, messages=messages, handled=handled, later=later, earlier=0, later_earlier=0)
+
+    @property
+    def waiting(self) -> int:
+        return self.messages - self.handled - self.later
+
+    def due(self) -> str:
+        """When the first of those is due that are not yet, for people."""
+        at = datetime.now(UTC).astimezone() + timedelta(seconds=min(self.due_in_s, 1e9))
+        return at.strftime("%H:%M:%S" if self.due_in_s < 43_200 else "%Y-%m-%d %H:%M")
+
+    def in_words(self) -> str:
+        wait = "wait for a free worker" if self.served else "that nobody takes"
+        parts = [
+            (self.handled, "being handled"),
+            (self.later, f"not due before {self.due()}"),
+            (self.waiting, wait),
+        ]
+        said = [(count, words) for count, words in parts if count]
+        if self.waiting == self.messages and not self.served:
+            return f"nobody takes {'it' if self.messages == 1 else 'them'}"
+        if len(said) == 1:
+            return said[0][1]
+        return ", ".join(f"{count} {words}" for count, words in said)
 
 
 class Telling:
@@ -201,13 +270,14 @@ class Telling:
         tried = f" Its addresses: {'; '.join(states)}." if states else ""
         return hint + known + tried
 
-    def left(self, left: Mapping[tuple[str, str, bool], int], folder: Path | None, plain: dict[str, int]) -> None:
-        """Leaving is loud: what stays, where, and who will deliver it. left: (name of the outbox, channel, durable) →
-        messages; one that was taken over has another's name."""
+    def left(self, left: Mapping[tuple[str, str, bool], Stays], folder: Path | None, plain: dict[str, int]) -> None:
+        """Leaving is loud: what stays and why, where, and who will deliver it. left: (name of the outbox, channel,
+        durable) → messages; one that was taken over has another's name."""
         stays: dict[str, dict[str, int]] = {}
+        why = {(name, channel): each.in_words() for (name, channel, durable), each in left.items() if durable}
         lost = {channel: count for channel, count in plain.items() if count}
-        for (name, channel, durable), count in left.items():
-            if count:
+        for (name, channel, durable), each in left.items():
+            if count := each.messages:
                 counts = stays.setdefault(name, {}) if durable else lost
                 counts[channel] = counts.get(channel, 0) + count
         for name, counts in sorted(stays.items()):
@@ -216,7 +286,8 @@ class Telling:
                 "%s leaves %s undelivered in %s%s. %s will be delivered by the next process named %s, by any zerowait "
                 "process of this user on this machine that reaches a worker for %s, or by "
                 "`zerowait outbox deliver %s`",
-                self._name, _in_words(counts), "" if name == self._name else f"the outbox of {name} in ",
+                self._name, _in_words(counts, {each: why[name, each] for each in counts}),
+                "" if name == self._name else f"the outbox of {name} in ",
                 folder, they, name, them, name,
             )  # fmt: skip
         if lost:
@@ -241,7 +312,10 @@ def _said(note: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", said) if isinstance(said, dict) else {}
 
 
-def _in_words(counts: dict[str, int]) -> str:
+def _in_words(counts: dict[str, int], why: Mapping[str, str] | None = None) -> str:
     total = sum(counts.values())
-    each = ", ".join(f"{count} for {channel}" for channel, count in sorted(counts.items()))
+    each = (", " if why is None else "; ").join(
+        f"{count} for {channel}" + (f": {why[channel]}" if why is not None else "")
+        for channel, count in sorted(counts.items())
+    )
     return f"{total} message{'' if total == 1 else 's'} ({each})"
