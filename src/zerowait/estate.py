@@ -511,7 +511,8 @@ class Estate:
         box = over.result()
         self._want_what_waits(box)
         count = sum(box.ledger.unsettled().values())
-        log.info("took over the outbox %s, whose owner is gone: %d messages to deliver", path.name, count)
+        what = "1 message" if count == 1 else f"{count} messages"
+        log.info("took over the outbox %s, whose owner is gone: %s to deliver", path.name, what)
 
     def give_back(self, box: Outbox) -> Future[None] | None:
         """Closes one that was adopted; its file goes if nothing is kept in it. None: something of it is under way."""

@@ -50,11 +50,12 @@ def test_of_a_channel_whose_worker_does_not_answer_that_worker_is_told_and_no_ot
 
 
 def test_who_says_goodbye_has_left_and_is_not_lost(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:
-    telling.say(Say("lost", "it left", 1), "client (pid 1)")
-    telling.say(Say("left", "", 1), "client (pid 1)")
+    for words in ("it left", "it had to leave"):  # with nothing of its own left, or with something
+        telling.say(Say("lost", words, 1), "client (pid 1)")
+        telling.say(Say("left", "", 1), "client (pid 1)")
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO] == [
         "client (pid 1) has left"
-    ]
+    ] * 2
     assert "is kept for it" not in caplog.text
     telling.say(Say("lost", "", 1), "client (pid 1)")
     assert "is kept for it" in caplog.text

@@ -26,7 +26,7 @@ log = logging.getLogger("zerowait.peers")
 LISTED = 10  # names in a line
 REFUSALS_MOST = 256  # different words that are counted apart: they are the other end's
 WORDS_MOST = 200
-LEFT = ("it left", "left")  # said goodbye: "has left" follows
+LEFT = ("it left", "left", "it had to leave")  # said goodbye: "has left" follows
 
 
 class Stays(Struct, frozen=True, kw_only=True):
