@@ -364,10 +364,10 @@ class Estate:
 
     # -- between the threads -------------------------------------------------------------------------------------------
 
-    def submit(self, box: int, changes: Sequence[Change], drawn: dict[str, int]) -> int:
+    def submit(self, box: int, epoch: int, changes: Sequence[Change], drawn: dict[str, int]) -> int:
         keeper = self._keeper
         assert keeper is not None, "changes of a durable outbox before there is one"
-        return keeper.submit(self._by_id[box], changes, drawn)
+        return keeper.submit(self._by_id[box], epoch, changes, drawn)
 
     def _offer(self, box: Outbox, segments: list[Segment], done: int) -> None:
         while box.notices:
@@ -375,7 +375,8 @@ class Estate:
         self._opened.node.outboxes.offered(box.id, box.epoch, segments, done)
 
     def reopen(self, box: int, floor_epoch: int) -> None:
-        """A worker knows a later opening of this outbox, whose file we hold: our epoch goes above that one."""
+        """A worker knows a later opening of this outbox, whose file we hold: our epoch goes above that one. If that
+        cannot be written now, the first turn that can does so, and offers under that epoch."""
         found, keeper = self._by_id.get(box), self._keeper
         if found is None or keeper is None or not found.durable:
             return

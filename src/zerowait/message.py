@@ -327,6 +327,7 @@ class Bury(Struct, gc=False):
     failures: int
     note: bytes = b""
     seq: int = 0
+    is_made: bool = False  # set by the outbox: it was there, and is a letter by this change
 
 
 class Mark(Struct, gc=False):
@@ -462,6 +463,10 @@ class Discard(Struct, gc=False):
     fence: int
     n: int
 
+
+# What this process writes down as a worker: it holds for any opening of the outbox in which it lies. All other changes
+# are decided from what one opening has been offered, and hold for that one.
+LASTING = (Keep, Spool, Unspool, Release, Discard)
 
 Change = (
     Settle

@@ -207,8 +207,8 @@ class Opened(Ground):
         """On the network thread: what is served, for who asked at a channel that is not."""
         return self.served_in_words(channel)
 
-    def _submit(self, box: int, changes: Any, drawn: dict[str, int]) -> int:
-        return self.estate.submit(box, changes, drawn)
+    def _submit(self, box: int, epoch: int, changes: Any, drawn: dict[str, int]) -> int:
+        return self.estate.submit(box, epoch, changes, drawn)
 
     def _say(self, said: Say, peer: str) -> None:
         if said.topic == "kind":  # the short way does not look who serves it

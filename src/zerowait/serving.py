@@ -158,12 +158,12 @@ class _Outputs:
         number = delivery.number(index)
         told = partial(spooled.stored.set_result, None)
         change = Spool(delivery.box, delivery.epoch, number, number - index, spooled.parts, told)
-        self._opened.estate.submit(home, [change], {})
+        self._opened.estate.submit(home, 0, [change], {})
         return spooled
 
     def unspool(self, spooled: Spooled) -> None:
         assert isinstance(spooled, _Spooled)
-        self._opened.estate.submit(self._opened.estate.home(True), [Unspool(spooled.parts)], {})
+        self._opened.estate.submit(self._opened.estate.home(True), 0, [Unspool(spooled.parts)], {})
 
     def send(self, delivery: Delivery, outputs: list[Tagged]) -> Sent | Opening | None:
         opened = self._opened

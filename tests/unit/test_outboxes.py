@@ -57,7 +57,7 @@ class Bench:
         for box in boxes:
             self.outboxes.own(box, {})
 
-    def _submit(self, box: int, changes: Sequence[Change], drawn: dict[str, int]) -> int:
+    def _submit(self, box: int, epoch: int, changes: Sequence[Change], drawn: dict[str, int]) -> int:
         self.submitted.append((box, list(changes), drawn))
         return len(self.submitted)
 

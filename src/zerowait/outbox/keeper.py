@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, TypeVar
 from msgspec import Struct
 
 from zerowait.errors import Closed, StoreError
-from zerowait.message import Change, Segment
+from zerowait.message import LASTING, Change, Segment
 from zerowait.outbox.attempt import Notice
 from zerowait.outbox.outbox import Outbox
 from zerowait.turns import Turn
@@ -66,7 +66,7 @@ class Keeper:
         self._offer = offer
         self._lock = Lock()
         self._number = 0
-        self._submissions: deque[tuple[Outbox, int, Sequence[Change], Mapping[str, int]]] = deque()
+        self._submissions: deque[tuple[Outbox, int, int, Sequence[Change], Mapping[str, int]]] = deque()
         self._asked: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._kept: dict[int, _Kept] = {}
         self._turning = Turn()  # while the thread is awake, and not waiting for a disk
@@ -92,12 +92,16 @@ class Keeper:
 
         return self.ask(open_and_keep)
 
-    def submit(self, box: Outbox, changes: Sequence[Change], drawn: Mapping[str, int]) -> int:
-        """Have these changes made, in the order of submission. `offer` reports the number it gives as done."""
+    def submit(self, box: Outbox, epoch: int, changes: Sequence[Change], drawn: Mapping[str, int]) -> int:
+        """Have these changes made, in the order of submission. `offer` reports the number it gives as done.
+
+        epoch: of the opening for which they were decided. If the outbox has begun another since, what is not `LASTING`
+        is left out: the next opening was offered these messages as they were, and decides about them anew.
+        """
         with self._lock:  # the order of the numbers is the order of the queue
             self._number += 1
             number = self._number
-            self._submissions.append((box, number, changes, drawn))
+            self._submissions.append((box, number, epoch, changes, drawn))
         self.wake()
         return number
 
@@ -170,12 +174,15 @@ class Keeper:
 
     def _collect(self) -> None:
         while self._submissions:
-            box, number, changes, drawn = self._submissions.popleft()
+            box, number, epoch, changes, drawn = self._submissions.popleft()
             kept = self._kept.get(id(box))
             if kept is None:
                 continue
-            kept.changes += changes
             kept.submitted = number
+            if epoch != box.epoch:
+                kept.changes += [change for change in changes if isinstance(change, LASTING)]
+                continue
+            kept.changes += changes
             for channel, nbytes in drawn.items():
                 kept.drawn[channel] = kept.drawn.get(channel, 0) + nbytes
 

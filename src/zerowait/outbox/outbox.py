@@ -46,7 +46,8 @@ class Outbox:
     """All methods on one thread, unless they say otherwise; `ledger`, `intake`, `moved` and `find_sheaf` are for any.
 
     id: 64 random bits, lasting. epoch: of this opening, or of its last coming back from an error. noted: the worker
-    instances noted by earlier lives. kept: outcomes that they have left. turns: how many transactions there have been.
+    instances noted when that began. kept: outcomes that earlier lives have left. turns: how many transactions there
+    have been.
     """
 
     def __init__(self, database: Database, name: str, intake: Intake, clock: Clock, lock: Lock | None) -> None:
@@ -69,7 +70,8 @@ class Outbox:
         self._attempt: Attempt | None = None  # whose commit has begun, and not come back
         self.id = int.from_bytes(database.one("SELECT id FROM box"), "big")
         self.kept = tuple(self._books.claims.told())
-        self.noted = frozenset(unsigned([row[0] for row in database.rows("SELECT instance FROM noted")]))
+        self.noted = _noted(database)
+        self._floor = 0  # a peer has seen this epoch: ours goes above it before anything else is done
 
     @classmethod
     def open(
@@ -126,6 +128,7 @@ class Outbox:
         try:
             self._mind()
             database = self._file.database or self._reopen()
+            self._rise(database)
             now = self._clock.now()
             shift = self._clock.shift()
             if self._has_work(now):
@@ -281,10 +284,10 @@ class Outbox:
         attempt, books = self._attempt, self._books
         attempted = attempt.turn if attempt is not None else None
         database, epoch, arrived = self._file.reopen(
-            self.id, books.turns, attempted, self._clock, books.numbering.epoch
+            self.id, books.turns, attempted, self._clock, max(books.numbering.epoch, self._floor)
         )
-        self._attempt = None
         self._begin_epoch(epoch, database)
+        self._attempt = None  # not before: if reading fails, it is still to be found out what became of it
         if arrived:
             assert attempt is not None
             self._fresh = [each for each in self._fresh if each not in attempt.fresh]
@@ -304,19 +307,29 @@ class Outbox:
             self._trouble.passes(said)
 
     def raise_epoch(self, above: int) -> int:
-        """A new epoch above that one, durable: a peer has seen a later owner than this. Raises StoreError."""
-        database = self._file.database
-        if database is None:
-            raise self.intake.broken or StoreError(f"The outbox {self.path} is closed.", path=self.path or "")
+        """A new epoch above that one, durable: a peer has seen a later owner than this.
+
+        Raises StoreError; then the next turn that succeeds does it. Also if it is another's by now, whose lock is in
+        the place of ours: then nothing is written any more, and people hear of it.
+        """
+        self._floor = max(self._floor, above)
         try:
-            epoch = raise_epoch(database, self._clock, above)
+            self._mind(at_once=True)
+            self._rise(self._file.database or self._reopen())
         except DatabaseError as error:
             raise self._failed(error) from error
-        self._begin_epoch(epoch, database)
-        self._books.numbering.again(self._fresh)
-        return epoch
+        except StoreError as error:
+            self._break(error)
+            raise
+        return self.epoch
+
+    def _rise(self, database: Database) -> None:
+        if self.epoch <= self._floor:
+            self._begin_epoch(raise_epoch(database, self._clock, self._floor), database)
+            self._books.numbering.again(self._fresh)
 
     def _begin_epoch(self, epoch: int, database: Database) -> None:
+        self.noted = _noted(database)  # before the epoch, by which others see that it is another
         self._books.numbering.begin(epoch)
         self._books.offer_again(database)
 
@@ -456,6 +469,10 @@ class Outbox:
         said = self._file.close(empty=self.is_empty())
         if said is not None:
             self.notices.append(Notice("failed", said, reason=said))
+
+
+def _noted(database: Database) -> frozenset[int]:
+    return frozenset(unsigned([row[0] for row in database.rows("SELECT instance FROM noted")]))
 
 
 def _nothing() -> None:

@@ -289,7 +289,8 @@ class Settlement:
             self.own[name] = Own(row, change.number, seq, state, failures, due, note, marks, isinstance(change, Mark))
             if row.count > 1:
                 self._remove(row, [(change.number, 1)])
-            if letter:
+            if isinstance(change, Bury):
+                change.is_made = True
                 self._tally.of(row.channel).dead += 1
             self.events.append(
                 Event(row, change.number, 1, "dead" if letter else "stored", (note or b"") if letter else b"", failures)
@@ -312,6 +313,7 @@ class Settlement:
             own.due = self._later(own.row.channel, change.due + self._shift)
             return
         own.due, own.state, own.seq = self._now, LETTER, self._next_seq()
+        change.is_made = True
         self._tally.of(own.row.channel).dead += 1
         self.events.append(Event(own.row, own.number, 1, "dead", change.note, own.failures))
 

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from zerowait.errors import StoreError
-from zerowait.message import Change, Segment
+from zerowait.message import LASTING, Change, Segment
 from zerowait.outbox.database import WAL_MOST_PAGES
 from zerowait.outbox.outbox import Outbox
 from zerowait.testing.timeline import Timeline
@@ -61,12 +61,15 @@ class Store:
         self.kept[box.id] = Kept(box)
         self.wake()
 
-    def submit(self, box: int, changes: Sequence[Change], drawn: dict[str, int]) -> int:
+    def submit(self, box: int, epoch: int, changes: Sequence[Change], drawn: dict[str, int]) -> int:
         self._number += 1
         kept = self.kept[box]
-        kept.changes += changes
-        for channel, nbytes in drawn.items():
-            kept.drawn[channel] = kept.drawn.get(channel, 0) + nbytes
+        if epoch == kept.box.epoch:
+            kept.changes += changes
+            for channel, nbytes in drawn.items():
+                kept.drawn[channel] = kept.drawn.get(channel, 0) + nbytes
+        else:
+            kept.changes += [change for change in changes if isinstance(change, LASTING)]
         kept.submitted = self._number
         self.wake()
         return self._number

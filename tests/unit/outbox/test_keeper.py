@@ -65,7 +65,7 @@ class Store:
         """These were handled, or all that has been offered so far."""
         segments = self.taken() if segments is None else segments
         changes = [Settle(s.channel, s.epoch, s.first, s.count, Verdict.HANDLED, s.seq) for s in segments]
-        return self.keeper.submit(box, changes, {"mail": sum(len(s.body) - BODY_START for s in segments)})
+        return self.keeper.submit(box, box.epoch, changes, {"mail": sum(len(s.body) - BODY_START for s in segments)})
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ class Plainly(Protocol):
 
 
 class Node:
-    """submit: hands changes of a durable outbox to the store thread and gives their running number.
+    """submit: hands changes of a durable outbox, decided for that epoch, to the store thread, and gives their number.
     pressure: how full our outboxes are, given what that was before. waiting: channels with something unsettled.
     reopen: opens an outbox again with an epoch above the floor, and then calls `outboxes.reopened`.
     answer: a question of the command line, and how to reply. error: opening went wrong; nothing will ever be sent."""
@@ -89,7 +89,7 @@ class Node:
         name: str,
         settings: Settings,
         *,
-        submit: Callable[[int, Sequence[Change], dict[str, int]], int],
+        submit: Callable[[int, int, Sequence[Change], dict[str, int]], int],
         reopen: Callable[[int, int], None],
         answer: Callable[[bytes, Callable[[bytes], None]], None],
         notice: Callable[[Say, str], None],

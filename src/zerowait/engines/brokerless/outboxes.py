@@ -24,7 +24,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Withdrawn,
 )
 from zerowait.engines.brokerless.protocol.frames import Chunk, Outcome
-from zerowait.message import Bury, Change, Kept, Mark, Segment
+from zerowait.message import Bury, Change, Kept, Segment
 
 DRAWN_BYTES = 1 << 20  # half of the read-ahead of a channel is gone: the store thread reads more
 
@@ -64,16 +64,16 @@ class Questions(Box, Protocol):
 class Outboxes:
     """On the network thread, but for `offered`, `pushed` and `asked`.
 
-    name: of this process. submit: hands changes of a durable outbox to the store thread and gives their running number.
-    buried: told of each message that becomes a dead letter. wake: tells the network thread that there is something.
-    now: the protocol's clock.
+    name: of this process. submit: hands changes of a durable outbox, decided for that epoch, to the store thread and
+    gives their running number. buried: told of each message that has become a dead letter. wake: tells the network
+    thread that there is something. now: the protocol's clock.
     """
 
     def __init__(
         self,
         name: str,
         *,
-        submit: Callable[[int, Sequence[Change], dict[str, int]], int],
+        submit: Callable[[int, int, Sequence[Change], dict[str, int]], int],
         buried: Callable[[int, Bury], None],
         wake: Callable[[], None],
         now: Callable[[], float] = clock,
@@ -87,8 +87,8 @@ class Outboxes:
         self._boxes: dict[int, Box] = {}
         self._offers: deque[tuple[int, int, list[Segment], int]] = deque()
         self._drawn: dict[int, dict[str, int]] = {}  # what dispatch has sent, and the outbox has not been told
-        # On their way to the disk: running number, ticket, and who is marked by it.
-        self._tickets: dict[int, deque[tuple[int, int, Sequence[Mark]]]] = {}
+        # On their way to the disk: running number, ticket, and the letters among them.
+        self._tickets: dict[int, deque[tuple[int, int, Sequence[Bury]]]] = {}
         self._memory: Box | None = None
         self._questions: Questions | None = None
         self._was_asked = False
@@ -156,17 +156,11 @@ class Outboxes:
                 self._questions.chunk(what.chunk)
 
     def reopened(self, box: Box) -> None:
-        """It has a new epoch: every worker says anew what it holds of it."""
+        """It has a new epoch, if that was not noticed before: every worker says anew what it holds of it."""
         custody = self._core.owner.custody.get(box.id)
-        noted = {*box.noted, *(custody.noted if custody is not None else ())}
-        self._core.own(box.id, box.epoch, box.name, durable=box.durable, noted=noted, now=self._now())
-        # What has been read may be older than the marks that the opening before has sent off: it would be offered once
-        # as it was, and once alone in its row. All else that is decided of a message its worker tells again.
-        marking = self._core.owner.custody[box.id].marking
-        for _, ticket, marks in self._tickets.get(box.id, ()):
-            for mark in marks:
-                died = [death.instance for death in mark.died]
-                marking.want(mark.epoch, mark.number, died, mark.cleared, ticket)
+        if custody is None or custody.epoch != box.epoch:
+            self._drawn.pop(box.id, None)  # of what it had offered before
+            self._core.own(box.id, box.epoch, box.name, durable=box.durable, noted=box.noted, now=self._now())
 
     def is_at_rest(self, box: int) -> bool:
         """Whether nothing of it is in flight or on its way to the file, and nobody is to be asked about what it
@@ -181,7 +175,7 @@ class Outboxes:
         """It is about to be closed: what its next opening has not to wait for goes to the file, with its last turn."""
         custody = self._core.owner.custody.get(box)
         if custody is not None and (changes := custody.part()):
-            self._submit(box, changes, {})
+            self._submit(box, custody.epoch, changes, {})
 
     def disown(self, box: int) -> None:
         self._boxes.pop(box, None)
@@ -215,21 +209,23 @@ class Outboxes:
                 owner.offer(box, segments)
             tickets = self._tickets.get(box)
             while tickets and tickets[0][0] <= done:
-                _, ticket, marks = tickets.popleft()
+                _, ticket, letters = tickets.popleft()
                 self._core.committed(box, ticket)
-                for mark in marks:
-                    self._is_marked(box, mark, ticket)
+                self._tell_letters(box, letters)
 
-    def _is_marked(self, box: int, mark: Mark, ticket: int) -> None:
-        """That is durable, whichever opening has said it."""
-        custody = self._core.owner.custody.get(box)
-        if custody is not None:
-            custody.marking.lasting(mark.epoch, mark.number, ticket)
+    def _tell_letters(self, box: int, letters: Iterable[Bury]) -> None:
+        for letter in letters:
+            if letter.is_made:
+                self._buried(box, letter)
 
     def _notice_reopening(self, box: int) -> None:
-        """An outbox that failed and came back has a new epoch: every worker says anew what it holds of it."""
+        """An outbox that failed and came back has a new epoch: every worker says anew what it holds of it. One that was
+        fenced, and whose epoch could not be raised then, is ours again."""
         mine, custody = self._boxes.get(box), self._core.owner.custody.get(box)
-        if mine is not None and custody is not None and mine.epoch != custody.epoch:
+        if mine is None:
+            return
+        fence = self._core.owner.openings.fences.get(box)
+        if mine.epoch != custody.epoch if custody is not None else fence is not None and mine.epoch > fence:
             self.reopened(mine)
 
     def begin(self) -> None:
@@ -247,18 +243,21 @@ class Outboxes:
     # -- what becomes of it --------------------------------------------------------------------------------------------
 
     def commit(self, ticket: Ticket) -> None:
-        for change in ticket.changes:
-            if isinstance(change, Bury):
-                self._buried(ticket.box, change)
+        letters = [change for change in ticket.changes if isinstance(change, Bury)]
         drawn = self._drawn.pop(ticket.box, {})
         if self._memory is not None and ticket.box == self._memory.id:
             self._memory_owes = False
             self._core.owner.offer(ticket.box, self._memory.turn(ticket.changes, drawn))
             self._core.committed(ticket.box, ticket.number)
+            self._tell_letters(ticket.box, letters)
         else:
-            number = self._submit(ticket.box, ticket.changes, drawn)
-            marks = [change for change in ticket.changes if isinstance(change, Mark)] if ticket.marked else ()
-            self._tickets.setdefault(ticket.box, deque()).append((number, ticket.number, marks))
+            number = self._submit(ticket.box, self._epoch(ticket.box), ticket.changes, drawn)
+            self._tickets.setdefault(ticket.box, deque()).append((number, ticket.number, letters))
+
+    def _epoch(self, box: int) -> int:
+        """For which opening something is decided; 0: for none, it is fenced."""
+        custody = self._core.owner.custody.get(box)
+        return custody.epoch if custody is not None else 0
 
     def make_rows(self) -> bool:
         """Of what was begun in memory, if no change has led to that already. Whether it gave dispatch more."""
@@ -279,7 +278,7 @@ class Outboxes:
                 self._core.owner.offer(box, self._memory.turn((), drawn))
             elif sum(drawn.values()) >= DRAWN_BYTES:
                 del self._drawn[box]
-                self._submit(box, (), drawn)
+                self._submit(box, self._epoch(box), (), drawn)
 
     def dispatched(self, sent: Dispatched) -> None:
         segment = sent.segment

@@ -336,9 +336,9 @@ class Effects:
         tickets = [*self._waiting.get(box, ()), *([self._open[box]] if box in self._open else ())]
         return [change for ticket in tickets for change in ticket.changes]
 
-    def disown(self, box: int) -> list[tuple[int, Batch]]:
-        """This opening of the outbox is over: what waited for its commits never leaves. Gives the batches among it."""
+    def disown(self, box: int) -> list[Ticket]:
+        """This opening of the outbox is over: what waited for these commits never leaves."""
         tickets = [*self._waiting.pop(box, ()), *([self._open.pop(box)] if box in self._open else ())]
         for name in [name for name in self._delayed if name[0] == box]:
             del self._delayed[name]
-        return [(conn, frame) for ticket in tickets for conn, frame in ticket.then if isinstance(frame, Batch)]
+        return tickets

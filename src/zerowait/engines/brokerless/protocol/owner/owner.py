@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Answered, Effects, Reopen, Returned, Say, Ticket, Withdrawn
-from zerowait.engines.brokerless.protocol.frames import LANES, ORDINARY, Drop, Held, Obituary, ProtocolError
+from zerowait.engines.brokerless.protocol.frames import LANES, ORDINARY, Batch, Drop, Held, Obituary, ProtocolError
 from zerowait.engines.brokerless.protocol.link import Link, Mismatch
 from zerowait.engines.brokerless.protocol.owner.asks import Asks
 from zerowait.engines.brokerless.protocol.owner.choices import Choices
@@ -15,6 +15,7 @@ from zerowait.engines.brokerless.protocol.owner.custody import Custody, Ranges, 
 from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch
 from zerowait.engines.brokerless.protocol.owner.expiry import Expiry
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
+from zerowait.engines.brokerless.protocol.owner.openings import Openings
 from zerowait.engines.brokerless.protocol.owner.reconcile import reconcile
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
 from zerowait.engines.brokerless.protocol.owner.trial import Trial
@@ -37,6 +38,7 @@ class Owner:
         self._expiry = Expiry(wall_us, self._living)
         self.sender = Sender(effects, peers, config, wall_us, self.custody, self.dispatch)
         self.trial = Trial(effects, peers, config.crash_limit, self.custody, self.dispatch)
+        self.openings = Openings(effects, self.trial)
         self.asks = Asks(effects, peers, config, self.custody, self.dispatch, self.sender)
 
     # -- our outboxes ----------------------------------------------------------------------------------------------
@@ -53,7 +55,7 @@ class Owner:
         is_asked: bool = False,
     ) -> None:
         if box in self.custody:
-            self.disown(box)  # opened again, with a later epoch
+            self._end(box)  # opened again, with a later epoch
         noted = list(noted)
         grace = self._config.resume_grace
         custody = Custody(box, epoch, name, durable=durable, noted=noted, now=now, grace=grace, is_asked=is_asked)
@@ -66,8 +68,14 @@ class Owner:
             if self._peers.is_dead(instance):
                 self.trial.again(custody, instance)
                 self._past(custody, instance)
+        self.openings.begins(custody)
 
     def disown(self, box: int) -> None:
+        """It is ours no more."""
+        self._end(box)
+        self.openings.forget(box)
+
+    def _end(self, box: int) -> None:
         """This opening of the outbox is over: nothing more of it is sent, and nothing is known of what is in flight."""
         custody = self.custody.pop(box, None)
         if custody is None:
@@ -75,7 +83,10 @@ class Owner:
         self.dispatch.disown(box)
         self.choices.disown(box)
         self.asks.close(box)
-        self.sender.disowned(box, self._effects.disown(box))
+        self.trial.disown(box)
+        tickets = self._effects.disown(box)
+        self.openings.over(box, tickets)
+        self.sender.disowned(box, [(on, frame) for t in tickets for on, frame in t.then if isinstance(frame, Batch)])
         for epoch, number in custody.withdrawing:
             self._effects.add(Withdrawn(box, epoch, number, None))
 
@@ -535,5 +546,6 @@ class Owner:
             ahead = f"its epoch for outbox {box:016x} lies {days:.0f} days ahead of this clock, and is not followed"
             self._effects.add(Say("fenced", f"{ahead}: nothing of it is sent there. {words}", link.instance))
             return
-        self.disown(box)
+        self._end(box)
+        self.openings.fences[box] = fence
         self._effects.add(Reopen(box, fence, words))

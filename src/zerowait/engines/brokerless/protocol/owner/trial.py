@@ -113,6 +113,14 @@ class Trial:
         ticket.marked.append((epoch, number))
         custody.marking.want(epoch, number, [death.instance for death in died], cleared, ticket.number)
 
+    def mark_again(self, custody: Custody, mark: Mark) -> None:
+        """The opening before this one had said so; it may not have reached the disk."""
+        self._mark(custody, None, mark.epoch, mark.number, list(mark.died), list(mark.cleared))
+
+    def disown(self, box: int) -> None:
+        """This opening of the outbox is over: the next is offered all suspects anew."""
+        self._guilty = [piece for piece in self._guilty if piece.box != box]
+
     # -- what is known of it -----------------------------------------------------------------------------------------
 
     def again(self, custody: Custody, instance: int) -> None:
