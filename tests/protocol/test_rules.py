@@ -86,6 +86,19 @@ def test_a_fence_a_day_ahead_is_reported_and_never_followed() -> None:
     assert not x.all(Batch)
 
 
+def test_a_fence_of_an_outbox_in_memory_is_nobodys_and_others_get_what_waits() -> None:
+    """Without: what a process pushes in memory, or asks, stands still for ever because one peer is confused."""
+    stage = Stage(store=Store(BOX, durable=False))
+    x = stage.peer(X, channels=[CHANNEL], credit=5)
+    y = stage.peer(Y, channels=[CHANNEL])
+    stage.push()
+    x.say(Goodbye(frames.FENCED, "", BOX, stage.core.owner.custody[BOX].epoch + 1_000))
+    assert not stage.effect(Reopen)
+    assert "in memory" in said(stage, "fenced")[0]
+    y.grant(1)
+    assert y.last(Batch).ranges == ((1, 1),)
+
+
 def test_an_owner_of_an_older_opening_cannot_take_an_outbox_back_with_its_state() -> None:
     stage = worker()
     new = stage.peer(X, boxes=[Owned(BOX, 5, "new")])

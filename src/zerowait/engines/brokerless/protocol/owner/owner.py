@@ -527,12 +527,12 @@ class Owner:
 
     def fenced(self, link: Link, box: int, fence: int, words: str, now: float) -> None:
         """A worker has seen a later opening of this outbox (rules §1.2). Who still holds the file opens it again
-        above that epoch; a fence more than a day ahead is nobody's opening and is never followed: that worker gets
-        nothing of it."""
+        above that epoch; a fence more than a day ahead is nobody's opening, nor is any of an outbox in memory, and is
+        never followed: that worker gets nothing of it."""
         custody = self.custody.get(box)
         if custody is None or fence <= custody.epoch:
             return  # said to an earlier opening
-        if fence > self._wall_us(now) // 1_000 + DAY_MS:
+        if not custody.durable or fence > self._wall_us(now) // 1_000 + DAY_MS:
             link.resumed.discard(box)
             again = [
                 piece
@@ -543,8 +543,12 @@ class Owner:
             ]
             self._wait_again(custody, again)
             days = fence / DAY_MS - self._wall_us(now) / 1_000 / DAY_MS
-            ahead = f"its epoch for outbox {box:016x} lies {days:.0f} days ahead of this clock, and is not followed"
-            self._effects.add(Say("fenced", f"{ahead}: nothing of it is sent there. {words}", link.instance))
+            why = (
+                f"its epoch for outbox {box:016x} lies {days:.0f} days ahead of this clock, and is not followed"
+                if custody.durable
+                else f"it knows a later opening of outbox {box:016x}, which is in memory, so that there is none"
+            )
+            self._effects.add(Say("fenced", f"{why}: nothing of it is sent there. {words}", link.instance))
             return
         self._end(box)
         self.openings.fences[box] = fence
