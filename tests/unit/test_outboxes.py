@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Literal
 
+import pytest
+
 from tests.protocol import store
 from zerowait.engines.brokerless.outboxes import DRAWN_BYTES, Outboxes
 from zerowait.engines.brokerless.protocol.config import Config, Identity
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.effects import Dispatched, Returned
-from zerowait.message import Change, Death, Kept, Mark, Marks, Note, Segment
+from zerowait.message import Again, Change, Death, Kept, Mark, Marks, Note, Segment
 
 
 def segment(epoch: int, first: int, count: int, seq: int = 0) -> Segment:
@@ -133,6 +135,28 @@ def test_what_waits_for_a_commit_on_disk_is_over_with_the_turn_that_made_it_dura
     bench.take()
     assert bench.core.effects.undecided(1) == []
     assert bench.outboxes.is_at_rest(1)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_failed_at_somebody_thought_gone_and_is_due_with_the_commit_waits_again(durable: bool) -> None:
+    """Without: it was taken for what had been read before its failure was known, and stood still until a restart."""
+    box = Box(1, durable=durable)
+    bench = Bench(box)
+    # given a change of a message whose row is not in memory
+    ticket = bench.core.effects.commit(1, [Again("mail", 5, 2, 0, 0, b"\x80", 0, 4, 9)])
+    bench.core.owner.custody[1].absent(5, 2, 1)
+    ticket.phantoms.append((5, 2, 1))
+    # when the very turn that makes it gives that message, which is due
+    again = [store.segment("mail", 5, 2, [10], seq=8, failures=1, due=1)]
+    if not durable:
+        box.next = again
+    for each in bench.core.effects.take_tickets():
+        bench.outboxes.commit(each)
+    if durable:
+        bench.outboxes.offered(1, 5, again, 1)
+        bench.take()
+    # then it waits
+    assert bench.waiting(box) == 1
 
 
 def test_what_is_begun_in_memory_gets_its_rows_once_with_a_change_or_without() -> None:

@@ -117,6 +117,9 @@ class Books:
         self.ahead.just_stored.clear()
         return reads
 
+    def has_segments(self) -> bool:
+        return bool(self._segments)
+
     def take_segments(self) -> list[Segment]:
         segments, self._segments = self._segments, []
         return segments

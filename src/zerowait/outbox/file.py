@@ -130,7 +130,7 @@ class File:
     def failed(self, error: DatabaseError, *, committing: bool) -> StoreError:
         """What was begun is undone, and the file is closed unless all is certain. Gives the error for people.
 
-        committing: it may be on disk.
+        committing: it may be on disk, or what is remembered of it must not be used any more.
         """
         database = self.database
         if database is None:  # while opening it again

@@ -262,7 +262,8 @@ class Outbox:
     # Failing and coming back
 
     def _failed(self, error: DatabaseError) -> StoreError:
-        described = self._file.failed(error, committing=self._attempt is not None)
+        # What was read and not given would be given after changes that it knows nothing of: it is read again.
+        described = self._file.failed(error, committing=self._attempt is not None or self._books.has_segments())
         self._break(described)
         return described
 

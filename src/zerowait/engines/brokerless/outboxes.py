@@ -203,15 +203,16 @@ class Outboxes:
         for _ in range(offers):
             box, epoch, segments, done = self._offers.popleft()
             self._notice_reopening(box)
-            custody = owner.custody.get(box)
-            # Those of an epoch that is over are read and offered again.
-            if custody is not None and epoch == custody.epoch:
-                owner.offer(box, segments)
+            # First what is durable: what is offered was read since. What failed may be among it, and go at once.
             tickets = self._tickets.get(box)
             while tickets and tickets[0][0] <= done:
                 _, ticket, letters = tickets.popleft()
                 self._core.committed(box, ticket)
                 self._tell_letters(box, letters)
+            custody = owner.custody.get(box)
+            # Those of an epoch that is over are read and offered again.
+            if custody is not None and epoch == custody.epoch:
+                owner.offer(box, segments)
 
     def _tell_letters(self, box: int, letters: Iterable[Bury]) -> None:
         for letter in letters:
@@ -247,8 +248,9 @@ class Outboxes:
         drawn = self._drawn.pop(ticket.box, {})
         if self._memory is not None and ticket.box == self._memory.id:
             self._memory_owes = False
-            self._core.owner.offer(ticket.box, self._memory.turn(ticket.changes, drawn))
+            segments = self._memory.turn(ticket.changes, drawn)
             self._core.committed(ticket.box, ticket.number)
+            self._core.owner.offer(ticket.box, segments)
             self._tell_letters(ticket.box, letters)
         else:
             number = self._submit(ticket.box, self._epoch(ticket.box), ticket.changes, drawn)
