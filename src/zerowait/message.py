@@ -307,7 +307,10 @@ class Settle(Struct, gc=False):
 
 
 class Again(Struct, gc=False):
-    """A handler failed on it: it becomes a row of its own, due later."""
+    """A handler failed on it: it becomes a row of its own, due later.
+
+    fence, n: the dispatch under which it failed. If a failure under that or a later one is counted already, this one is
+    not: it is said again, or began before."""
 
     channel: str
     epoch: int
@@ -316,10 +319,14 @@ class Again(Struct, gc=False):
     due: int  # microseconds UTC
     note: bytes = b""
     seq: int = 0
+    fence: int = 0
+    n: int = 0
 
 
 class Bury(Struct, gc=False):
-    """It becomes a dead letter: a row of its own in state 3, in the same transaction in which it leaves the queue."""
+    """It becomes a dead letter: a row of its own in state 3, in the same transaction in which it leaves the queue.
+
+    fence, n: as of `Again`; 0: by no failure."""
 
     channel: str
     epoch: int
@@ -327,6 +334,8 @@ class Bury(Struct, gc=False):
     failures: int
     note: bytes = b""
     seq: int = 0
+    fence: int = 0
+    n: int = 0
     is_made: bool = False  # set by the outbox: it was there, and is a letter by this change
 
 

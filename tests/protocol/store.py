@@ -103,7 +103,7 @@ class Claim:
 
 
 class Row:
-    __slots__ = ("channel", "due", "failures", "key", "line", "marks", "note", "size")
+    __slots__ = ("channel", "counted", "due", "failures", "key", "line", "marks", "note", "size")
 
     def __init__(self, channel: str, size: int, key: bytes | None = None) -> None:
         self.channel = channel
@@ -111,6 +111,7 @@ class Row:
         self.key = key
         self.line = 0  # with a key: the row of the outbox that it lies in
         self.failures = 0
+        self.counted = (0, 0)  # the dispatch whose failure was counted last
         self.due = 0
         self.marks: Marks | None = None
         self.note = b""
@@ -322,7 +323,10 @@ class Store:
         row = self.rows.get(name)
         if row is None:
             return
-        row.failures = row.failures + 1 if change.failures == ONE_MORE else change.failures
+        dispatch = (change.fence, change.n)
+        if not 0 < change.fence < self.epoch or dispatch > row.counted:
+            row.failures = row.failures + 1 if change.failures == ONE_MORE else change.failures
+        row.counted = max(row.counted, dispatch)
         row.due = change.due
         self._offered.discard(name)
         self._own_line(name, row)

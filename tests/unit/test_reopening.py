@@ -19,7 +19,7 @@ from tests.simulation.test_found import no_room
 from zerowait.engines.brokerless.outboxes import Outboxes
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.effects import Dispatched, Reopen, Returned, Send, Withdrawn
-from zerowait.engines.brokerless.protocol.frames import Batch, Confirm, Goodbye, Outcome, Part
+from zerowait.engines.brokerless.protocol.frames import Batch, Confirm, Goodbye, Outcome, Part, Served
 from zerowait.errors import StoreError
 from zerowait.message import Bury, Segment, Verdict
 from zerowait.outbox.intake import Intake, Limits
@@ -38,10 +38,11 @@ TURN_S = 0.05  # how long a turn of the store takes here: so long nobody hears o
 class Disk(Stage):
     """A core whose outbox lies on a simulated disk, with a store of its own time."""
 
-    def __init__(self) -> None:
+    def __init__(self, disk: SimulatedDisk | None = None, time: Timeline | None = None) -> None:
         super().__init__()
-        self.time = Timeline()
-        self.disk = SimulatedDisk(Random(1))
+        self.time = time or Timeline()
+        self.now = self.time.now
+        self.disk = disk or SimulatedDisk(Random(1))
         self.keeper = Store(
             self.time, self._offered, lambda box: None, lambda: TURN_S, lambda act: act(), lambda: False
         )
@@ -57,6 +58,12 @@ class Disk(Stage):
         self.view = SimpleNamespace(box=BOX, epoch=self.box.epoch)
         self.store = self.view  # type: ignore[assignment]
         self.step()
+
+    def begins_anew(self) -> None:
+        """Its process is killed, and the next one opens what it has left."""
+        self.keeper.stop()
+        self.disk.part(power=False)
+        self.__init__(self.disk, self.time)  # type: ignore[misc]
 
     def opened(self) -> Outbox:
         intake = Intake(Limits(), durable=True, wake=lambda: None, room=no_room, now_us=self._now_us)
@@ -394,3 +401,39 @@ def test_a_fenced_outbox_whose_disk_fails_is_owned_again_two_seconds_after_it_is
     disk.step(1)
     assert disk.row().handled == 1
     assert len(parts(x)) == 2
+
+
+def test_a_failure_that_reached_the_disk_with_the_opening_is_counted_once_though_it_is_said_again(disk: Disk) -> None:
+    x, part = given_in_flight(disk, 3)
+    disk.fails()
+    tell(x, Verdict.RETRY, one(part, 2), after_ms=60_000)
+    disk.comes_back()
+    disk.hears_of_it()
+    tell(x, Verdict.RETRY, one(part, 2), after_ms=60_000)
+    x.held(running=(one(part, 1), one(part, 3)))
+    disk.step(1)
+    assert x.all(Confirm)
+    assert sorted(disk.failures()) == [0, 0, 1]
+
+
+def test_a_failure_is_counted_once_though_it_is_said_again_to_the_next_life_and_the_next_failure_is_counted(
+    disk: Disk,
+) -> None:
+    x, part = given_in_flight(disk, 3)
+    tell(x, Verdict.RETRY, one(part, 2), after_ms=60_000)
+    disk.until(lambda: bool(x.all(Confirm)))  # which is lost
+    # when its owner begins a new life, and is told again
+    disk.begins_anew()
+    x = Puppet(disk, X, channels=[CHANNEL])
+    x.greet()
+    x.say(frames.State((Served(CHANNEL),)))
+    tell(x, Verdict.RETRY, one(part, 2), after_ms=0)
+    x.held()
+    x.grant(100)
+    disk.step(1)
+    assert sorted(disk.failures()) == [0, 1], "the row of the other two, and its own"
+    # and it fails once more
+    again = next(each for each in parts(x) if each.first == 2)
+    tell(x, Verdict.RETRY, again, after_ms=60_000)
+    disk.step(1)
+    assert sorted(disk.failures()) == [0, 2]

@@ -6,6 +6,7 @@ turn whose commit fails can be worked out again from the same changes.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -42,8 +43,9 @@ LETTER: Final = 3
 SET_ASIDE: Final = 4
 
 _BY_NAME: Final = "epoch = ? AND first > ? AND first < ? ORDER BY epoch, first"
-_OWN: Final = MESSAGE[:-1] + ", deaths)"
-_OWN_VALUES: Final = MESSAGE_VALUES[:-1] + ", ?)"
+_OWN: Final = MESSAGE[:-1] + ", deaths, input)"
+_OWN_VALUES: Final = MESSAGE_VALUES[:-1] + ", ?, ?)"
+_COUNTED: Final = struct.Struct("<QQ")  # in `input` of what waits: the dispatch whose failure was counted last
 _LONGEST: Final = 1_024  # numbers of one row
 _AT_ONCE: Final = 4_096  # numbers looked for in one query
 _ROWS_AT_ONCE: Final = 2 * (_LONGEST + _AT_ONCE)  # a number is in its segment's row and perhaps in one of its own
@@ -73,6 +75,7 @@ class Own(Struct):
     note: bytes | None  # None: as it was
     marks: Marks
     is_marked: bool  # so far only a death was noted
+    counted: bytes | None  # see _COUNTED; None: as it was
 
 
 class Event(Struct):
@@ -88,7 +91,7 @@ class Event(Struct):
 
 class Settlement:
     """out: the rows that dispatch has, by seq. young: those of them that are in no table. later: gives the due time to
-    store for a channel's row."""
+    store for a channel's row. epoch: of the present opening."""
 
     def __init__(
         self,
@@ -102,8 +105,10 @@ class Settlement:
         now: int,
         shift: int,
         *,
+        epoch: int,
         checked: bool,
     ) -> None:
+        self._epoch = epoch
         self._database = database
         self._channels = channels
         self._out = out
@@ -271,22 +276,21 @@ class Settlement:
                 continue
             self._young.bring(row)
             letter = isinstance(change, Bury)
-            marks, note = self._marks_of(row), None
+            marks, note, counted = self._marks_of(row), None, None
             if isinstance(change, Mark):
                 failures, before, marks = row.failures, marks, _marked(marks, change)
                 if not change.seq and marks == before:
                     return  # who says it had not read the row, which said so already: it is offered as it is
             else:
-                failures, note = change.failures, change.note
-                if not change.seq:
-                    failures = max(failures, row.failures + 1)  # who says it had not read the row
+                failures, note, counted = self._failures(change, row), change.note, _counted(change)
             due = self._now
             if not letter:  # what has deaths always has a time too: that is how it is found again
                 due = self._later(row.channel, change.due + self._shift if isinstance(change, Again) else due)
             # A letter moves to the end even if it was alone, so that letters lie in the order of their deaths.
             seq = row.seq if row.count == 1 and not letter else self._next_seq()
             state = LETTER if letter else WAITING
-            self.own[name] = Own(row, change.number, seq, state, failures, due, note, marks, isinstance(change, Mark))
+            is_marked = isinstance(change, Mark)
+            self.own[name] = Own(row, change.number, seq, state, failures, due, note, marks, is_marked, counted)
             if row.count > 1:
                 self._remove(row, [(change.number, 1)])
             if isinstance(change, Bury):
@@ -307,8 +311,8 @@ class Settlement:
         if not own.is_marked:
             return
         own.is_marked = False
-        own.failures = max(change.failures, own.row.failures + 1)
-        own.note = change.note
+        own.failures = self._failures(change, own.row)
+        own.note, own.counted = change.note, _counted(change)
         if isinstance(change, Again):
             own.due = self._later(own.row.channel, change.due + self._shift)
             return
@@ -316,6 +320,16 @@ class Settlement:
         change.is_made = True
         self._tally.of(own.row.channel).dead += 1
         self.events.append(Event(own.row, own.number, 1, "dead", change.note, own.failures))
+
+    def _failures(self, change: Again | Bury, row: Row) -> int:
+        """How often it has failed now."""
+        if row.count == 1 and 0 < change.fence < self._epoch and row not in self._young:
+            # The opening before this one may have counted that, and its worker was not told.
+            before = self._database.one("SELECT input FROM message WHERE seq = ?", (row.seq,))
+            if before is not None and (change.fence, change.n) <= _COUNTED.unpack(before):
+                return row.failures
+        # Who says it without a row had not read it.
+        return change.failures if change.seq else max(change.failures, row.failures + 1)
 
     # Writing
 
@@ -351,7 +365,7 @@ class Settlement:
                 database.run("DELETE FROM noted WHERE instance = ?", (signed(instance),))
 
     def _write_own(self, id_of: Callable[[str], int]) -> None:
-        moved: list[tuple[int, int, int, int, int, str | None, str]] = []
+        moved: list[tuple[int, int, int, int, int, str | None, str, str | None]] = []
         bodies: list[tuple[object, ...]] = []
         messages: list[tuple[object, ...]] = []
         for own in self.own.values():
@@ -359,7 +373,8 @@ class Settlement:
             if row.count == 1:
                 note, deaths = own.note, pack_marks(own.marks) or b""
                 said = note.hex() if note is not None else None
-                moved.append((row.seq, own.seq, own.state, own.failures, own.due, said, deaths.hex()))
+                counted = own.counted.hex() if own.counted is not None else None
+                moved.append((row.seq, own.seq, own.state, own.failures, own.due, said, deaths.hex(), counted))
                 continue
             body = alone(self._payload(row, own.number))
             crc = checksum(body, b"") if self._checked else None
@@ -368,7 +383,7 @@ class Settlement:
             messages.append(
                 (own.seq, row.epoch, own.number, 1, id_of(row.channel), row.priority, own.due, row.expires, own.state,
                  own.failures, own.seq, own.note, row.home, row.accepted_at,
-                 pack_headers({own.number: headers} if headers else None), row.key, pack_marks(own.marks))
+                 pack_headers({own.number: headers} if headers else None), row.key, pack_marks(own.marks), own.counted)
             )  # fmt: skip
         self._database.insert(BODY, BODY_VALUES, bodies)
         self._database.insert(_OWN, _OWN_VALUES, messages)
@@ -376,7 +391,8 @@ class Settlement:
             self._database.run(
                 "UPDATE message SET seq = j.value ->> 1, state = j.value ->> 2, attempt = j.value ->> 3, "
                 "due = j.value ->> 4, note = coalesce(unhex(j.value ->> 5), note), "
-                "deaths = nullif(unhex(j.value ->> 6), x'') FROM json_each(?) AS j WHERE seq = j.value ->> 0",
+                "deaths = nullif(unhex(j.value ->> 6), x''), input = coalesce(unhex(j.value ->> 7), input) "
+                "FROM json_each(?) AS j WHERE seq = j.value ->> 0",
                 (json.encode(moved).decode(),),
             )
 
@@ -387,6 +403,10 @@ class Settlement:
             self._bodies = {row.body: body}  # those of one segment come together
         start, stop = row.span(number, 1)
         return memoryview(body)[start:stop]
+
+
+def _counted(change: Again | Bury) -> bytes | None:
+    return _COUNTED.pack(change.fence, change.n) if change.fence else None
 
 
 def _marked(marks: Marks, mark: Mark) -> Marks:

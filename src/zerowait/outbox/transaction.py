@@ -55,7 +55,7 @@ class Transaction:
         self._id_of = self._channels.id_of
         self._settlement = Settlement(
             database, books.ledger.channels, books.ahead.out, books.young, self._tally, books.numbering.next_seq,
-            books.ahead.later, now, shift, checked=books.durable,
+            books.ahead.later, now, shift, epoch=books.numbering.epoch, checked=books.durable,
         )  # fmt: skip
         self._claiming = Claiming(
             books.claims, database, self._tally, next_seq=books.numbering.next_seq, number=books.numbering.take,

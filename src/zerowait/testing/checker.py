@@ -121,14 +121,12 @@ def _check_outputs(history: History, letters: Mapping[int, str]) -> list[str]:
 
 
 def _check_failures(history: History, token: int, told: int) -> list[str]:
-    """A failure counts once; one that was told under an older dispatch does not count at all.
-
-    An opening does not know which failure the one before it has counted last: what is told again then counts again."""
+    """A failure counts once, also if it is told again to the next opening; one that was told under an older dispatch
+    does not count at all."""
     message = history.messages.get(token)
     runs = message.runs if message is not None else []
     most = sum(run.ended_at is not None and run.ending in ("dead", "retry") for run in runs)
-    again = history.openings[message.box] - 1 if message is not None else 0
-    if 1 <= told <= most + max(0, again):
+    if 1 <= told <= most:
         return []
     return [f"miscounted: message {token} has failed {most} times at most, and its letter says {told}"]
 

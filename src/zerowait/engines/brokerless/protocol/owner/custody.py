@@ -373,10 +373,10 @@ class Custody:
             failures = self._failures.count(part, number, segment)
             if verdict is Verdict.DEAD:
                 self._failures.forget(part.epoch, number, 1)
-                result.changes.append(Bury(channel, part.epoch, number, failures, note, seq))
+                result.changes.append(Bury(channel, part.epoch, number, failures, note, seq, part.fence, part.n))
             else:
                 due = now_us + after_ms * 1_000
-                result.changes.append(Again(channel, part.epoch, number, failures, due, note, seq))
+                result.changes.append(Again(channel, part.epoch, number, failures, due, note, seq, part.fence, part.n))
 
     def _handled_late(self, ours: list[tuple[int, int]], part: Part, result: Settled) -> None:
         """Handled by somebody who was thought gone: settled already, in flight elsewhere, or waiting (perhaps on
