@@ -29,6 +29,9 @@ class Herald:
         self._names: dict[int, str] = {}  # of processes that were met, for the lines that tell of their end
         self._askers: set[int] = set()
         self._watching: list[Callable[[], bool]] = []
+        self._has_news = False  # of who is there, for those who watch
+        self._serving: set[int] = set()  # who serves or publishes anything, as far as it was told
+        self._has_other_kinds = False  # one of them has come, gone, or serves otherwise
         self._kinds: dict[str, tuple[str, int]] = {}  # what channels are served as; replaced, never changed
         self._misused: set[str] = set()  # channels that are served as something else than they are used as: was told
         self._served: dict[str, tuple[str, int]] = {}  # likewise, of what is no topic
@@ -52,9 +55,23 @@ class Herald:
                 self._askers.discard(instance)
             return
         if said.topic in ("state", "lost", *OVER):
-            self.changed()
-            self._look_at_kinds()
+            self._has_news = True
+            link = peer.link if peer is not None else None
+            serves = link is not None and bool(link.served or link.topics)
+            if serves or instance in self._serving:
+                self._has_other_kinds = True
+                (self._serving.add if serves else self._serving.discard)(instance)
         self._notice(said, name)
+
+    def look(self) -> None:
+        """At all that was told in this turn, once: three thousand peers that come at once must not each cost a look at
+        all the others."""
+        if self._has_other_kinds:
+            self._has_other_kinds = False
+            self._look_at_kinds()
+        if self._has_news:
+            self._has_news = False
+            self.changed()
 
     def _name(self, instance: int) -> str:
         return self._names.get(instance) or f"{instance:016x}"

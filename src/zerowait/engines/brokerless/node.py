@@ -507,7 +507,7 @@ class Node:
         self._from_others(now)
         # What has come goes on before anything else is looked at: somebody may wait for it.
         core.flush(now)
-        self._performer.perform(now)
+        self._perform(now)
         self.topical.allow()
         self._plain_again = self._plainly.turn()
         self._look(now)
@@ -517,7 +517,7 @@ class Node:
             core.bound(pressed)
         core.wake(now)
         core.flush(now)
-        self._performer.perform(now)
+        self._perform(now)
         if self._outlets:
             self._outlets.flush()
         if self._leaving and not self.outboxes.offers():  # what was committed last is confirmed before the last word
@@ -527,6 +527,10 @@ class Node:
             for box in self.outboxes:
                 self.outboxes.part(box)
             self._stopping = True
+
+    def _perform(self, now: float) -> None:
+        self._performer.perform(now)
+        self._herald.look()
 
     def _has_work(self) -> bool:
         return bool(
