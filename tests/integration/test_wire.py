@@ -17,6 +17,7 @@ import pytest
 import zmq
 
 from tests.waiting import wait_until
+from zerowait.engines.brokerless import listener
 from zerowait.engines.brokerless.shears import is_itself
 from zerowait.engines.brokerless.wire import (
     Event,
@@ -383,8 +384,74 @@ def test_connections_that_take_over_the_descriptors_of_others_are_never_mixed_up
     for frames in said.values():
         name, turn, _ = map(int, frames[0].split())
         assert frames == [b"%d %d %d" % (name, turn, n) for n in range(1 + turn % 20)]
-    listener = server.wire._listeners[0]
-    assert [listener._by_id, listener._doors, listener._silent] == [{}, {}, {}]
+    there = server.wire._listeners[0]
+    assert [there._by_id, there._doors, there._silent] == [{}, {}, {}]
+
+
+def test_who_has_spoken_in_time_is_not_cut_off_however_late_it_is_read(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three thousand peers that came at once were cut off as silent while their first words lay unread, and came again:
+    the listener did the same work for ever."""
+    monkeypatch.setattr(listener, "FRAMES_A_TURN", 4)
+    monkeypatch.setattr(listener, "CROWDED_S", 0.1)
+    server, client = make(handshakes=4), make()
+    real = server.wire.listen(LOOPBACK)
+    conns = [client.wire.dial(real) for _ in range(60)]
+    until(client, that=lambda: all(map(client.opened, conns)))
+    for conn in conns:
+        assert client.wire.send(conn, b"hello")
+
+    def slowly() -> bool:
+        server.turn()
+        time.sleep(0.03)  # what is done with four of them takes so long
+        return len(server.met()) == 60
+
+    until(client, that=slowly, within=20)
+    assert not server.lost()
+    assert not client.lost()
+
+
+def test_who_is_silent_is_cut_off_also_while_others_speak_without_a_pause(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "FRAMES_A_TURN", 4)
+    monkeypatch.setattr(listener, "BEHIND_S", 0.5)
+    server, client = make(handshakes=0, handshake_s=0.5), make()
+    talker, _ = joined(server, client, real := server.wire.listen(LOOPBACK))
+    silent = client.wire.dial(real)
+    until(server, client, that=lambda: client.opened(silent))
+
+    def talks() -> bool:
+        for _ in range(20):
+            client.wire.send(talker, b"more")
+        return bool(client.lost(silent))
+
+    until(client, server, that=talks)
+
+
+def test_who_was_cut_off_is_no_newcomer_for_what_it_had_said_before(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "FRAMES_A_TURN", 4)
+    monkeypatch.setattr(listener, "EMPTYING_S", 0.0)
+    server, client = make(), make()
+    real = server.wire.listen(LOOPBACK)
+    ours, theirs = joined(server, client, real)
+    # given much that it has said, and that is not read before it is gone
+    while client.wire.send(ours, b"one more"):
+        pass
+    until(server, that=lambda: server.wire._listeners[0].is_behind)
+    door = server.wire._listeners[0]._callers[theirs].door
+    assert door is not None
+    server.wire._listeners[0]._cut(door, server.events)
+    until(server, that=lambda: server.lost(theirs))
+    # when the rest is read
+    other, _ = joined(server, client, real)
+    until(server, that=lambda: not server.wire._listeners[0].is_behind)
+    # then it is nobody's
+    assert len(server.met()) == 2
+    assert not client.lost(other)
 
 
 def test_a_listener_bears_only_so_many(make: Make) -> None:

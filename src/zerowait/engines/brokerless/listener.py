@@ -12,6 +12,10 @@ rules keep that right although descriptors are used again at once:
   its descriptor is already another's, it takes that one's place until the other speaks.
 - Of two with the same descriptor the later lives. Their ids say which that is: ZeroMQ numbers its peers as they come.
 
+When thousands come at once, what they say waits here for its turn. Who has spoken in time is not cut off for it: nobody
+is called silent while there are frames unread, for five seconds more. And what somebody had said who is gone by now
+is nobody's first word.
+
 A peer cannot be closed by ZeroMQ's means; it is cut off through its descriptor (`shears`).
 """
 
@@ -44,6 +48,7 @@ WATCHED = LISTENING | ACCEPTED | DISCONNECTED
 EMPTYING_S = 0.5
 PARTING_S = 0.2  # what was sent to a peer just before it was dropped has this long to leave
 CROWDED_S = 1.0  # with too many who have not spoken, this is how long each may be silent
+BEHIND_S = 5.0  # and this long in addition while there are frames that were not read
 RELIEF_S = 0.1  # who has waited so long to be accepted waits for a descriptor
 REBIND_S = (0.1, 5.0)
 
@@ -110,6 +115,7 @@ class Listener:
         self.bare = bare
         self.monitor = monitor
         self.ignored = 0  # frames of those whom we had dropped
+        self.is_behind = False  # when it was read last, there was more
         self.cut_off = 0  # connections that we ended: one too many, silent, or against the rules
         self._ipv6 = ipv6
         # macOS has no address for the other end of a local socket, and without one libzmq gives no descriptor.
@@ -123,6 +129,7 @@ class Listener:
         self._by_id: dict[bytes, Caller] = {}
         self._doors: dict[int, Door] = {}
         self._silent: dict[int, Door] = {}  # those of them where nobody has spoken yet, the oldest first
+        self._gone: set[bytes] = set()  # who may still have something unread here; ids are never given twice
         self._departed: deque[tuple[Caller, str, float]] = deque()
         self._to_cut: deque[tuple[float, Door]] = deque()
         # Given up when none is left, so that libzmq can take in what it otherwise tries to take in without a pause.
@@ -138,13 +145,17 @@ class Listener:
     def read(self, events: list[Event], sure: bool) -> bool:
         """Tells what has come. sure: the descriptor said that there is something. True: this must be read again."""
         departed = len(self._departed)
-        more = (sure or bool(self.bare.is_ready() & READABLE)) and self._read_some(events)
+        more = self.is_behind = (sure or bool(self.bare.is_ready() & READABLE)) and self._read_some(events)
+        if not more:
+            self._gone.clear()
         for _ in range(departed):
             caller, reason, since = self._departed[0]
             if more and time.monotonic() - since < EMPTYING_S:
                 break
             self._departed.popleft()
             self._by_id.pop(caller.who, None)
+            if more:
+                self._gone.add(caller.who)
             if not caller.muted:
                 del self._callers[caller.conn]
                 events.append(Lost(caller.conn, reason))
@@ -159,6 +170,8 @@ class Listener:
             caller = self._by_id.get(who)
             if caller is not None and not caller.muted and not frame.more:
                 events.append(Heard(caller.conn, content(frame)))
+            elif self._gone and who in self._gone:
+                self._hear(None, frame, events, first=False)
             else:
                 self._hear(caller or self._admit(who, frame, events), frame, events, first=caller is None)
             if n == 0 and not self.bare.is_ready() & READABLE:
@@ -245,6 +258,9 @@ class Listener:
 
     def tick(self, now: float, events: list[Event]) -> None:
         patience = self._handshake_s if len(self._silent) <= self._handshakes else min(CROWDED_S, self._handshake_s)
+        if self._silent and self.bare.is_ready() & READABLE:
+            # His first words may be among what is unread; not for ever, since others may speak without a pause.
+            patience += BEHIND_S
         for door in list(self._silent.values()):
             if now - door.since < patience:
                 break
