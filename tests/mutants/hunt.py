@@ -28,6 +28,10 @@ TESTS = (
     "tests/protocol/test_streams.py",
     "tests/protocol/test_feeds.py",
     "tests/unit/test_streams.py",
+    "tests/unit/test_reopening.py",
+    "tests/unit/test_outboxes.py",
+    "tests/unit/outbox/test_known.py",
+    "tests/unit/outbox/test_outbox.py",
 )
 
 
