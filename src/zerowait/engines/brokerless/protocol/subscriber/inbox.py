@@ -14,6 +14,8 @@ from msgspec import Struct
 
 from zerowait.engines.brokerless.protocol.frames import UNKNOWN
 
+OVER_MOST = 1_024  # publishers that are no more, and of which something is still to be told
+
 
 class Piece(Struct):
     """Events of one frame that match the subscription. runs: (topic, start, stop), positions in the frame, ascending;
@@ -42,7 +44,8 @@ class Source:
     """The queue of one publisher. taken: units that were looked at; told: how many of them it knows of."""
 
     __slots__ = (
-        "c", "instance", "latest", "lost", "name", "queue", "seen", "sender", "taken", "told", "unknown", "unread"
+        "c", "instance", "is_over", "latest", "lost", "name", "queue", "seen", "sender", "taken", "told", "unknown",
+        "unread",
     )  # fmt: skip
 
     def __init__(self, instance: int, sender: str) -> None:
@@ -57,6 +60,21 @@ class Source:
         self.taken = 0.0
         self.told = 0.0
         self.seen = 0  # the count of the last that has come
+        self.is_over = False  # its publisher is gone
+
+    def is_empty(self) -> bool:
+        """Whether nothing of it is left to take."""
+        return not self.queue and not self.latest
+
+    def is_told(self) -> bool:
+        """Whether all that is known to be missed was told with some event."""
+        return not (self.lost or self.unknown or self.unread)
+
+    def inherit(self, other: Source) -> None:
+        """What was missed of that one, and not told, is told with the next event of this one."""
+        self.lost += other.lost
+        self.unread += other.unread
+        self.unknown |= other.unknown
 
 
 class Taken(Struct):
@@ -102,10 +120,17 @@ class Inbox:
         return bool(self._turns)
 
     def source(self, instance: int, sender: str) -> Source:
+        """Of a publisher that was gone, and is back, the same as before: what of it was not taken comes before what it
+        sends now, and what was missed and not told is told. The next one of its name tells it, if it is not back."""
         with self._lock:
             source = self._sources.get(instance)
             if source is None:
                 source = self._sources[instance] = Source(instance, sender)
+                for old in [old for old in self._sources.values() if old.is_over and old.sender == sender]:
+                    if old.is_empty():
+                        source.inherit(old)
+                        del self._sources[old.instance]
+            source.is_over = False
             return source
 
     def begin(self, source: Source) -> int:
@@ -118,13 +143,22 @@ class Inbox:
             return max(0, int(self.window - held))
 
     def forget(self, instance: int) -> None:
-        """Its publisher is no more; what has come of it stays."""
+        """Its publisher is gone; what has come of it stays, and so does what is still to be told of it."""
         with self._lock:
-            self._sources.pop(instance, None)
+            source = self._sources.pop(instance, None)
+            if source is None:
+                return
+            # Who has just taken the last may have to say that he could not read it: so this one goes at the next time.
+            over = [each for each in self._sources.values() if each.is_over]
+            for at, old in enumerate(over):
+                if len(over) - at >= OVER_MOST or (old.is_empty() and old.is_told()):
+                    del self._sources[old.instance]
+            source.is_over = True
+            self._sources[instance] = source  # the last, so that the oldest come first
 
     def put(self, source: Source, piece: Piece) -> None:
         with self._lock:
-            was_empty = not source.queue and not source.latest
+            was_empty = source.is_empty()
             if self.conflate:
                 self._conflate(source, piece)
             else:
@@ -175,7 +209,7 @@ class Inbox:
         """A session with this publisher begins."""
         with self._lock:
             source.seen = mark.c
-            if not source.queue and not source.latest:
+            if source.is_empty():
                 self._passed(source, mark)
             elif self.conflate:
                 source.lost += max(0, mark.missed)
@@ -203,7 +237,7 @@ class Inbox:
             while self._turns:
                 source = self._turns.popleft()
                 found = self._take(source, most, one_topic)
-                if source.queue or source.latest:
+                if not source.is_empty():
                     self._turns.append(source)
                 if found is not None:
                     renew = source.taken - source.told >= self.window / 2

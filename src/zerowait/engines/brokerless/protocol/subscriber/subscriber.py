@@ -7,6 +7,7 @@ It names where we left off, if we did: (epoch, last event, last count).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from msgspec import Struct
 
@@ -82,6 +83,7 @@ class Subscriber:
         self._taps: dict[int, dict[int, Tap]] = {}  # connection → subscription → …
         self._places: dict[tuple[int, int], Place] = {}  # (instance, subscription)
         self._broken: dict[tuple[str, int], Place] = {}  # (publisher's name, subscription) → of a life that broke off
+        self._gone: dict[tuple[int, int], Place] = {}  # (instance, subscription) → likewise, if it is back after all
         self._away: dict[int, str] = {}  # instance → name, of those without a connection that may be back
         self._schemas: dict[tuple[int, bytes], Served] = {}  # asked for: (connection, fingerprint)
         self._types: dict[bytes, Description] = {}
@@ -102,8 +104,9 @@ class Subscriber:
         for conn, taps in self._taps.items():
             if taps.pop(id, None) is not None:
                 self._effects.send(conn, Subscribe(id, wanted.pattern, group=wanted.group, ends=True))
-        for name in [name for name in self._places if name[1] == id]:
-            del self._places[name]
+        for places in (self._places, self._gone):
+            for name in [name for name in places if name[1] == id]:
+                del places[name]
         for broken in [name for name in self._broken if name[1] == id]:
             del self._broken[broken]
 
@@ -151,15 +154,18 @@ class Subscriber:
             del self._schemas[asked]
 
     def gone(self, instance: int, name: str, *, left: bool) -> None:
-        """It will not be back under this instance. left: it said goodbye, and had told all there was; else the next
-        one of its name may have published in its place, and nobody knows what this one had not told."""
+        """Nobody waits for it any more. left: it said goodbye, and had told all there was; else the next one of its
+        name may have published in its place, and nobody knows what this one had not told; unless it is back itself,
+        and was only away for long."""
         self._away.pop(instance, None)
         for key in [key for key in self._places if key[0] == instance]:
             place = self._places.pop(key)
+            if not left:
+                self._gone[key] = place
             if not left and name:
                 self._broken[name, key[1]] = place
-        while len(self._broken) > PLACES_REMEMBERED:
-            del self._broken[next(iter(self._broken))]
+        _bound(self._gone)
+        _bound(self._broken)
         if not any(link.instance == instance for link in self._links.values()):
             for wanted in self.wanted.values():
                 wanted.inbox.forget(instance)
@@ -167,13 +173,7 @@ class Subscriber:
     def _subscribe(self, link: Link, wanted: Wanted) -> None:
         assert link.hello is not None
         source = wanted.inbox.source(link.instance, link.hello.name)
-        place = self._places.pop((link.instance, wanted.id), None)
-        if place is None:
-            place = self._broken.pop((link.hello.name, wanted.id), None)
-        if place is None:  # one of its name has just broken off, and is perhaps not known to be dead yet
-            away = (i for i, name in self._away.items() if name == link.hello.name and i != link.instance)
-            place = next((p for i in away if (p := self._places.get((i, wanted.id))) is not None), None)
-        place = place or Place(0, 0, 0)
+        place = self._left_off(link.instance, link.hello.name, wanted.id) or Place(0, 0, 0)
         limit = wanted.inbox.begin(source)
         self._taps[link.conn][wanted.id] = Tap(wanted, source, place, limit)
         self._effects.send(
@@ -183,6 +183,23 @@ class Subscriber:
                 wanted.group, False, limit, _waiting(wanted), wanted.overflow,
             ),
         )  # fmt: skip
+
+    def _left_off(self, instance: int, name: str, id: int) -> Place | None:
+        """Where we are with that publisher; else with an earlier life of that name that has told not all there was."""
+        place = self._places.pop((instance, id), None)
+        if place is not None:
+            return place
+        place = self._gone.pop((instance, id), None)
+        if place is not None:
+            if self._broken.get((name, id)) is place:
+                del self._broken[name, id]
+            return place
+        place = self._broken.pop((name, id), None)
+        if place is not None:
+            return place
+        # One of its name has perhaps just broken off, and is not known to be dead yet.
+        away = (each for each, called in self._away.items() if called == name and each != instance)
+        return next((found for each in away if (found := self._places.get((each, id))) is not None), None)
 
     # -- types ---------------------------------------------------------------------------------------------------------
 
@@ -317,6 +334,11 @@ class Subscriber:
             headers,
         )  # fmt: skip
         self._events(taps, many)
+
+
+def _bound(places: dict[Any, Place]) -> None:
+    while len(places) > PLACES_REMEMBERED:
+        del places[next(iter(places))]
 
 
 def _waiting(wanted: Wanted) -> int:
