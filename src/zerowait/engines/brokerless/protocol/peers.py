@@ -37,7 +37,6 @@ class Peer:
         "hello",
         "instance",
         "is_abrupt",
-        "known_until",
         "link",
         "lost_at",
         "phase",
@@ -58,7 +57,6 @@ class Peer:
         self.prove_at: float | None = None
         self.stuck_since: float | None = None
         self.draining = False  # when it was last there
-        self.known_until = 0.0  # it cannot have thought us gone, since an earlier session, before that time
         self.is_abrupt = False  # its connection closed in the midst of life, and not because nothing was heard any more
 
 
@@ -94,7 +92,6 @@ class Peers:
         peer = self._peers.get(hello.instance)
         if peer is None:
             peer = self._peers[hello.instance] = Peer(hello, now)
-        self._leaves(peer)
         peer.hello, peer.link, peer.phase, peer.heard_at, peer.prove_at = hello, link, Phase.UP, now, None
         return peer
 
@@ -104,19 +101,12 @@ class Peers:
             peer.boxes = list(peer.link.boxes.values())
             peer.serves = frozenset(peer.link.served)
             peer.draining = peer.link.draining
-        self._leaves(peer)
         peer.is_abrupt = now - peer.heard_at <= 2 * self._config.ping
         peer.link = None
         peer.phase = Phase.SILENT
         peer.lost_at = now
         peer.stuck_since = None
         peer.prove_at = now if self.is_local(peer) else None
-
-    def _leaves(self, peer: Peer) -> None:
-        """Its session is over. It has heard us when it answered a PING, or as we greeted it."""
-        if (link := peer.link) is not None:
-            heard_until = max(link.permitted_until, link.opened_at + self._config.resume_grace)
-            peer.known_until = max(peer.known_until, heard_until)
 
     def is_local(self, peer: Peer) -> bool:
         return bool(self._boot) and peer.hello.boot == self._boot and peer.hello.inode != 0

@@ -91,6 +91,8 @@ class _Box:
         self.losses: dict[int, int] = {}  # how often
         self.doubled = Numbers()  # a second worker has been asked
         self.flows: dict[int, Flow] = {}
+        # worker → it cannot have thought us gone before that time, since it said last what it holds
+        self.known_until: dict[int, float] = {}
 
     def reads_no_more(self, first: int, count: int) -> None:
         """Streams that have failed, or that nobody wants."""
@@ -237,10 +239,23 @@ class Asks:
     def lost(self, custody: Custody, instance: int, pieces: list[Slice]) -> list[Slice]:
         """Its worker is dead or gone. Gives what is asked of another: what may run twice, and nobody else has."""
         asked, again = self._may_have_run(custody, instance, pieces)
+        asked.known_until.pop(instance, None)
         for number, flow in list(asked.flows.items()):  # answered, and not all of it is here
             if flow.instance == instance:
                 self._lose(custody.box, (custody.epoch, number, 1), asked.lost)
         return again
+
+    def closed(self, link: Link) -> None:
+        """A session is over. Its worker had heard us when it answered a PING, or as we greeted it. Where it has not
+        said what it holds, it may have thought us gone before that session already: the next one is to find out."""
+        for box, asked in self._boxes.items():
+            if box in link.resumed:
+                heard_until = max(link.permitted_until, link.opened_at + self._config.resume_grace)
+                asked.known_until[link.instance] = max(asked.known_until.get(link.instance, 0.0), heard_until)
+
+    def is_known(self, box: int, instance: int, now: float) -> bool:
+        """Whether that worker, which is back, cannot have thought us gone meanwhile."""
+        return now < self._boxes[box].known_until.get(instance, 0.0)
 
     def unsure(self, custody: Custody, instance: int, pieces: list[Slice], held: Held) -> list[Slice]:
         """It is back, and may have thought us gone: then it has stopped what it ran and forgotten what it had answered

@@ -218,6 +218,7 @@ class Owner:
 
     def closed(self, link: Link) -> None:
         self.sender.closed(link)
+        self.asks.closed(link)
 
     def workers(self, channel: str) -> list[Link]:
         return self.sender.workers(channel)
@@ -357,10 +358,9 @@ class Owner:
         self.trial.returned(custody, plan.again)
         self.trial.lives(link.instance)
         again = plan.again
-        peer = self._peers.get(link.instance)
-        if custody.is_asked and peer is not None and now >= peer.known_until:
-            again = self.asks.unsure(custody, link.instance, again, held)
         if custody.is_asked:
+            if not self.asks.is_known(held.box, link.instance, now):
+                again = self.asks.unsure(custody, link.instance, again, held)
             self.asks.returned(again, self._wall_us(now))
         self._wait_again(custody, again)
         self._ready(custody, custody.resumed(link.instance))
