@@ -462,6 +462,30 @@ def test_any_outcome_but_handled_ends_the_note_of_who_runs_it_alone(verdict: Ver
     assert [row.marks.alone_at for row in stage.store.rows.values() if row.marks] == [0]
 
 
+@pytest.mark.parametrize("has_answered", [True, False])
+def test_who_has_said_what_it_holds_has_not_died_of_what_its_sender_had_only_noted(has_answered: bool) -> None:
+    """Its sender died between the note and the batch. The next life heard that X ran nothing of it, but before its row
+    was looked at X died of something else: that was taken for a death of this one, alone."""
+    # given a message that is noted to run alone at X
+    stage, _ = owner_with(2)
+    x = stage.peer(X, channels=[CHANNEL])
+    x.say(Credit(CHANNEL, ALONE, 1, 1))
+    store = stage.store
+    assert store is not None
+    assert [row.marks.alone_at for row in store.rows.values() if row.marks] == [X]
+    # when X has told the next life of its sender that it holds nothing, or has not, and dies, and then the row is read
+    later = Stage(store=store)
+    if has_answered:
+        later.peer(X, channels=[CHANNEL])
+    later.core.buried(X, later.now)
+    later.core.owner.offer(BOX, store.due_now(later.wall_us(later.now)))
+    later.step()
+    # then it has not died of this one, or may have
+    (marks,) = [row.marks for row in store.rows.values() if row.marks]
+    assert marks.alone_at == 0
+    assert [death.instance for death in marks.deaths if death.alone] == ([] if has_answered else [X])
+
+
 def test_a_withdrawn_credit_is_confirmed_and_another_link_is_asked() -> None:
     stage, _ = owner_with(2)
     x, y = stage.peer(X, channels=[CHANNEL]), stage.peer(Y, channels=[CHANNEL])

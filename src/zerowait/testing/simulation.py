@@ -200,6 +200,8 @@ class Simulation:
         for node in self.cluster.nodes:
             if node.alive and node.is_busy():
                 moves.append(f"{node.name} works")
+            if node.alive and node.leaving:
+                moves.append(f"{node.name} leaves")
             if node.alive and node.core.worker.desk.boxes():  # at the latest when the grace of their owner is over
                 moves.append(f"{node.name} has messages that have not begun")
             if node.alive and node.store.is_broken():

@@ -64,6 +64,10 @@ class Custody:
         self.noted: set[int] = set(noted)
         self.noting: set[int] = set()  # of them those whose note is not durable yet
         self._past = Past(box, epoch, noted, now + grace)
+        # Workers of earlier openings that have said what they hold, and were sent nothing to run alone since: what lies
+        # on disk as running alone there does not.
+        self.cleared: set[int] = set()
+        self._earlier = frozenset(self.noted)
         # Settled while not in memory (a late `handled` for what waits on disk): kept out of what is read until that is
         # durable.
         self._phantoms: dict[int, Numbers] = {}
@@ -106,6 +110,8 @@ class Custody:
         """This worker has said how everything ended and what it holds: perhaps the past may go out now."""
         if self._ghosts:
             self._exorcise(holder)
+        if holder in self._earlier:
+            self.cleared.add(holder)
         return self.released(holder)
 
     def released(self, holder: int) -> list[Slice]:

@@ -278,6 +278,7 @@ class Sender:
                 segment.marks = segment.marks.alone(link.instance)
                 alone = Alone(segment.channel, segment.epoch, piece.first, link.instance, segment.seq)
                 note = [*note, alone]
+                custody.cleared.discard(link.instance)
         link.credit(segment.channel, lane).spend(units(piece.count, len(body) - BODY_START))
         left_ms = {}
         if segment.expires is not None:

@@ -202,7 +202,9 @@ class Trial:
     def _of_the_one_alone(self, custody: Custody, piece: Slice, marks: Marks) -> Death | None:
         """It was to run alone there, as its row says, and is not there now: who has sent it has ended since."""
         instance = marks.alone_at
-        if self._peers.is_dead(instance):
+        if instance in custody.cleared:  # and what it did run is in flight there, or came back from there
+            self._not_alone(custody, piece)
+        elif self._peers.is_dead(instance):
             if self.evidence.ending(instance) is None:
                 return self.evidence.death(instance, proved=True, ran=False)
             if self.evidence.names(instance, (piece.box, piece.segment.epoch, piece.first)):
