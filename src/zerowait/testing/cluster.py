@@ -15,6 +15,7 @@ from zerowait.outbox.lane import Lane
 from zerowait.outbox.sheaf import Sheaf
 from zerowait.testing.asking import Asking
 from zerowait.testing.crew import NEXT
+from zerowait.testing.durable import Durable, Serve
 from zerowait.testing.events import TOPICS
 from zerowait.testing.history import LEFT, History, Life, Message, payload_of
 from zerowait.testing.network import Network
@@ -83,6 +84,8 @@ class Cluster:
         if self.plan.publications:
             node.topics = Topics(node)
             node.topics.declare()
+            if self.plan.serves:
+                node.topics.durable = Durable(node, self._watch)
         if self.plan.has_files and node.holdings.open(self._home_of(name), pushes=True) is None:
             self.kill(node, power=False, why="its outbox cannot be opened")
         self.dial_all()
@@ -101,14 +104,23 @@ class Cluster:
         services = {CHANNEL: runners} if self.plan.pushes else {}
         if self.plan.sends:
             services[NEXT] = runners
+        late: list[Serve] = []
+        for group in self.plan.serves:
+            if group.worker == index and group.after:
+                late.append(group)
+            elif group.worker == index:
+                services[group.channel] = runners
         node = self.workers[index] = self._born(name, services, serves=True)
+        for group in late:
+            come = partial(node.when_awake, partial(node.serve_also, group.channel, runners))
+            self.timeline.after(group.after, come)
         node.serve(self.asking.serve(node) if self.plan.asks else [])
         if self.plan.joins:
             topics = node.topics = Topics(node)
             for id, join in enumerate(self.plan.joins, 1):
                 if join.worker == index:
-                    late = partial(node.when_awake, partial(topics.subscribe, id, join))
-                    self.timeline.after(join.after, late)
+                    come = partial(node.when_awake, partial(topics.subscribe, id, join))
+                    self.timeline.after(join.after, come)
         if self.plan.has_homes:
             home = self._home_of(name)
             node.core.keep_in(home.box)
@@ -150,7 +162,7 @@ class Cluster:
                     group[index] = None
 
     def _killed_by_push(self, node: Node, message: Message | None) -> None:
-        kind = self.plan.tempers.get(message.token, "") if message is not None else ""
+        kind = self.plan.temper_of(message.token) if message is not None else ""
         owner = None
         if message is not None and kind == "handler kills both ends":
             owner = next((home.owner for home in self.homes if home.box == message.box), None)
@@ -276,10 +288,11 @@ class Cluster:
             except StoreError:
                 message.fate = "refused"
                 continue
-            self._places[token] = (node, sheaf, index)
             self._watch(message, node, sheaf, index)
 
     def _watch(self, message: Message, node: Node, sheaf: Sheaf, index: int) -> None:
+        self._places[message.token] = (node, sheaf, index)
+
         def is_told() -> bool:
             """A process whose last moment has come tells nobody any more."""
             home = node.homes[message.box]
@@ -323,7 +336,7 @@ class Cluster:
         return [payload_of(OUTPUTS + 10 * token + n, 10 if token % 5 else 3_000) for n in range(count)]
 
     def _temper(self, token: int) -> tuple[float, str]:
-        kind = self.plan.tempers.get(token, "")
+        kind = self.plan.temper_of(token)
         seconds = self.plan.handler_s * (0.5 + self._rng.random())
         if kind == "handler rejects":
             self.fired.add(kind)

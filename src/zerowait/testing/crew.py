@@ -12,6 +12,7 @@ from msgspec import msgpack
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
 from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, Outcome, Prepared, Sent, Verdict
+from zerowait.testing.durable import check_arrival
 from zerowait.testing.history import History, Message, Run
 from zerowait.testing.timeline import Timeline
 
@@ -69,6 +70,11 @@ class Crew:
         self._busy = dict.fromkeys(services, 0)
         self.begun: dict[int, tuple[int, int, int, int]] = {}  # by `id` of the job: (outbox, epoch, first, count)
 
+    def serve(self, channel: str, runners: int) -> None:
+        """That one, too, from now on."""
+        self._services[channel] = runners
+        self._busy[channel] = 0
+
     def ready(self, channel: str) -> None:
         while self._busy.get(channel, 0) < self._services.get(channel, 0):
             taken = self._core.worker.desk.start(channel, self._at_once, self._timeline.now)
@@ -95,6 +101,8 @@ class Crew:
         message = self._history.started(payload, run)
         seconds = 0.0
         if message is not None:
+            headers = dict(delivery.headers.get(name[2], {})) if delivery.headers else {}
+            message.wrong = message.wrong or check_arrival(message, channel, headers)
             seconds, run.ending = self._temper(message.token)
         self._timeline.after(seconds, lambda: self._awake(partial(self._end, channel, taken, index, run, message)))
 

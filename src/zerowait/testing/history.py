@@ -50,6 +50,8 @@ class Message(Struct, eq=False):
     wrong: str = ""  # what was delivered in its place
     of: int | None = None  # a handler has sent it: for the message of that token
     key: str = ""
+    channel: str = ""  # of an event for a durable group
+    topic: str = ""  # likewise, where it was published
 
 
 class Noted(Struct, eq=False):

@@ -39,7 +39,7 @@ from zerowait.testing.surroundings import Surroundings
 from zerowait.testing.timeline import WallClock
 from zerowait.testing.topics import Topics
 
-_DROP, _SUBSCRIBE, _SUBSCRIBED = 4, 15, 22  # tags of frames
+_STATE, _DROP, _SUBSCRIBE, _SUBSCRIBED = 2, 4, 15, 22  # tags of frames
 _BEATS = (10, 11)  # likewise, of PING and PONG, after which nothing is where it was not before
 OWNER_END, WORKER_END = -1, -2  # the two ends of the link of a process to itself
 
@@ -67,6 +67,7 @@ class Node:
         self._later: deque[Callable[[], None]] = deque()  # what came while it was paused
         self._touched = False
         self._answers = False
+        self._others: list[Service] = []
         self._stirred = False  # something was heard, or is to be done, since the invariants were looked at last
         self._wake_at: float | None = None
         timeline = around.timeline
@@ -92,7 +93,17 @@ class Node:
 
     def serve(self, others: list[Service]) -> None:
         """What is pushed, and these."""
+        self._others = others
         self.core.serve([*self._pushes, *others])
+
+    def serve_also(self, channel: str, runners: int) -> None:
+        """What is pushed to that one, too."""
+        if not self.leaving:
+            self._pushes.append(Service(channel, "push", runners, keeps=channel in self.around.keeps))
+            self.crew.serve(channel, runners)
+            self.serve(self._others)
+            self.link_to_itself()
+            self.touch()
 
     def is_busy(self) -> bool:
         return self.crew.is_busy() or (self.repliers is not None and self.repliers.is_busy())
@@ -159,6 +170,8 @@ class Node:
             if tag in (_DROP, _SUBSCRIBED) and conn in self.core.links:
                 self._notes(conn, data)
             self.core.receive(conn, data, self.around.timeline.now)
+            if tag == _STATE and self.topics is not None and self.topics.durable is not None:
+                self.topics.durable.hears(conn)
             if tag in _BEATS:
                 self._answer_soon()
             else:
@@ -277,6 +290,8 @@ class Node:
                     self.core.buried(effect.instance, now, obituary)
             case Say():
                 around.history.tell("say", self.instance, effect.topic, effect.instance)
+                if effect.topic == "state" and self.topics is not None and self.topics.durable is not None:
+                    self.topics.durable.met(self.core.owner.channels_served())
             case _:
                 pass
 

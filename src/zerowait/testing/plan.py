@@ -8,6 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from zerowait.testing.durable import GROUPED, TEMPERS, Serve, kind_of, serves
 from zerowait.testing.traffic import Ask, Join, Publication, Push, asks, joins, publications, pushes
 
 # All that can go wrong. Each kind is in about a third of the plans.
@@ -42,6 +43,7 @@ FAULTS: Final = (
 KILLS: Final = {"handler kills", "handler kills both ends"}
 OF_HANDLERS: Final = {"slow handler", "handler fails", "handler rejects"} | KILLS
 SHARE: Final = 0.4
+GROUPS_SHARE: Final = 0.5  # of the worlds in which something is published
 SHARE_OF_SOME: Final = 0.6  # of what cannot happen in every world
 REFORMS: Final = 20  # runs of a killer after which it does well: who leaves no trace would kill for ever
 LONGEST_S: Final = 4.5  # from there on nothing goes wrong any more
@@ -83,11 +85,16 @@ class Plan(Struct, frozen=True):
     healed_s: float  # seconds from the beginning after which nothing goes wrong any more
     sends: tuple[int, ...]  # how many messages a handler sends on, by token modulo its length; empty: one stage only
     keeps: frozenset[str]  # channels whose outcomes lie on their worker's disk
+    serves: tuple[Serve, ...]  # who serves durable groups of topics
 
     @property
     def has_files(self) -> bool:
         """Whether senders have outboxes."""
-        return bool(self.pushes)
+        return bool(self.pushes or self.serves)
+
+    def temper_of(self, token: int) -> str:
+        """Which kind of handler that message meets; empty: one that does well."""
+        return self.tempers.get(kind_of(token), "")
 
     @property
     def has_homes(self) -> bool:
@@ -162,6 +169,14 @@ def plan(seed: int) -> Plan:
     stages = Random(f"stages {seed}")
     sends = stages.choice(((), (), (1,), (1,), (1, 0, 2)))
     keeps = frozenset(name for name in ("work", "next") if stages.random() < 0.25)
+    keeps = keeps if pushing else frozenset[str]()
+    # Likewise, so that worlds without durable groups are as they always were.
+    grouped = Random(f"groups {seed}")
+    served = serves(grouped, workers, size.busy_s) if publishing and grouped.random() < GROUPS_SHARE else []
+    if served:
+        for kind in [each for each in FAULTS if each in OF_HANDLERS & chosen]:
+            tempers.update({GROUPED + grouped.randrange(TEMPERS): kind for _ in range(grouped.choice((1, 2)))})
+        keeps |= {each.channel for each in served if grouped.random() < 0.25}
     return Plan(
         seed=seed,
         senders=senders,
@@ -186,7 +201,8 @@ def plan(seed: int) -> Plan:
         mixes="versions mixed" in chosen,
         healed_s=min(LONGEST_S, max([size.busy_s, *(event.at + event.lasts for event in events)])),
         sends=sends if pushing else (),
-        keeps=keeps if pushing else frozenset(),
+        keeps=keeps,
+        serves=tuple(served),
     )
 
 

@@ -39,7 +39,7 @@ class Report(Struct, frozen=True):
     seconds: float
     ends: dict[str, int]  # of requests
     asked_again: dict[str, int]  # why
-    topics: dict[str, int]  # how many events were taken, and missed
+    topics: dict[str, int]  # how many events were taken, and missed, and kept for durable groups
 
 
 def simulate(seed: int, *, log: Callable[[str], None] | None = None) -> Report:
@@ -80,7 +80,8 @@ class Simulation:
         return Report(
             self._plan.seed, self.history.digest(), tuple(self._wrong), frozenset(self.cluster.fired), counts,
             dict(self._causes.counted), self.timeline.steps, self.timeline.now - START, dict(self._replies.ends),
-            dict(self._replies.again), dict(self.cluster.around.events.counts),
+            dict(self._replies.again),
+            {**self.cluster.around.events.counts, "for durable groups": self.cluster.around.groups.count},
         )  # fmt: skip
 
     def _begin(self) -> None:
@@ -176,6 +177,7 @@ class Simulation:
         self._wrong += order.judge(self.history, letters, self._causes)
         self._wrong += deaths.judge(self._plan, self.history, condemned, self._causes.silences)
         self._wrong += self._replies.judge(cluster.nodes)
+        self._wrong += cluster.around.groups.wrong
         self._wrong += cluster.around.events.judge(node.instance for node in cluster.nodes if node.alive)
         for node in cluster.nodes:
             if node.alive:

@@ -13,6 +13,7 @@ from zerowait.outbox.intake import Limits
 from zerowait.outbox.outbox import Outbox
 from zerowait.testing.crew import Sends, Temper
 from zerowait.testing.disk import SimulatedDisk
+from zerowait.testing.durable import GroupBook
 from zerowait.testing.events import EventBook
 from zerowait.testing.history import History, Message
 from zerowait.testing.network import Network
@@ -47,6 +48,7 @@ class Surroundings:
         self.config = config
         self.rng = rng
         self.events = EventBook(history.tell)
+        self.groups = GroupBook()
         self.is_well: Callable[[], bool] = lambda: False
         self.questions = QuestionBook(timeline, history.tell)
         # A clock that is set on by ten years would make dead letters old at once, as it should.

@@ -17,6 +17,7 @@ from zerowait.testing.events import DECLARED, Got, Subscription
 from zerowait.topic import OVERFLOWS
 
 if TYPE_CHECKING:
+    from zerowait.testing.durable import Durable
     from zerowait.testing.node import Node
     from zerowait.testing.traffic import Join
 
@@ -37,6 +38,7 @@ class Topics:
         self._book = node.around.events
         self._readings: dict[int, Reading] = {}
         self._named: dict[tuple[int, int], int] = {}  # (connection, subscription) → the life that SUBSCRIBE named
+        self.durable: Durable | None = None
 
     # -- publishing --------------------------------------------------------------------------------------------------
 
@@ -49,11 +51,14 @@ class Topics:
         node, payloads = self._node, list[bytes]()
         runs: list[tuple[str, int, int, bool, bool]] = []
         for topic in topics:
+            if self.durable is not None and not self.durable.publish(topic):
+                continue
             n = self._book.publish(node.instance, topic)
             payloads.append(msgpack.encode((node.instance, n, topic, b"." * (20_000 if n % 13 == 0 else 3))))
             retain = any(declared.retain and matches(declared.pattern, topic) for declared in DECLARED)
             runs.append((topic, len(payloads) - 1, len(payloads), retain, False))
-        node.core.publisher.publish(block_of(payloads, tuple(runs), 0, node.around.timeline.now))
+        if payloads:
+            node.core.publisher.publish(block_of(payloads, tuple(runs), 0, node.around.timeline.now))
         node.touch()
 
     # -- subscribing -------------------------------------------------------------------------------------------------

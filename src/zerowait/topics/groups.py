@@ -89,8 +89,11 @@ class Groups:
         """All that there are. Read at first use."""
         with self._lock:
             if self._known is None:
-                self._known = remembered(self._folder())
+                self._known = self._remembered()
             return self._known
+
+    def _remembered(self) -> dict[str, tuple[str, str]]:
+        return remembered(self._folder())
 
     def seen(self) -> dict[str, tuple[str, str]]:
         """Those that are in memory: for an event loop, which waits for no disk."""
@@ -114,9 +117,12 @@ class Groups:
                 return
             known[channel] = both
         self._want(channel)
+        self._keep(channel, both)
+        self.changed()
+
+    def _keep(self, channel: str, both: tuple[str, str]) -> None:
         # The network thread waits for no disk.
         threading.Thread(target=self._remember, args=(channel, both), name="zerowait groups", daemon=True).start()
-        self.changed()
 
     def forget(self, channel: str) -> bool:
         """Nothing more is kept for this group, unless it comes back: then it is met anew. False: it was not known.
