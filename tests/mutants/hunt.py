@@ -27,6 +27,7 @@ TESTS = (
     "tests/protocol/test_requests.py",
     "tests/protocol/test_streams.py",
     "tests/protocol/test_feeds.py",
+    "tests/protocol/test_long_silences.py",
     "tests/unit/test_streams.py",
     "tests/unit/test_reopening.py",
     "tests/unit/test_outboxes.py",

@@ -129,3 +129,15 @@ def _(put: Put) -> None:
         return end
 
     put(box.Requests, "_end", made)
+
+
+@bug("a session without a word about what is held tells that nothing was forgotten")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def closed(self: Any, link: Any) -> None:
+            link.resumed.update(self._boxes)
+            right(self, link)
+
+        return closed
+
+    put(asks.Asks, "closed", made)

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.mutants.planting import Put, bug, nothing
 from zerowait.engines.brokerless.protocol.frames import Obituary
-from zerowait.engines.brokerless.protocol.owner import lanes, marking, owner, suspects, trial
+from zerowait.engines.brokerless.protocol.owner import custody, lanes, marking, owner, suspects, trial
 from zerowait.engines.brokerless.protocol.worker import desk
 from zerowait.engines.brokerless.protocol.worker import lanes as worker_lanes
 from zerowait.message import Mark, Marks
@@ -157,3 +157,16 @@ def _(put: Put) -> None:
 @bug("the end of a suspect gives no credit back")
 def _(put: Put) -> None:
     put(worker_lanes.Lanes, "left", nothing)
+
+
+@bug("what a worker has said to hold is forgotten before the row is read that it was to run alone")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def resumed(self: Any, holder: int) -> Any:
+            released = right(self, holder)
+            self.cleared.clear()
+            return released
+
+        return resumed
+
+    put(custody.Custody, "resumed", made)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from tests.mutants.planting import Put, bug
 from zerowait.engines.brokerless.protocol.publisher import cursor, publisher, sending
 from zerowait.engines.brokerless.protocol.subscriber import inbox, subscriber
+from zerowait.topics import groups
 
 
 @bug("events of a session that is over are counted as missed although they came")
@@ -78,3 +79,38 @@ def _(put: Put) -> None:
         return begin
 
     put(publisher.Publisher, "_begin", made)
+
+
+@bug("what was not told of a publisher is forgotten when it is away for long")
+def _(put: Put) -> None:
+    put(inbox.Inbox, "forget", lambda right: lambda self, instance: self._sources.pop(instance, None))
+
+
+@bug("a publisher that is back after long is taken for another of its name")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def left_off(self: Any, instance: int, name: str, id: int) -> Any:
+            self._gone.pop((instance, id), None)
+            return right(self, instance, name, id)
+
+        return left_off
+
+    put(subscriber.Subscriber, "_left_off", made)
+
+
+@bug("of several durable groups only one has an event")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        return lambda self, topic, codec: right(self, topic, codec)[:1]
+
+    put(groups.Groups, "of", made)
+
+
+@bug("what comes for a durable group does not say on which topic it was published")
+def _(put: Put) -> None:
+    put(groups, "_said", lambda right: lambda headers, topic, says_topic: headers)
+
+
+@bug("a durable group has what is published on another topic")
+def _(put: Put) -> None:
+    put(groups, "matches", lambda right: lambda pattern, topic: right(pattern, topic) or "*" in pattern)
