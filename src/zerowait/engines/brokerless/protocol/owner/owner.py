@@ -363,7 +363,7 @@ class Owner:
                 again = self.asks.unsure(custody, link.instance, again, held)
             self.asks.returned(again, self._wall_us(now))
         self._wait_again(custody, again)
-        self._ready(custody, custody.resumed(link.instance))
+        self._go(custody.resumed(link.instance), custody.box, [])  # also of channels that are served elsewhere
         self.sender.look(*link.served)
 
     def _withdrawn(self, custody: Custody, held: Held) -> Ranges:
