@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from zerowait.patterns import TOPIC_HEADER
-from zerowait.testing.durable import GROUPED, GroupBook, RememberedGroups, check_arrival, kind_of
+from zerowait.testing.durable import GROUPED, GroupBook, RememberedGroups, check_arrival
 from zerowait.testing.history import Message
 from zerowait.testing.plan import Plan, plan
 from zerowait.testing.simulation import Report, simulate
@@ -50,12 +50,6 @@ def test_an_event_comes_on_the_channel_of_its_group_with_its_topic_where_that_is
     assert "came with" in check_arrival(one, "t.a@bill", {TOPIC_HEADER: "t.a"})
     pushed = Message(1, b"", 1, expires=False)
     assert check_arrival(pushed, "work", {}) == ""
-
-
-def test_what_is_kept_for_groups_has_tempers_of_its_own() -> None:
-    assert kind_of(3) == 3
-    assert kind_of(GROUPED + 35) == GROUPED + 3
-    assert kind_of(1_000_003) == 1_000_003
 
 
 def grouped(*, restarts: bool = False) -> Plan:

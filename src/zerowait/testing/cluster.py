@@ -162,7 +162,7 @@ class Cluster:
                     group[index] = None
 
     def _killed_by_push(self, node: Node, message: Message | None) -> None:
-        kind = self.plan.temper_of(message.token) if message is not None else ""
+        kind = self.plan.tempers.get(message.token, "") if message is not None else ""
         owner = None
         if message is not None and kind == "handler kills both ends":
             owner = next((home.owner for home in self.homes if home.box == message.box), None)
@@ -336,7 +336,7 @@ class Cluster:
         return [payload_of(OUTPUTS + 10 * token + n, 10 if token % 5 else 3_000) for n in range(count)]
 
     def _temper(self, token: int) -> tuple[float, str]:
-        kind = self.plan.temper_of(token)
+        kind = self.plan.tempers.get(token, "")
         seconds = self.plan.handler_s * (0.5 + self._rng.random())
         if kind == "handler rejects":
             self.fired.add(kind)

@@ -27,7 +27,7 @@ def judge(plan: Plan, history: History, condemned: Collection[int], silences: Co
         token, killed = message.token, len(deaths - _spared(history, message))
         if token in condemned and len(counted) < WITH_PROOF:
             wrong.append(f"condemned: message {token}, which {killed} workers have died of")
-        if plan.temper_of(token) in KILLS and killed > (most := _most(plan, history, message, silences[token])):
+        if plan.tempers.get(token) in KILLS and killed > (most := _most(plan, history, message, silences[token])):
             wrong.append(f"not found: message {token} has killed {killed} workers, and {most} are enough")
     return wrong
 

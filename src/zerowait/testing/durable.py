@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zerowait.testing.node import Node
 
 GROUPED: Final = 500_000  # tokens from there on are of events for durable groups
-TEMPERS: Final = 16  # so many kinds of them there are: they behave alike
+TEMPERS: Final = 24  # of so many of them it may be planned how their handlers behave
 KEPT_S: Final = 0.01  # until a publisher that has met a group has it on its disk
 GROUPS: Final = tuple(channel_of(*each) for each in (("t.a", "bill"), ("t.*", "bill"), (">", "log"), ("u.c", "mail")))
 
@@ -46,11 +46,6 @@ def serves(rng: Random, workers: int, during_s: float) -> list[Serve]:
         for channel in rng.sample(GROUPS, rng.choice((1, 1, 2)))
         for worker in rng.sample(range(workers), rng.randint(1, workers))
     ]
-
-
-def kind_of(token: int) -> int:
-    """The token by which the plan knows how the handlers of this one behave."""
-    return token if not GROUPED <= token < 2 * GROUPED else GROUPED + token % TEMPERS
 
 
 class GroupBook:
@@ -130,7 +125,7 @@ class Durable:
     def hears(self, conn: int) -> None:
         """For the books: a STATE has come there."""
         link = self._node.core.links.get(conn)
-        if link is not None and link.begun and not link.draining:
+        if link is not None and link.begun:
             self._book.meets(self._node.instance, link.served)
 
     def publish(self, topic: str) -> bool:

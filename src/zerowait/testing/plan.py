@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from zerowait.testing.durable import GROUPED, TEMPERS, Serve, kind_of, serves
+from zerowait.testing.durable import GROUPED, TEMPERS, Serve, serves
 from zerowait.testing.traffic import Ask, Join, Publication, Push, asks, joins, publications, pushes
 
 # All that can go wrong. Each kind is in about a third of the plans.
@@ -91,10 +91,6 @@ class Plan(Struct, frozen=True):
     def has_files(self) -> bool:
         """Whether senders have outboxes."""
         return bool(self.pushes or self.serves)
-
-    def temper_of(self, token: int) -> str:
-        """Which kind of handler that message meets; empty: one that does well."""
-        return self.tempers.get(kind_of(token), "")
 
     @property
     def has_homes(self) -> bool:
