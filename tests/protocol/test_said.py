@@ -8,7 +8,7 @@ from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
 from tests.protocol.store import Store
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.effects import Say
-from zerowait.engines.brokerless.protocol.frames import Batch, Goodbye, Outcome, Part, Pong
+from zerowait.engines.brokerless.protocol.frames import Batch, Goodbye, Outcome, Part, Pong, Served, State
 
 X = 201
 
@@ -29,6 +29,18 @@ def test_who_is_met_is_told_with_what_it_serves() -> None:
     stage = Stage(store=Store(BOX))
     stage.peer(X, channels=["b", "a"])
     assert (only(stage, "met").instance, only(stage, "met").channels) == (X, ("b", "a"))
+
+
+def test_a_state_is_told_with_what_is_served_also_of_who_is_lost_before_anybody_looks() -> None:
+    """A durable group that came and went while its publisher stood still was not kept anything for."""
+    stage = Stage(store=Store(BOX))
+    x = stage.peer(X, channels=[CHANNEL])
+    stage.effects.clear()
+    stage.core.receive(x.conn, frames.encode(State((Served("prices.*@billing", "push"),))), stage.now)
+    x.lose()
+    assert stage.core.owner.channels_served() == {}
+    said = [each for each in stage.effects if isinstance(each, Say) and each.topic == "state"]
+    assert [each.channels for each in said] == [("prices.*@billing",)]
 
 
 @pytest.mark.parametrize("topic", ["dead", "gone", "left"])

@@ -291,7 +291,7 @@ class Node:
             case Say():
                 around.history.tell("say", self.instance, effect.topic, effect.instance)
                 if effect.topic == "state" and self.topics is not None and self.topics.durable is not None:
-                    self.topics.durable.met(self.core.owner.channels_served())
+                    self.topics.durable.met([*effect.channels, *self.core.owner.channels_served()])
             case _:
                 pass
 

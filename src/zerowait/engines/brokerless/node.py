@@ -468,7 +468,7 @@ class Node:
 
     def _told(self, said: Say) -> None:
         if said.topic == "state":  # a durable group may have come
-            self.topical.met(self.core.owner.channels_served())
+            self.topical.met([*said.channels, *self.core.owner.channels_served()])
         self._silence.say(said)
         self._herald.say(said)
 

@@ -258,7 +258,9 @@ class Core:
             self.subscriber.announced(link)
         for obituary in state.obituaries:
             self.buried(obituary.instance, now, obituary)
-        self.effects.add(Say("state", "", link.instance))
+        # It may be lost again before anybody looks: what it serves is said here.
+        pulls = tuple(name for name, served in link.served.items() if served.kind == "push")
+        self.effects.add(Say("state", "", link.instance, channels=pulls))
 
     def _schema(self, link: Link, schema: frames.Schema) -> None:
         if schema.description:
