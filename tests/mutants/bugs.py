@@ -277,6 +277,19 @@ def _(put: Put) -> None:
     put(past.Past, "keep", lambda right: lambda self, pieces: pieces)
 
 
+@bug("what the past releases is looked at only where the last serves it that was waited for")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def resume(self: Any, link: Any, held: Any, now: float) -> None:
+            dirty = set(self.sender._dirty)
+            right(self, link, held, now)
+            self.sender._dirty &= dirty | link.served.keys()
+
+        return resume
+
+    put(owner.Owner, "_resume", made)
+
+
 @bug("an older HELLO displaces a newer session")
 def _(put: Put) -> None:
     put(Peers, "is_stale", lambda right: lambda self, hello: False)
