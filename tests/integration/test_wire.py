@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -410,6 +411,21 @@ def test_who_has_spoken_in_time_is_not_cut_off_however_late_it_is_read(
     until(client, that=slowly, within=20)
     assert not server.lost()
     assert not client.lost()
+
+
+def test_who_speaks_just_before_it_is_looked_for_the_silent_is_heard(make: Make) -> None:
+    """Asked whether there is something to read, ZeroMQ's descriptor tells nothing more of what is there: first words
+    lay unread until somebody else spoke."""
+    server, client = make(), make()
+    conn = client.wire.dial(server.wire.listen(LOOPBACK))
+    there = server.wire._listeners[0]
+    until(server, client, that=lambda: client.opened(conn) and there._silent)
+    while server.wire.poll(0):
+        pass
+    client.wire.send(conn, b"hello")
+    until(client, that=lambda: select.select([there.bare.descriptor], [], [], 0)[0])
+    there.tick(time.monotonic(), server.events)
+    until(server, that=server.met, within=2)
 
 
 def test_who_is_silent_is_cut_off_also_while_others_speak_without_a_pause(

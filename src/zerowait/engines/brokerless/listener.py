@@ -258,8 +258,9 @@ class Listener:
 
     def tick(self, now: float, events: list[Event]) -> None:
         patience = self._handshake_s if len(self._silent) <= self._handshakes else min(CROWDED_S, self._handshake_s)
-        if self._silent and self.bare.is_ready() & READABLE:
-            # His first words may be among what is unread; not for ever, since others may speak without a pause.
+        if self._silent and self.is_behind:
+            # His first words may be among what is unread; not for ever, since others may speak without a pause. The
+            # socket is not asked here: that would take the sign from its descriptor that there is something to read.
             patience += BEHIND_S
         for door in list(self._silent.values()):
             if now - door.since < patience:
