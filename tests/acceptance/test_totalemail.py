@@ -191,7 +191,14 @@ def test_the_demonstration_kills_a_worker_and_loses_nothing(namespace: str) -> N
     assert processes_in(namespace) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.long),
+    ],
+)
 def test_however_the_demonstration_is_stopped_no_process_is_left(number: signal.Signals, namespace: str) -> None:
     with started("demo") as process:
         # given

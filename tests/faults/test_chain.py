@@ -63,7 +63,7 @@ def assert_each_output_once(scene: Scene, sender: Life) -> int:
 
 
 @pytest.mark.parametrize("point", CHAIN_POINTS)
-@pytest.mark.parametrize("side", ["first", pytest.param("second", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("side", ["first", pytest.param("second", marks=pytest.mark.long)])
 def test_killed_at_any_step_each_output_leaves_once(scene: Scene, point: str, side: str) -> None:
     """Between the sender and the first stage, and between that one and the second."""
     owner_dies = point.startswith("owner")

@@ -341,6 +341,7 @@ hear()
 """
 
 
+@pytest.mark.long
 def test_in_a_storm_of_announcements_nobody_is_lost_and_the_last_word_of_each_arrives(start: Start) -> None:
     programs = [start(STORM) for _ in range(4)]
     for program in programs:

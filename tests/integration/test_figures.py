@@ -35,6 +35,7 @@ def test_a_backlog_goes_on_at_once_and_drains_about_as_fast_as_it_would_be_sent(
     assert drained["median"] > 0.2
 
 
+@pytest.mark.long
 def test_what_waits_lies_on_disk_and_the_memory_of_its_sender_stays(run: Run) -> None:
     alone, with_worker = measured(waiting.memory(run, 100_000))
     assert alone["messages"] == 100_001
@@ -49,6 +50,7 @@ def test_leaving_with_everybody_absent_takes_no_time_and_says_what_is_lost(run: 
     assert "bench-sender ends with 10000 messages (10000 for bench.memory) that lay only in memory" in memory.note
 
 
+@pytest.mark.long
 def test_a_hundred_peers_cost_little_and_are_back_soon_after_a_restart(run: Run) -> None:
     [cost] = measured(crowd.cost(run, 100))
     assert cost["grown"] < 32 + cost["credit"]

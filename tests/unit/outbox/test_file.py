@@ -494,7 +494,7 @@ def test_the_log_is_shortened_and_free_pages_are_given_back_at_rest(on_disk: Mak
     assert path_of(bench).stat().st_size < 6 * 1024 * 1024
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_backlog_lies_on_disk_and_not_in_memory(on_disk: Maker, time: Time) -> None:
     bench = on_disk(messages=10**7, nbytes=1 << 36)
     lane = bench.lane()
