@@ -161,8 +161,8 @@ class Taker:
 
 class Cursor(Taker):
     """ahead: what comes before the stream: replayed and retained events. dirty: of one that conflates, the newest event
-    of each topic that was not sent; else None. beginning: where it began, and with what ahead, until something is known
-    to have come."""
+    of each topic that was not sent; else None. beginning: the last event by then, its count, and what was ahead,
+    until something is known to have come."""
 
     __slots__ = (
         "ahead", "beginning", "dirty", "dropped", "flying", "members", "name", "overflow", "parted", "queue", "skipped",
@@ -175,7 +175,7 @@ class Cursor(Taker):
         self.queue = max(1, frame.queue)
         self.overflow = frame.overflow
         self.ahead: deque[Part] = deque()
-        self.beginning: tuple[int, tuple[Part, ...]] | None = None
+        self.beginning: tuple[int, int, tuple[Part, ...]] | None = None
         self.dirty: dict[str, Part] | None = {} if frame.overflow == CONFLATE and not frame.group else None
         self.flying: dict[str, Part] = {}  # likewise, what was sent and is not known to have come
         self.until: float | None = None  # without a session: how long it is kept
@@ -248,15 +248,13 @@ class Cursor(Taker):
         self.ahead.extend(part for part in ghost.ahead if not part.c or part.last > self.c)
         self._conflate_again(ghost)
 
-    def begin_again(self, ghost: Cursor) -> bool:
+    def begin_again(self, ghost: Cursor, beginning: tuple[int, int, tuple[Part, ...]]) -> None:
         """Begins where one did whose session was over before it was heard of: it was counted as a subscriber from
-        there. False: it was heard of."""
-        if ghost.beginning is None:
-            return False
-        self.c, ahead = ghost.beginning
+        there."""
+        self.beginning = beginning
+        _, self.c, ahead = beginning
         self.ahead.extend(ahead)
         self._conflate_again(ghost)
-        return True
 
     def _conflate_again(self, ghost: Cursor) -> None:
         if self.dirty is not None and ghost.dirty is not None:

@@ -223,23 +223,26 @@ class Publisher:
         is_ours = said.epoch == self.epoch
         is_known = is_ours and stream.low <= said.count <= stream.count
         cursor = Cursor(stream, conn, link.instance, said, link.message_bytes, stream.count)
-        missed = 0
+        event, missed = self.event, 0
         if is_known:
             cursor.c = said.count
             if ghost is not None:
                 cursor.take_over(ghost)
         else:
             missed = UNKNOWN if said.epoch else 0
-            if is_ours or ghost is None or not cursor.begin_again(ghost):
+            if ghost is not None and ghost.beginning is not None and not is_ours:
+                cursor.begin_again(ghost, ghost.beginning)
+                event = ghost.beginning[0]
+            else:
                 self._go_back(cursor, said, now, all_there_is=bool(said.epoch))
-            cursor.beginning = cursor.c, tuple(cursor.ahead)
+                cursor.beginning = event, cursor.c, tuple(cursor.ahead)
         first = cursor.seen = cursor.c
         cursor.moved_at = now
         self._cursors.setdefault(conn, []).append(cursor)
         stream.cursors.append(cursor)
         if cursor.dirty is not None:
             stream.conflating.append(cursor)
-        return Subscribed(id, self.epoch, self.event, first, missed)
+        return Subscribed(id, self.epoch, event, first, missed)
 
     def _go_back(self, cursor: Cursor, said: Subscribe, now: float, *, all_there_is: bool) -> None:
         """Puts replayed and retained events before the stream. all_there_is: of a publisher that was restarted nothing
