@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 PATIENCE_S = 3.0  # a process whose network thread does not answer in this time is stuck, or has just ended
 TYPES_S = 1.0  # the same, where only the reading of what is given is helped by the answer
+HANDS_S, LOOK_S = 0.5, 0.02  # how long, and how often, it is waited for that an outbox has changed hands
 AT_ONCE = 16
 PAGE = 500  # letters or ids in one question or answer: far below what one frame holds
 
@@ -102,11 +103,19 @@ class Reach:
         return cls(Settings.load(flags={"namespace": namespace}))
 
     def places(self) -> list[Place]:
-        """Whoever can be asked: the living, oldest first, then the outboxes that nobody owns."""
+        """Whoever can be asked: the living, oldest first, then the outboxes that nobody owns. An outbox that changes
+        hands at this moment, or that somebody looks into, is waited for: who looked would miss what is in it."""
         if self._directory is None:
             return []
-        if (seen := self._directory.look()) is not None:
-            self._living = seen
+        until = time.monotonic() + HANDS_S
+        while True:
+            if (seen := self._directory.look()) is not None:
+                self._living = seen
+            files = self._directory.outboxes()
+            known = {box for entry in self._living for box in entry.boxes}
+            if all(not file.owned or file.id in known for file in files) or time.monotonic() >= until:
+                break
+            time.sleep(LOOK_S)
         living = [
             Place(f"{entry.name} (pid {entry.pid})", partial(_ask_process, entry))
             for entry in self._living
@@ -114,7 +123,7 @@ class Reach:
         ]
         return living + [
             Place(f"{file.path.name} (no process)", partial(self._ask_file, file), living=False, outbox=file.name)
-            for file in self._directory.outboxes()
+            for file in files
             if not file.owned and _other_format(file) is None
         ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -60,6 +61,18 @@ def channels(zerowait: Zerowait) -> dict[str, int]:
     [box] = json.loads(zerowait("status", "--json").out)["outboxes_without_process"]
     [ledger] = box["channels"]
     return {name: count for name, count in ledger.items() if isinstance(count, int) and count}
+
+
+def test_what_lies_in_an_outbox_that_somebody_looks_into_is_found_all_the_same(
+    zerowait: Zerowait, directory: Directory, dead: str
+) -> None:
+    [file] = directory.outboxes("counter")
+    lock = directory.lock_outbox(file.path)
+    assert lock is not None
+    looking = threading.Timer(0.1, lock.release)
+    looking.start()
+    assert listed(zerowait) == [dead]
+    looking.join()
 
 
 def test_their_ledger_is_shown(zerowait: Zerowait, dead: str) -> None:
