@@ -678,7 +678,7 @@ def test_status_shows_what_is_published_for_whom_and_what_they_miss(
 
 
 def test_a_durable_group_that_will_not_come_back_is_forgotten_with_what_waits_for_it(
-    start: Start, settings: Settings
+    start: Start, settings: Settings, tmp_path: Path
 ) -> None:
     # Given a group that has met its publishers, of which one lives, and one has left what it published.
     def forget(*more: str) -> tuple[int, str]:
@@ -694,6 +694,7 @@ def test_a_durable_group_that_will_not_come_back_is_forgotten_with_what_waits_fo
         till.subscribers(ORDERS).at_least(1).result(20)
         assert start(*FEEDS, "publish", "web", "orders.web", "0", "3").ended() == 0
         wait_until(lambda: shown(till) == [("orders.>", "billing", 1, 0, 0)], within=10)
+        wait_until(lambda: len(handled(tmp_path, "billed")) >= 3, within=20)  # perhaps only once web has left
         code, said = forget("orders.>", "billing", "--yes")
         assert (code, "billing of orders.> is there: billing. Stop it" in said) == (1, True), said
         billing.signal(signal.SIGTERM)
