@@ -23,7 +23,7 @@ from tests.faults.nursery import BROKE, Nursery
 from tests.faults.plan import Plan
 from tests.waiting import wait_until
 from zerowait import Settings
-from zerowait.cli.reach import Reach
+from zerowait.cli.reach import Reach, Reply
 from zerowait.snapshot import ChannelStatus, Question, Status
 
 RESUMED_S = 1.0  # after which an owner that is back has heard of everything, and settled it
@@ -257,10 +257,12 @@ class Scene:
         self._reaches.clear()
         self._files.clear()
 
+    def _told_by_all(self) -> list[Reply]:
+        return [reply for reach in self.reaches() for reply in reach.ask_all(Question("status"), living_only=True)]
+
     def boxes_of(self, life: Life) -> list[str]:
         """The names of the outboxes that it has open."""
-        replies = [reply for reach in self.reaches() for reply in reach.ask_all(Question("status"), living_only=True)]
-        statuses = [status for reply in replies if (status := reply.value(Status)) is not None]
+        statuses = [status for reply in self._told_by_all() if (status := reply.value(Status)) is not None]
         return [box.name for status in statuses if status.pid == life.pid for box in status.boxes]
 
     def ledgers(self) -> list[ChannelStatus] | None:
@@ -300,8 +302,7 @@ class Scene:
             life.signal(signal.SIGUSR2)
         with suppress(AssertionError):
             wait_until(lambda: all(len(life.log()) > said[life.pid] for life in living), within=2)
-        replies = [reply for reach in self.reaches() for reply in reach.ask_all(Question("status"), living_only=True)]
-        statuses = [f"-- {reply.who}: {reply.answer.value}" for reply in replies]
+        statuses = [f"-- {reply.who}: {reply.answer.value}" for reply in self._told_by_all()]
         logs = [
             f"-- {life.plan.role} {life.plan.stage} {life.pid}, {'living' if life in living else 'dead'}\n"
             f"{life.log()[-6_000:] if life in living else life.log()[-2_000:]}"

@@ -85,9 +85,8 @@ class Contacts:
             if any(box in sought for box in entry.boxes):
                 self._keep(keep, entry.endpoints[0], "", entry.instance)
         for channel in wanted:
-            for entry in self._local.values():
-                if channel in entry.serves:
-                    self._keep(keep, entry.endpoints[0], "", entry.instance)
+            for entry in self.local_workers(channel):
+                self._keep(keep, entry.endpoints[0], "", entry.instance)
         if publishes or subscribes:
             for entry in self._local.values():
                 if _meet(publishes, entry.subscribes) or _meet(subscribes, entry.publishes):

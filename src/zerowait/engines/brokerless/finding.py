@@ -81,7 +81,7 @@ class Finder:
         self._wanted.also(self._core.owner.dispatch.channels())
         served, sought = self._core.worker.services, self._core.worker.claims.sought()
         due = self._contacts.due(
-            self._wanted.channels, served, self._is_linked, now, sought, publishes=self.publishes,
+            self._wanted.channels, served, self._core.peers.is_linked, now, sought, publishes=self.publishes,
             subscribes=self.subscribes,
         )  # fmt: skip
         for contact in due:
@@ -89,10 +89,6 @@ class Finder:
                 self._contacts.dialled(contact, self._wire.dial(contact.endpoint, contact.connect_s()), now)
             except ZerowaitError as error:
                 self._contacts.refused(contact, str(error), now)
-
-    def _is_linked(self, instance: int) -> bool:
-        peer = self._core.peers.get(instance)
-        return peer is not None and peer.link is not None
 
     def lost(self, conn: int, words: str, now: float) -> None:
         """A connection is over: if we dialled it, it is tried again after a while, where its name leads by then."""

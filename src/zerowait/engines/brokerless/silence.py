@@ -99,13 +99,9 @@ class Silence:
             elif channel in silent.serves:
                 found.append((silent.who, now - silent.since))
         for entry in self._contacts.local_workers(channel):
-            if entry.instance in self._silent or self._is_linked(entry.instance):
+            if entry.instance in self._silent or self._core.peers.is_linked(entry.instance):
                 continue
             asked = self._contacts.asked_since(entry.instance)
             if asked is not None and not self._is_dead(entry.instance, entry.boot, entry.device, entry.inode):
                 found.append((f"{entry.name} (pid {entry.pid})", now - asked))
         return found
-
-    def _is_linked(self, instance: int) -> bool:
-        peer = self._core.peers.get(instance)
-        return peer is not None and peer.link is not None

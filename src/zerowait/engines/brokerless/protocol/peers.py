@@ -74,6 +74,11 @@ class Peers:
     def get(self, instance: int) -> Peer | None:
         return self._peers.get(instance)
 
+    def is_linked(self, instance: int) -> bool:
+        """Whether there is a session with it."""
+        peer = self._peers.get(instance)
+        return peer is not None and peer.link is not None
+
     def is_dead(self, instance: int) -> bool:
         return instance in self._dead
 
