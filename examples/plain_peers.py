@@ -72,8 +72,8 @@ def main() -> None:
         while zw.publish(STATION, "59937 -3 40").result() < 2:  # both have subscribed, to something else than this
             pass
         zw.publish(STATION, "10001 21 55")
+        them.join()  # before the next line is printed: theirs is printed by another thread
         print("our subscriber:", next(iter(updates)).value)
-        them.join()
     context.destroy(linger=0)
     for left in Path(gettempdir()).glob(f"zerowait-example-{os.getpid()}-*"):  # ZeroMQ leaves its socket files behind
         left.unlink()
