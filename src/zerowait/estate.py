@@ -437,6 +437,10 @@ class Estate:
         """Whether everything that was accepted has reached its outbox."""
         return not any(intake.counts() for intake in self.intakes())
 
+    def accepted(self) -> int:
+        """How many messages have ever been accepted by the outboxes that are open. Any thread."""
+        return sum(row.accepted for ledger in self.ledgers() for row in ledger.rows().values())
+
     def is_choosing(self) -> bool:
         """Whether what handlers have sent waits until it is known whose runs were chosen, here or elsewhere."""
         return any(box.prepared() or box.stubs() for box in self.boxes())

@@ -291,12 +291,22 @@ class Serving:
         until = time.monotonic() + self.drain
         opened = self._opened
         while opened is not None and time.monotonic() < until:
-            # What handlers have sent may wait for its choice, and is to be handled here too.
-            if opened.estate.is_stored() and not opened.estate.is_choosing():
-                await asyncio.wrap_future(opened.estate.turned())  # what is stored has been offered, too
-                if await asyncio.wrap_future(opened.node.call(self._has_finished_own)):
-                    return
+            if await self._is_own_finished(opened):
+                return
             await asyncio.sleep(0.005)
+
+    async def _is_own_finished(self, opened: Opened) -> bool:
+        """What a handler sends is in flight, then prepared until its run is chosen, then stored and offered, then in
+        flight again. No moment sees all of that, so it is followed in its own direction: what has passed from the
+        prepared to the stored since the first look has made more that was accepted."""
+        estate = opened.estate
+        accepted = estate.accepted()
+        if not estate.is_stored():
+            return False
+        await asyncio.wrap_future(estate.turned())  # what is stored has been offered, too
+        if not await asyncio.wrap_future(opened.node.call(self._has_finished_own)):
+            return False
+        return not estate.is_choosing() and estate.is_stored() and estate.accepted() == accepted
 
     def _has_finished_own(self) -> bool:
         """On the network thread."""
