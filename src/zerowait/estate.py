@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("zerowait.outbox")
 
 
+NEVER = 1 << 62  # an epoch that none reaches
 # A file of our name may be locked for the moment in which another process looks what waits in it: it is tried again,
 # for the ids in it (`id=`) are known to that file and to no new one.
-NEVER = 1 << 62  # an epoch that none reaches
 LOOKED_INTO_S = (0.02, 0.04, 0.08, 0.16)
 
 

@@ -59,6 +59,19 @@ def test_pushes_to_a_full_disk_are_refused_and_all_that_was_taken_is_delivered_w
     assert report.refused >= 6
 
 
+def test_what_has_filled_the_disk_by_itself_is_taken_away_by_a_worker_that_comes_then(full_scene: Scene) -> None:
+    scene = full_scene
+    sender = scene.sender(pace=0.0005, most_bytes=4_000)  # nobody takes it, until there is no room
+    scene.until(Kind.REFUSED, 3)
+    came = time.monotonic()
+    scene.worker()
+    scene.until(Kind.ACCEPTED, 20, after=came, within=20)
+    sender.signal(signal.SIGUSR1)
+    scene.until(Kind.READY, by=sender)
+    until_stored(scene, sender)
+    assert scene.assert_accounted().repeated == 0
+
+
 def fill(ballast: Path) -> None:
     """Until not a byte fits."""
     with ballast.open("ab", buffering=0) as file:

@@ -650,6 +650,26 @@ def test_a_disk_without_room_is_an_error_of_announcing_and_none_of_looking(
     assert [entry.instance for entry in settled_look(directory)] == [me.instance]
 
 
+def test_news_that_found_no_room_are_announced_at_a_later_look(
+    directory: Directory, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me = directory.enter(random_id(), "mail")
+    directory.announce(entry_of(me))
+    changed = entry_of(me, boxes=(1,))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fchmod", full)
+        with pytest.raises(StoreError, match="No space left"):
+            directory.announce(changed)
+        directory.look()
+    assert [entry.boxes for entry in settled_look(Directory(home, "test"))] == [()]
+    directory.look()
+    assert settled_look(Directory(home, "test")) == [changed]
+
+
 def test_without_descriptors_a_look_forgets_nobody_and_sees_the_news_when_there_are_some(
     directory: Directory, home: Path
 ) -> None:

@@ -27,6 +27,8 @@ _HEADER: Final = struct.Struct(">60xi4xi")  # user_version and application_id in
 _TUPLES: Final = (64, 8, 1)  # rows of a multi-row statement: few texts, so that all stay prepared
 WAL_IDLE_PAGES: Final = 256  # 1 MiB: checkpointed when there is nothing else to do
 WAL_MOST_PAGES: Final = 8_192  # 32 MiB: checkpointed anyway; larger is faster, for a page settled soon is never copied
+PAGE_BYTES: Final = 4_096
+BOUNDLESS: Final = 1 << 62
 FREE_PAGES: Final = 1_024  # 4 MiB of free pages are kept for what comes next; more are given back
 
 DatabaseError = apsw.Error
@@ -55,6 +57,15 @@ class Disk:
     def make(self, path: Path) -> None:
         """A new, empty file for nobody but this user. Raises OSError."""
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+    def room(self, path: Path) -> tuple[int, int]:
+        """Bytes that are free for this user in the file system of that file, and of all of it. Both very many where
+        nobody can tell."""
+        try:
+            found = os.statvfs(path)
+        except OSError:
+            return BOUNDLESS, BOUNDLESS
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
     def rename(self, path: Path, to: Path) -> None:
         """On disk when this returns. Raises OSError."""
@@ -166,13 +177,18 @@ class Database:
             self._connection.wal_checkpoint(None, mode)
             self.wal_pages = 0
 
-    def give_back(self) -> bool:
-        """Return some free pages to the file system; True: there are more."""
+    @property
+    def log_bytes(self) -> int:
+        """How much is in the write-ahead log, and not yet in the file: so much longer the file may become."""
+        return self.wal_pages * PAGE_BYTES
+
+    def give_back(self, *, keep: int = FREE_PAGES, most: int = 512) -> bool:
+        """Return some free pages to the file system, beyond those to keep; True: some were."""
         free = self.one("PRAGMA freelist_count")
-        if free <= FREE_PAGES:
+        if free <= keep:
             return False
-        self.rows("PRAGMA incremental_vacuum(512)")
-        return bool(free - 512 > FREE_PAGES)
+        self.rows(f"PRAGMA incremental_vacuum({min(most, free - keep)})")
+        return True
 
     @staticmethod
     def is_damage(error: DatabaseError) -> bool:
@@ -297,7 +313,8 @@ def create(path: Path, box: int, name: str, wall: int, disk: Disk = DISK) -> Non
         connection = disk.connect(draft, apsw.SQLITE_OPEN_READWRITE)
         try:
             run = _statements(connection)
-            run("PRAGMA page_size = 4096; PRAGMA auto_vacuum = incremental; PRAGMA synchronous = full").fetchall()
+            run(f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA auto_vacuum = incremental").fetchall()
+            run("PRAGMA synchronous = full").fetchall()
             run(f"PRAGMA fullfsync = on; PRAGMA application_id = {APPLICATION_ID}").fetchall()
             with connection:
                 run(_schema())

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,6 +27,7 @@ from zerowait.outbox.damage import damage_notice, damaged
 from zerowait.outbox.database import DISK, WAL_IDLE_PAGES, WAL_MOST_PAGES, Database, DatabaseError, Disk, explain
 from zerowait.outbox.file import KEEPS, File, open_database
 from zerowait.outbox.followed import Followed
+from zerowait.outbox.headroom import Headroom
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.known import Twin
 from zerowait.outbox.ledger import Ledger, Tally
@@ -64,6 +66,7 @@ class Outbox:
         self._books = Books(database, self.ledger, intake.limits, clock.seconds)
         self._followed = Followed()
         self._trouble = Trouble(database.path, intake, self.notices, clock.seconds)
+        self._headroom = Headroom(clock.seconds)
         self._fresh: list[Fresh] = []  # these three are for the next transaction
         self._changes: list[Change] = []
         self._spoilt: list[Row] = []
@@ -131,15 +134,17 @@ class Outbox:
             self._rise(database)
             now = self._clock.now()
             shift = self._clock.shift()
-            if self._has_work(now):
-                self._hand_out(self._commit(database, lambda: self._write(database, now, shift)), shift)
+            self._store(database, now, shift)
             self.intake.is_behind = self._books.read_ahead(database, now, shift, self._set_aside)
         except DatabaseError as error:
             raise self._failed(error) from error
         except StoreError as error:
             self._break(error)
             raise
-        self._trouble.ends()
+        if self._headroom.is_short:  # and all else goes on
+            self._trouble.begins(self._headroom.refusal(database), is_open=True)
+        else:
+            self._trouble.ends()
         return self._books.take_segments()
 
     def begin(self) -> list[Segment]:
@@ -168,8 +173,16 @@ class Outbox:
         self._fresh.append(fresh)
         return fresh
 
-    def _has_work(self, now: int) -> bool:
-        return bool(self._fresh or self._changes or self._spoilt or self._books.aging.has_work(now))
+    def _store(self, database: Database, now: int, shift: int) -> None:
+        """What was pushed, as far as there is room for it, and all that was decided."""
+        headroom = self._headroom
+        fits, is_over = headroom.fits(database, self._fresh), False
+        while not is_over:
+            changes = headroom.at_once(database, len(self._changes))
+            if fits or changes or self._spoilt or self._books.aging.has_work(now):
+                write = partial(self._write, database, now, shift, fits, changes)
+                self._hand_out(self._commit(database, write), shift)
+            fits, is_over = 0, not self._changes
 
     def _commit(self, database: Database, write: Callable[[], Attempt]) -> Attempt:
         self._attempt = None
@@ -189,20 +202,22 @@ class Outbox:
         return attempt
 
     def _hand_out(self, attempt: Attempt, shift: int) -> None:
-        self._fresh = []
+        del self._fresh[: len(attempt.fresh)]
         self._books.hand_out(attempt.new, shift)
         self._books.hand_out_released(attempt.claiming.released, shift)
 
-    def _write(self, database: Database, now: int, shift: int) -> Attempt:
+    def _write(self, database: Database, now: int, shift: int, fits: int, changes: int) -> Attempt:
+        """fits, changes: so many of what has been pushed, and of what was decided, are among it."""
+        fresh = self._fresh[:fits]
         transaction = Transaction(self._books, database, now, shift)
-        transaction.settle(self._fresh, self._changes, self._spoilt)
+        transaction.settle(fresh, self._changes[:changes], self._spoilt)
         # Rows that are new come after all that looks for rows: nothing of this turn is about them.
-        if self._fresh:
-            self._insert(transaction)
-        return transaction.finish(self._fresh, len(self._changes), len(self._spoilt))
+        if fresh:
+            self._insert(transaction, fresh)
+        return transaction.finish(fresh, changes, len(self._spoilt))
 
-    def _insert(self, transaction: Transaction) -> None:
-        transaction.insert(self._fresh)
+    def _insert(self, transaction: Transaction, fresh: Sequence[Fresh]) -> None:
+        transaction.insert(fresh)
 
     def _apply(self, attempt: Attempt) -> None:
         """The transaction is durable: remember it, and tell whoever asked."""
@@ -459,6 +474,7 @@ class Outbox:
         if self.intake.closed is None:
             self.intake.close(self.name)
         give_up = time.monotonic() + 1.0
+        self._headroom.use_up()
         try:
             self._mind(at_once=True)
             self.turn()

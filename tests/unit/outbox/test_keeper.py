@@ -215,7 +215,7 @@ def test_a_turn_that_fails_by_a_bug_keeps_its_changes_and_makes_them_once(
     box = store.open()
     pusher(box)("a")
     wait_until(lambda: store.values() == ["a"], within=5)
-    name, whole = ("_has_work", box._has_work) if is_taken else ("turn", box.turn)
+    name, whole = ("_store", box._store) if is_taken else ("turn", box.turn)
     failed: list[object] = []
 
     def fail_once(*given: object) -> object:

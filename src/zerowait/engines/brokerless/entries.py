@@ -43,6 +43,7 @@ class Entries:
         self._boot = boot
         self._standing = standing
         self._own: Entry | None = None
+        self._is_stale = False  # what others see of us is older than that, for it could not be written
         self._known: dict[str, tuple[Stamp, Entry | None]] = {}
         self._shown: list[Entry] | None = None
         self._changed_ns = -1
@@ -54,19 +55,21 @@ class Entries:
         self._named: set[str] = set()
 
     def announce(self, entry: Entry) -> None:
-        """Makes this the process's entry: others see the old one or this one, never a part. Raises StoreError."""
-        self._own = entry
+        """Makes this the process's entry: others see the old one or this one, never a part. Raises StoreError, and is
+        tried again at each look."""
+        self._own, self._is_stale = entry, True
         write_entry(self._folder, entry)
+        self._is_stale = False
 
     def withdraw(self) -> None:
         """Takes this process's own entry back."""
         if self._own is not None:
             self.remove(self._own.instance)
-            self._own = None
+            self._own, self._is_stale = None, False
 
     def disown(self) -> None:
         """For a forked child: the entry is the parent's."""
-        self._own = None
+        self._own, self._is_stale = None, False
 
     def remove(self, instance: int) -> None:
         with suppress(OSError):
@@ -74,6 +77,9 @@ class Entries:
 
     def look(self) -> list[Entry] | None:
         """All entries of processes not known to be dead, oldest first; None if that is what it was at the last look."""
+        if self._is_stale and self._own is not None:
+            with suppress(StoreError):  # that has been said
+                self.announce(self._own)
         try:
             changed_ns = os.stat(self._text).st_mtime_ns
         except OSError:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from zerowait.engines.brokerless.directory import Directory, Entry, Me
 from zerowait.engines.brokerless.protocol.config import Identity
 from zerowait.engines.brokerless.wire import Wire
-from zerowait.errors import ZerowaitError
+from zerowait.errors import StoreError, ZerowaitError
 
 log = logging.getLogger("zerowait.node")
 
@@ -44,7 +44,8 @@ class Footing:
         self._boxes: tuple[int, ...] = ()
         self._publishes: tuple[str, ...] = ()
         self._subscribes: tuple[str, ...] = ()
-        self._failed = ""  # what was said last of mending that failed
+        self._is_announced = False
+        self._failed = ""  # what was said last of mending or announcing that failed
 
     def listen(self, addresses: Sequence[str]) -> None:
         """Raises ZerowaitError."""
@@ -56,10 +57,17 @@ class Footing:
         self, serves: Mapping[str, str], boxes: Iterable[int], publishes: Iterable[str], subscribes: Iterable[str]
     ) -> None:
         """serves: channel → kind. boxes: the outboxes that it has open. publishes, subscribes: topics. Raises
-        StoreError; it is tried again at each look at the directory."""
+        StoreError the first time, when nobody could ever find this process; later it is logged, and tried again at
+        each look at the directory: what this process has to do goes on without it."""
         self._serves, self._boxes = serves, tuple(boxes)
         self._publishes, self._subscribes = tuple(publishes), tuple(subscribes)
-        self._announce()
+        try:
+            self._announce()
+        except StoreError as error:
+            if not self._is_announced:
+                raise
+            self._say(error)
+        self._is_announced = True
 
     def _announce(self) -> None:
         me = self._me
@@ -85,13 +93,16 @@ class Footing:
                 self._own(self.endpoints)
             self._announce()
         except ZerowaitError as error:
-            if str(error) != self._failed:
-                self._failed = str(error)
-                log.warning("%s; it is tried again each second", str(error).rstrip("."))
+            self._say(error)
         else:
             self._failed = ""
             log.warning("%s: something removed files of this process below %s; they are made again, and it can be "
                         "reached as before", self._me.name, self._directory.root)  # fmt: skip
+
+    def _say(self, error: ZerowaitError) -> None:
+        if str(error) != self._failed:
+            self._failed = str(error)
+            log.warning("%s; it is tried again each second", str(error).rstrip("."))
 
 
 def identity_of(me: Me) -> Identity:

@@ -1,0 +1,124 @@
+"""The room that an outbox leaves on its disk: what it holds must still be settled when nothing more fits.
+
+To settle a message something must be written, and only then its room is free. An outbox that took pushes up to the last
+byte could never be emptied again, though its workers had long done everything. So new messages are taken only as far as
+KEPT_BYTES stay free beside what the write-ahead log may add to the file; outcomes, and what handlers send, are written
+into what is kept. The rest of it is for whoever must start to take the backlog away: a process needs a few small files.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from zerowait.errors import StoreError
+from zerowait.outbox.database import Database, DatabaseError, is_passing
+from zerowait.outbox.row import Fresh
+
+KEPT_BYTES: Final = 4 << 20
+KEPT_PART: Final = 8  # of a small file system at most so large a part is kept: an eighth
+LOOK_S: Final = 0.5  # what others write is noticed so soon
+# What is written goes into the log, and from there into the file, which may become longer by it.
+TWICE: Final = 2
+TURN_BYTES: Final = 32 << 10  # pages that one transaction touches besides: the ledger, the indexes
+ROW_BYTES: Final = 512  # of a piece, whose body often begins a page
+STEP_PAGES: Final = 64  # given back at once: that goes through the log, too, and needs room there
+STEPS: Final = 16  # at one look
+FEW: Final = 16
+CHANGE_BYTES: Final = 16 << 10  # two pages, in the log and in the file
+LOG_PART: Final = 4  # of what is kept the log may use a quarter before it is brought into the file
+
+
+class Headroom:
+    """seconds: of a clock that nobody sets."""
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._spare = 0  # bytes that might be used at the last look …
+        self._log_bytes = 0  # … with so much in the log
+        self._kept = 0
+        self._look_at = 0.0
+        self.is_short = False  # pushes are held, or refused
+        self._is_used_up = False
+
+    def use_up(self) -> None:
+        """Nothing is kept any more: what was accepted is worth more at the end."""
+        self._is_used_up = True
+
+    def fits(self, database: Database, fresh: Sequence[Fresh]) -> int:
+        """How many of these, from the first on, may be written now. Raises DatabaseError, but not for want of room."""
+        if database.path is None or self._is_used_up or not (fresh or self.is_short):
+            return len(fresh)
+        need = TWICE * (TURN_BYTES + sum(map(_size, fresh)))
+        # Once it was short there must be clearly more before all is taken again: else each message would be news.
+        wanted = need + self._kept // 2 if self.is_short else need
+        if self._seconds() >= self._look_at or (need > self._left(database) and not self.is_short):
+            self._look(database, wanted)
+        left = self._left(database)
+        self.is_short = wanted > left
+        if not self.is_short:
+            return len(fresh)
+        left -= TWICE * TURN_BYTES
+        for fitting, each in enumerate(fresh):
+            left -= TWICE * _size(each)
+            if left < 0:
+                return fitting
+        return len(fresh)
+
+    def at_once(self, database: Database, changes: int) -> int:
+        """How many of so many changes go into one transaction. All of them; where room is short a few, for what they
+        settle is on many pages, which all lie in the log until that is brought into the file."""
+        if database.path is None or not changes:
+            return changes
+        if self._seconds() >= self._look_at:
+            self._measured(database)
+        if TURN_BYTES + changes * CHANGE_BYTES <= self._left(database):
+            return changes
+        if database.log_bytes > self._kept // LOG_PART:
+            self._look(database, 0)
+        return min(changes, FEW)
+
+    def refusal(self, database: Database) -> StoreError:
+        """What those hear who push meanwhile."""
+        return StoreError(
+            f"The outbox {database.path} takes nothing more: on its disk the last {self._kept >> 10:,} KiB are kept, "
+            "so that what it holds can be settled. It is safe, and is delivered. Pushes are taken again by itself once "
+            "there is room: make some, or let workers take what waits.",
+            path=database.path or "",
+            errno=errno.ENOSPC,
+        )
+
+    def _left(self, database: Database) -> int:
+        """Of what was free at the last look."""
+        written = database.log_bytes - self._log_bytes
+        if written < 0:  # it was brought into the file since
+            return self._measured(database)
+        return self._spare - TWICE * written
+
+    def _look(self, database: Database, wanted: int) -> None:
+        if 0 < wanted <= self._measured(database):
+            return
+        try:
+            # The log often holds a page many times, and what was settled is still in the file.
+            database.checkpoint(truncate=True)
+            for _ in range(STEPS):
+                if wanted <= self._measured(database) or not database.give_back(keep=0, most=STEP_PAGES):
+                    break
+                database.checkpoint(truncate=True)
+        except DatabaseError as error:
+            if not is_passing(error):
+                raise
+        self._measured(database)
+
+    def _measured(self, database: Database) -> int:
+        free, whole = database.disk.room(database.path) if database.path is not None else (0, 0)
+        self._look_at = self._seconds() + LOOK_S
+        self._log_bytes = database.log_bytes
+        self._kept = min(KEPT_BYTES, whole // KEPT_PART)
+        self._spare = max(0, free - self._kept - self._log_bytes)
+        return self._spare
+
+
+def _size(fresh: Fresh) -> int:
+    return len(fresh.piece.body) + ROW_BYTES

@@ -1,0 +1,181 @@
+"""An outbox that has filled its disk can still be emptied: the last room is kept for what must be written then."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.outbox.boxes import Bench, Time, handled, values
+from zerowait.errors import StoreError
+from zerowait.outbox import headroom as headroom_module
+from zerowait.outbox.database import Database, Disk
+from zerowait.outbox.headroom import KEPT_PART
+
+Maker = Callable[..., Bench]
+MIB = 1 << 20
+
+
+class Small:
+    """A file system of so many bytes, in which somebody else has some, too. It refuses nothing: it says what is free,
+    and remembers how much there ever was in it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.size = 2 * MIB
+        self.others = 0
+        self.most = 0
+        real = Database.commit, Database.checkpoint
+
+        def commit(database: Database) -> None:
+            real[0](database)
+            self.used()
+
+        def checkpoint(database: Database, *, truncate: bool = False) -> None:
+            real[1](database, truncate=truncate)
+            self.used()
+
+        monkeypatch.setattr(headroom_module, "LOOK_S", 0.0)
+        monkeypatch.setattr(Database, "commit", commit)
+        monkeypatch.setattr(Database, "checkpoint", checkpoint)
+        monkeypatch.setattr(Disk, "room", self.room)
+
+    def room(self, path: Path) -> tuple[int, int]:
+        assert path.parent == self.folder
+        return max(0, self.size - self.used()), self.size
+
+    def used(self) -> int:
+        used = self.others + sum(file.stat().st_size for file in self.folder.iterdir())
+        self.most = max(self.most, used)
+        return used
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
+    return Small(tmp_path, monkeypatch)
+
+
+RNG = random.Random(1)
+
+
+def text(size: int) -> str:
+    return RNG.randbytes(size // 2).hex()
+
+
+def fill(bench: Bench, size: int, *, turn_each: bool = False) -> int:
+    """Pushes, a turn for each or for many small ones, until that is refused; gives how many were taken."""
+    for taken in range(100_000):
+        try:
+            bench.push(text(size))
+        except StoreError as error:
+            if "so that what it holds can be settled" not in str(error):
+                raise
+            bench.turn()
+            return taken
+        if turn_each or size >= 1_000 or taken % 20 == 0:
+            bench.turn()
+    raise AssertionError("it was never refused")
+
+
+@pytest.mark.parametrize("size", [100, 2_000, 40_000])
+def test_what_has_filled_the_disk_is_settled_and_makes_room(
+    on_disk: Maker, time: Time, small: Small, size: int
+) -> None:
+    # given: pushes that were taken as long as there was room
+    bench = on_disk()
+    taken = fill(bench, size)
+    assert taken * size > MIB // 8
+    assert small.most <= small.size
+    # when all of it is settled at once, as after a pause of the connection
+    bench.turns()
+    bench.turn(*[handled(segment) for segment in bench.segments])
+    # then that found room, and what was accepted last follows
+    assert small.most <= small.size
+    time.pass_(1)
+    bench.turn(*[handled(segment) for segment in bench.turns()])
+    row = bench.row()
+    assert (row.accepted, row.handled, row.waiting_and_in_flight) == (taken, taken, 0)
+    # and the disk can be filled again
+    time.pass_(1)
+    bench.turn()
+    assert fill(bench, size) > taken // 2
+    assert small.most <= small.size
+
+
+def test_outcomes_that_touch_every_page_are_written_bit_by_bit(on_disk: Maker, small: Small) -> None:
+    # given: a disk full of messages that have each a row, and little that is kept
+    small.size = MIB
+    bench = on_disk()
+    fill(bench, 8, turn_each=True)
+    bench.turns()
+    half = bench.segments[::2]
+    # when every second one is handled, and all those outcomes come at once
+    bench.turn(*[handled(segment) for segment in half])
+    # then they are settled in what is kept
+    assert bench.row().handled == len(half)
+    assert small.most <= small.size
+
+
+def test_the_disk_is_not_filled_beyond_what_is_kept(on_disk: Maker, small: Small) -> None:
+    fill(on_disk(), 5_000)
+    assert small.most <= small.size - small.size // KEPT_PART
+
+
+def test_what_is_too_much_at_once_is_stored_bit_by_bit_in_order(on_disk: Maker, time: Time, small: Small) -> None:
+    # given: more in one turn than there is room for
+    bench = on_disk()
+    sent = [text(40_000) for _ in range(60)]
+    bench.push(*sent)
+    # when it is stored, and settled as it comes
+    got: list[str] = []
+    segments = bench.turn(drawn=False) + bench.turns()
+    assert 0 < len(segments) < 30
+    while segments:
+        got += values(segments)
+        time.pass_(1)
+        segments = bench.turn(*[handled(segment) for segment in segments], drawn=False) + bench.turns()
+    # then all of it has come, once, in its order
+    assert got == sent
+    assert small.most <= small.size
+    assert bench.row().handled == len(sent)
+
+
+def test_who_leaves_stores_what_was_accepted_in_what_is_kept(on_disk: Maker, small: Small) -> None:
+    # given: a message accepted and held, for others have taken the room
+    bench = on_disk()
+    bench.push("first")
+    bench.turn()
+    sheaf, index = bench.push("held")
+    small.others = small.size
+    bench.turn()
+    assert not sheaf.is_stored(index)
+    # when the process leaves
+    bench.reopen()
+    # then it is there for the next
+    assert values(bench.turns()) == ["first", "held"]
+
+
+def test_pushes_are_held_and_outcomes_are_not_while_others_fill_the_disk(
+    on_disk: Maker, time: Time, small: Small
+) -> None:
+    # given: a disk that others have filled but for what is kept
+    bench = on_disk()
+    bench.push("first")
+    (segment,) = bench.turn()
+    small.others = small.size - small.size // KEPT_PART
+    sheaf, index = bench.push("held")
+    # when the first is settled: then it is, the second is neither stored nor lost, and a third is refused
+    assert bench.turn(handled(segment)) == []
+    assert bench.row().handled == 1
+    assert not sheaf.is_stored(index)
+    with pytest.raises(StoreError):
+        bench.push("third")
+    # when there is room
+    small.others = 0
+    time.pass_(1)
+    # then the second is stored
+    assert values(bench.turn()) == ["held"]
+    assert sheaf.is_stored(index)
+    assert [notice.kind for notice in bench.box.notices] == ["failed", "mended"]
