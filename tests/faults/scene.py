@@ -333,7 +333,10 @@ class Scene:
                         return False
             return True
 
-        wait_until(told, within=10, that="every receipt knows that its message was handled")
+        try:
+            wait_until(told, within=10, that="every receipt knows that its message was handled")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self.ledgers()}\n{self.testimony()}") from None
 
     def assert_accounted(self, *, within: float = 20) -> Report:
         report = self.report(within=within)
