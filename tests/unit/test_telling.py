@@ -68,6 +68,15 @@ def test_words_of_strangers_are_remembered_up_to_a_bound(telling: Telling, caplo
     assert len(caplog.records) < 300
 
 
+def test_who_dials_again_and_again_in_another_version_does_not_fill_the_log(
+    telling: Telling, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(1_000):
+        telling.say(Say("refused", "it speaks protocol 2 to 3, this process 1 to 1: upgrade the older one"), "x")
+    assert len(caplog.records) == 10
+    assert "upgrade the older one" in caplog.text
+
+
 def test_each_stop_ends_its_own_listening_only(telling: Telling) -> None:
     got: list[notices.Notice] = []
     first = telling.listen(notices.PeerUp, got.append)
