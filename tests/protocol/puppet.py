@@ -265,14 +265,16 @@ class Puppet:
         box: int = BOX,
         lane: int = 0,
         key: bytes | None = None,
+        left_ms: dict[int, int] | None = None,
+        accepted_at: int = 0,
     ) -> Part:
         made = segment(CHANNEL, epoch, first, [10] * count)
         body, ends, base = body_of(Slice(box, made, first, count))
         self.say(
             Batch(
                 box=box, epoch=epoch, fence=fence, n=n, channel=CHANNEL, lane=lane, ranges=((first, count),),
-                accepted_at=(0, 0), sender="", failures={},
-                keys={first: key} if key else {}, left_ms={}, traces={}, headers={}, base=base,
+                accepted_at=(accepted_at, accepted_at), sender="", failures={},
+                keys={first: key} if key else {}, left_ms=left_ms or {}, traces={}, headers={}, base=base,
                 ends=memoryview(ends), body=memoryview(body),
             )
         )  # fmt: skip

@@ -888,6 +888,7 @@ def test_a_pause_in_the_work_does_not_shrink_the_window() -> None:
     busy = window.size
     assert busy > 30
     stage.step(10.0)
+    assert window.size >= busy * 0.8, "what comes first after a pause has room"
     work(401)
     assert window.size >= busy * 0.8
 

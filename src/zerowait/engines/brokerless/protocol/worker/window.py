@@ -204,9 +204,10 @@ class Window:
                     excess -= beyond
                     said.append(self._lower(conn, share, keep))
         for conn, share in list(self._hungry.items()):
-            beyond = min(share.booked - part, share.allowed())
-            if beyond > 0:
-                said.append(self._lower(conn, share, share.allowed() - beyond))
+            # What was asked back before and is not confirmed is booked still: it must not be asked back of the rest.
+            keep = max(0, part - ceil(share.held - TINY))
+            if share.allowed() > keep:
+                said.append(self._lower(conn, share, keep))
         return [credit for credit in said if credit is not None]
 
     def _stand(self) -> list[tuple[int, Credit]]:
