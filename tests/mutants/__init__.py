@@ -1,5 +1,5 @@
 """All of them, by name, are in `planting.BUGS`."""
 
-from tests.mutants import bugs, keys, meeting, requests, rules, suspects, times, topics, windows
+from tests.mutants import bugs, keys, left_files, meeting, requests, rules, suspects, times, topics, windows
 
-__all__ = ["bugs", "keys", "meeting", "requests", "rules", "suspects", "times", "topics", "windows"]
+__all__ = ["bugs", "keys", "left_files", "meeting", "requests", "rules", "suspects", "times", "topics", "windows"]

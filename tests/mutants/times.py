@@ -212,4 +212,3 @@ def _(put: Put) -> None:
 def _(put: Put) -> None:
     put(known.Known, "admit", lambda right: lambda self, database, fresh, id_of, now: right(
         self, database, fresh, lambda channel: 1, now))  # fmt: skip
-

@@ -114,3 +114,137 @@ def _(put: Put) -> None:
 @bug("a durable group has what is published on another topic")
 def _(put: Put) -> None:
     put(groups, "matches", lambda right: lambda pattern, topic: right(pattern, topic) or "*" in pattern)
+
+
+# -- what is missed ----------------------------------------------------------------------------------------------------
+
+
+@bug("what was missed is judged by the numbers of events and not of those that matched")
+def _(put: Put) -> None:
+    """The first draft: what did not match was called lost."""
+
+    def made(right: Any) -> Any:
+        def events(self: Any, taps: Any, said: Any) -> None:
+            first = said.event - sum(many for _, many in said.topics) + 1
+            right(self, taps, replace(said, subscriptions={id: c and first for id, c in said.subscriptions.items()}))
+
+        return events
+
+    put(subscriber.Subscriber, "_events", made)
+
+
+@bug("what was missed before an event is not told with it")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def take(self: Any, most: int, **how: Any) -> Any:
+            taken = right(self, most, **how)
+            if taken is not None:
+                taken.missed = 0
+            return taken
+
+        return take
+
+    put(inbox.Inbox, "take", made)
+
+
+@bug("what is dropped for a subscription without room has no counts")
+def _(put: Put) -> None:
+    def events(right: Any) -> Any:
+        def heard(self: Any, taps: Any, said: Any) -> None:
+            counts = {id: taps[id].place.count + 1 if c and id in taps else c for id, c in said.subscriptions.items()}
+            right(self, taps, replace(said, subscriptions=counts))
+
+        return heard
+
+    put(subscriber.Subscriber, "_events", events)
+
+
+@bug("where a subscription has left off is forgotten with its connection")
+def _(put: Put) -> None:
+    put(subscriber.Subscriber, "_left_off", lambda right: lambda self, instance, name, id: None)
+
+
+@bug("a subscription goes on behind what was on its way when its connection broke")
+def _(put: Put) -> None:
+    """And calls it neither come nor missed."""
+
+    def made(right: Any) -> Any:
+        def begin(self: Any, stream: Any, link: Any, said: Any, now: float) -> Any:
+            for ghost in self._ghosts:
+                if (ghost.instance, ghost.id) == (link.instance, said.subscription) and said.epoch == self.epoch:
+                    said = replace(said, count=max(said.count, ghost.c))
+            return right(self, stream, link, said, now)
+
+        return begin
+
+    put(publisher.Publisher, "_begin", made)
+
+
+@bug("what lies in history for who comes back is called unknown", by="tests/protocol/test_scenarios.py")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def begin(self: Any, stream: Any, link: Any, said: Any, now: float) -> Any:
+            return right(self, stream, link, replace(said, epoch=said.epoch and said.epoch + 1), now)
+
+        return begin
+
+    put(publisher.Publisher, "_begin", made)
+
+
+@bug("what a publisher had not told when it was restarted is called nothing")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def begin(self: Any, stream: Any, link: Any, said: Any, now: float) -> Any:
+            answer = right(self, stream, link, said, now)
+            return replace(answer, missed=max(0, answer.missed))
+
+        return begin
+
+    put(publisher.Publisher, "_begin", made)
+
+
+@bug("who comes back to a publisher that was restarted is taken for one that knows its counts")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def begin(self: Any, stream: Any, link: Any, said: Any, now: float) -> Any:
+            return right(self, stream, link, replace(said, epoch=said.epoch and self.epoch), now)
+
+        return begin
+
+    put(publisher.Publisher, "_begin", made)
+
+
+@bug("between what is replayed and what is live one is missing")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def go_back(self: Any, cursor: Any, said: Any, now: float, **how: Any) -> None:
+            right(self, cursor, said, now, **how)
+            if cursor.ahead and cursor.ahead[-1].c:
+                cursor.ahead.pop()
+
+        return go_back
+
+    put(publisher.Publisher, "_go_back", made)
+
+
+@bug("what is published while a subscriber is away is kept for nobody", by="tests/protocol/test_scenarios.py")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def closed(self: Any, link: Any, now: float) -> None:
+            right(self, link, now)
+            for ghost in list(self._ghosts):
+                self._end_ghost(ghost)
+
+        return closed
+
+    put(publisher.Publisher, "closed", made)
+
+
+@bug("the groups that a publisher has met are forgotten with its life", by="tests/unit/topics/test_groups.py")
+def _(put: Put) -> None:
+    put(groups.Groups, "_remembered", lambda right: lambda self: {})
+
+
+@bug("a group that was forgotten is known to the next life", by="tests/unit/topics/test_groups.py")
+def _(put: Put) -> None:
+    put(groups, "forget", lambda right: lambda folder, channel: True)

@@ -118,17 +118,27 @@ def _(put: Put) -> None:
 @bug("a lowered limit is confirmed by its height and not by its number", by=WINDOW)
 def _(put: Put) -> None:
     """The same limit said twice is ambiguous."""
+    said: dict[tuple[int, int], int] = {}
 
-    def made(right: Any) -> Any:
+    def say(right: Any) -> Any:
+        def say(self: Any, channel: str, limit: int) -> Any:
+            credit = right(self, channel, limit)
+            said[id(self), credit.serial] = limit
+            return credit
+
+        return say
+
+    def want(right: Any) -> Any:
         def want(self: Any, frame: Any) -> None:
             self.waiting, self.sent = frame.waiting, frame.sent
-            heights = [limit for serial, limit in self.promised if serial == frame.seen]
-            while len(self.promised) > 1 and heights and self.promised[0][1] != heights[0]:
+            height = said.get((id(self), frame.seen), 0)
+            while len(self.promised) > 1 and frame.seen and self.promised[0][1] != height:
                 self.promised.popleft()
 
         return want
 
-    put(share.Share, "want", made)
+    put(share.Share, "say", say)
+    put(share.Share, "want", want)
 
 
 @bug("what its owner says it has sent is forgotten where it has not come", by=WINDOW)
@@ -156,7 +166,10 @@ def _(put: Put) -> None:
     put(rate.Rate, "units_a_second", lambda right: lambda self: 0.0)
 
 
-@bug("a window holds what the handlers do in a second", by=f"{TABLE}::test_row_6_a_hundred_busy_senders_fill_one_window_not_a_hundred")
+@bug(
+    "a window holds what the handlers do in a second",
+    by=f"{TABLE}::test_row_6_a_hundred_busy_senders_fill_one_window_not_a_hundred",
+)
 def _(put: Put) -> None:
     put(window.Window, "rate", lambda right: property(lambda self: 10 * right.fget(self)))
 
@@ -227,7 +240,13 @@ def _(put: Put) -> None:
     put(rate.Rate, "most", lambda right: lambda self, runners: float("inf"))
 
 
-@bug("who wants something first has all there is", by=(f"{TABLE}::test_row_3_a_thousand_senders_of_one_message_each_all_have_their_turn", f"{TABLE}::test_row_4_occasional_senders_do_not_wait_behind_a_busy_one"))
+@bug(
+    "who wants something first has all there is",
+    by=(
+        f"{TABLE}::test_row_3_a_thousand_senders_of_one_message_each_all_have_their_turn",
+        f"{TABLE}::test_row_4_occasional_senders_do_not_wait_behind_a_busy_one",
+    ),
+)
 def _(put: Put) -> None:
     def made(right: Any) -> Any:
         def feed(self: Any) -> Any:
@@ -261,7 +280,10 @@ def _(put: Put) -> None:
     put(window.Window, "_feed", made)
 
 
-@bug("what others hold beyond their part is not asked back", by=f"{TABLE}::test_what_was_promised_to_an_idle_link_is_asked_back_for_one_that_needs_it")
+@bug(
+    "what others hold beyond their part is not asked back",
+    by=f"{TABLE}::test_what_was_promised_to_an_idle_link_is_asked_back_for_one_that_needs_it",
+)
 def _(put: Put) -> None:
     put(window.Window, "_ask_back", lambda right: lambda self, part, standing: [])
 
@@ -311,7 +333,10 @@ def _(put: Put) -> None:
     put(desk._Channel, "took", lambda right: lambda self, box: (right(self, box), self.served.clear())[0])
 
 
-@bug("all that waits goes to one worker", by=f"{TABLE}::test_row_1_ten_second_handlers_keep_all_runners_of_two_workers_busy")
+@bug(
+    "all that waits goes to one worker",
+    by=f"{TABLE}::test_row_1_ten_second_handlers_keep_all_runners_of_two_workers_busy",
+)
 def _(put: Put) -> None:
     def made(right: Any) -> Any:
         def pick(self: Any, channel: str, takers: Any) -> Any:
@@ -338,4 +363,3 @@ def _(put: Put) -> None:
 @bug("what lies behind one long message stays there", by="tests/protocol/test_keys.py")
 def _(put: Put) -> None:
     put(desk.Desk, "leave_lasting", lambda right: lambda self, channel, before: [])
-

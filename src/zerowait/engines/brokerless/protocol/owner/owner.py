@@ -227,9 +227,9 @@ class Owner:
         return self.sender.misfits(channel)
 
     def takers(self, channel: str) -> list[Link]:
-        """Those who serve it and expect something of what waits."""
+        """Those who serve it, take more, and expect something of what waits."""
         links = self.sender.serving(channel)
-        return [link for link in links if self.sender.may_take(link, channel)]
+        return [link for link in links if not link.draining and self.sender.may_take(link, channel)]
 
     def channels_served(self) -> dict[str, int]:
         return self.sender.channels_served()
