@@ -25,7 +25,11 @@ def leave(settings: Settings, name: str, *values: int) -> None:
 
 def service(settings: Settings, seen: list[int]) -> App[Any]:
     app: App[Any] = App("service", settings=settings)
-    app.pull("numbers")(lambda number: seen.append(number))
+
+    @app.pull("numbers")
+    def take(number: int) -> None:
+        seen.append(number)
+
     return app
 
 

@@ -1,5 +1,17 @@
 """All of them, by name, are in `planting.BUGS`."""
 
-from tests.mutants import bugs, keys, left_files, meeting, requests, rules, suspects, times, topics, windows
+from tests.mutants import bugs, custody, keys, left_files, meeting, requests, rules, suspects, times, topics, windows
 
-__all__ = ["bugs", "keys", "left_files", "meeting", "requests", "rules", "suspects", "times", "topics", "windows"]
+__all__ = [
+    "bugs",
+    "custody",
+    "keys",
+    "left_files",
+    "meeting",
+    "requests",
+    "rules",
+    "suspects",
+    "times",
+    "topics",
+    "windows",
+]

@@ -13,10 +13,13 @@ from zerowait.cli import delivering
 from zerowait.engines.brokerless import directory, home, locks, outboxes, shelf
 from zerowait.engines.brokerless.protocol import ending
 from zerowait.engines.brokerless.protocol.owner import owner
+from zerowait.errors import StoreError
 from zerowait.outbox import database, file
 
 LEFT = "tests/integration/test_left_files.py"
 ADOPTION = "tests/integration/test_adoption.py"
+ONCE = f"{ADOPTION}::test_a_file_that_nobody_serves_is_opened_once_and_not_at_each_look"
+CHILD = "tests/integration/test_main_job.py::test_a_forked_child_opens_its_own_and_leaves_its_parents_alone"
 DIRECTORY = "tests/unit/test_directory.py"
 FILE = "tests/unit/outbox/test_file.py"
 ENDING = "tests/protocol/test_ending.py"
@@ -71,7 +74,7 @@ def _(put: Put) -> None:
     put(adopting.Adopter, "_is_served", made)
 
 
-@bug("a file that nobody serves is opened at each look", by=f"{ADOPTION}::test_a_file_that_nobody_serves_is_opened_once_and_not_at_each_look")  # fmt: skip
+@bug("a file that nobody serves is opened at each look", by=ONCE)
 def _(put: Put) -> None:
     put(adopting.Adopter, "_is_left_alone", lambda right: lambda self, path: right(self, path) and False)
 
@@ -230,7 +233,7 @@ def _(put: Put) -> None:
     def made(right: Any) -> Any:
         def lock(self: Any, path: Any) -> Any:
             if shelf._recorded(self._lock_path(int(path.name.split(".")[1], 16))) not in ("", path.name):
-                raise shelf.StoreError("it was another file", path=path)
+                raise StoreError("it was another file", path=path)
             return right(self, path)
 
         return lock
@@ -292,6 +295,6 @@ def _(put: Put) -> None:
     put(directory.Directory, "_notice_fork", nothing)
 
 
-@bug("a forked child's first verb uses what its parent has open", by="tests/integration/test_main_job.py::test_a_forked_child_opens_its_own_and_leaves_its_parents_alone")  # fmt: skip
+@bug("a forked child's first verb uses what its parent has open", by=CHILD)
 def _(put: Put) -> None:
     put(client, "_forked", nothing)

@@ -24,8 +24,14 @@ CREW = "tests/unit/handlers/test_async_runners.py"
 def _(put: Put) -> None:
     """The next life runs at once what was to wait."""
 
-    put(settlement.Settlement, "__init__", lambda right: lambda self, *args, **more: (
-        right(self, *args, **more), setattr(self, "_later", lambda channel, due: 0))[0])  # fmt: skip
+    def made(right: Any) -> Any:
+        def init(self: Any, *args: Any, **more: Any) -> None:
+            right(self, *args, **more)
+            self._later = lambda channel, due: 0
+
+        return init
+
+    put(settlement.Settlement, "__init__", made)
 
 
 @bug("what waits for its time is read with the rest", by=TIMES)

@@ -14,6 +14,13 @@ from zerowait.message import UNIT_BYTES
 TABLE = "tests/protocol/test_window_table.py"
 WINDOW = "tests/protocol/test_window.py"
 RULES = "tests/protocol/test_rules.py"
+ROW_1 = f"{TABLE}::test_row_1_ten_second_handlers_keep_all_runners_of_two_workers_busy"
+ROW_2 = f"{TABLE}::test_row_2_a_slow_worker_of_fifty_senders_hoards_two_messages"
+ROW_3 = f"{TABLE}::test_row_3_a_thousand_senders_of_one_message_each_all_have_their_turn"
+ROW_4 = f"{TABLE}::test_row_4_occasional_senders_do_not_wait_behind_a_busy_one"
+ROW_6 = f"{TABLE}::test_row_6_a_hundred_busy_senders_fill_one_window_not_a_hundred"
+ASKED_BACK = f"{TABLE}::test_what_was_promised_to_an_idle_link_is_asked_back_for_one_that_needs_it"
+LONE = f"{TABLE}::test_a_lone_message_after_another_needs_no_round_trip"
 GROWS = f"{TABLE}::test_the_window_of_a_fast_handler_grows_to_its_bound_in_a_quarter_of_a_second"
 RENEWED = f"{TABLE}::test_credit_is_renewed_before_it_runs_out_and_costs_few_frames"
 
@@ -94,7 +101,7 @@ def _(put: Put) -> None:
 @bug("what was left of the credit is carried over into the next session")
 def _(put: Put) -> None:
     """What a broken connection has swallowed is never granted again."""
-    carried: dict[Any, Any] = WeakKeyDictionary()
+    carried: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
     def opened(right: Any) -> Any:
         def open(self: Any, link: Any) -> None:
@@ -168,13 +175,13 @@ def _(put: Put) -> None:
 
 @bug(
     "a window holds what the handlers do in a second",
-    by=f"{TABLE}::test_row_6_a_hundred_busy_senders_fill_one_window_not_a_hundred",
+    by=ROW_6,
 )
 def _(put: Put) -> None:
     put(window.Window, "rate", lambda right: property(lambda self: 10 * right.fget(self)))
 
 
-@bug("each link has a window of its own", by=f"{TABLE}::test_row_2_a_slow_worker_of_fifty_senders_hoards_two_messages")
+@bug("each link has a window of its own", by=ROW_2)
 def _(put: Put) -> None:
     """The draft: a hundred busy senders make a worker hold a hundred windows."""
     put(window.Window, "room", lambda right: lambda self: right(self) + self.size * max(0, len(self._hungry) - 1))
@@ -243,8 +250,8 @@ def _(put: Put) -> None:
 @bug(
     "who wants something first has all there is",
     by=(
-        f"{TABLE}::test_row_3_a_thousand_senders_of_one_message_each_all_have_their_turn",
-        f"{TABLE}::test_row_4_occasional_senders_do_not_wait_behind_a_busy_one",
+        ROW_3,
+        ROW_4,
     ),
 )
 def _(put: Put) -> None:
@@ -282,7 +289,7 @@ def _(put: Put) -> None:
 
 @bug(
     "what others hold beyond their part is not asked back",
-    by=f"{TABLE}::test_what_was_promised_to_an_idle_link_is_asked_back_for_one_that_needs_it",
+    by=ASKED_BACK,
 )
 def _(put: Put) -> None:
     put(window.Window, "_ask_back", lambda right: lambda self, part, standing: [])
@@ -303,7 +310,7 @@ def _(put: Put) -> None:
     put(window.Window, "_ask_back", made)
 
 
-@bug("who wants nothing has no standing credit", by=f"{TABLE}::test_a_lone_message_after_another_needs_no_round_trip")
+@bug("who wants nothing has no standing credit", by=LONE)
 def _(put: Put) -> None:
     put(window.Window, "_stand", lambda right: lambda self: [])
 
@@ -335,7 +342,7 @@ def _(put: Put) -> None:
 
 @bug(
     "all that waits goes to one worker",
-    by=f"{TABLE}::test_row_1_ten_second_handlers_keep_all_runners_of_two_workers_busy",
+    by=ROW_1,
 )
 def _(put: Put) -> None:
     def made(right: Any) -> Any:

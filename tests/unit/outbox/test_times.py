@@ -48,7 +48,7 @@ def test_what_waits_for_its_time_takes_no_room_from_what_may_go(
     for number in range(20):
         bench.push(number, due=time.now_us() + 60 * MINUTE_US + number * 1_000_000)
         assert bench.turn() == []
-    for number in range(6):
+    for _ in range(6):
         bench.push("failed")
         (segment,) = bench.turn()
         assert values([segment]) == ["failed"]

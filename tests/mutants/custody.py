@@ -1,0 +1,112 @@
+"""Bugs of what is kept and for how long (rules §2.6, §2.7, §5.5), and of what handlers send (§6.4 to §6.7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from tests.mutants.planting import Put, bug, nothing
+from zerowait import serving
+from zerowait.engines.brokerless.protocol.owner import sender
+from zerowait.engines.brokerless.protocol.worker import claims, owners, worker
+from zerowait.outbox import intake, trouble
+
+RULES = "tests/protocol/test_rules.py"
+OUTPUTS = "tests/protocol/test_outputs.py"
+SCENARIOS = "tests/protocol/test_scenarios.py"
+FILE = "tests/unit/outbox/test_file.py"
+ON_DISK = (
+    "tests/integration/test_outputs.py::"
+    "test_what_is_sent_for_a_durable_message_lies_on_disk_though_its_channel_does_not"
+)
+INTAKE = "tests/unit/outbox/test_intake.py"
+
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+
+@bug("outcomes of an owner that never comes back are kept for ever", by=RULES)
+def _(put: Put) -> None:
+    put(owners.Owners, "kept_long_enough", lambda right: lambda self, now: [])
+
+
+@bug("outcomes of an owner that is gone go with it")
+def _(put: Put) -> None:
+    put(worker.Worker, "owner_gone", lambda right: lambda self, boxes, now, **how: right(
+        self, [replace(each, durable=False) for each in boxes], now, **how))  # fmt: skip
+
+
+@bug("outcomes of an outbox in memory outlive its process", by=(RULES, "tests/protocol/test_streams.py"))
+def _(put: Put) -> None:
+    put(worker.Worker, "owner_gone", lambda right: lambda self, boxes, now, **how: right(
+        self, [replace(each, durable=True) for each in boxes], now, **how))  # fmt: skip
+
+
+@bug("whoever waits is told at the first error that what was pushed is lost", by=FILE)
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def begins(self: Any, error: Any, *, is_open: bool) -> bool:
+            right(self, error, is_open=is_open)
+            return True
+
+        return begins
+
+    put(trouble.Trouble, "begins", made)
+
+
+@bug("whoever waits for a file that stays closed waits for ever", by=FILE)
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def begins(self: Any, error: Any, *, is_open: bool) -> bool:
+            right(self, error, is_open=is_open)
+            return False
+
+        return begins
+
+    put(trouble.Trouble, "begins", made)
+
+
+@bug("a worker is not told how often its predecessors have died of a message", by="tests/protocol/test_suspects.py")
+def _(put: Put) -> None:
+    put(sender, "Batch", lambda right: lambda **said: right(**{**said, "deaths": {}}))
+
+
+# -- what handlers send ------------------------------------------------------------------------------------------------
+
+
+@bug("a handler that sends nothing has a commit all the same", by=OUTPUTS)
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def serve(self: Any, services: Any) -> None:
+            right(self, [replace(each, keeps=True) for each in services])
+
+        return serve
+
+    put(worker.Worker, "serve", made)
+
+
+@bug("what was sent for an owner that stays away never leaves", by=SCENARIOS)
+def _(put: Put) -> None:
+    put(claims.Claims, "tick", nothing)
+
+
+@bug("what is sent for a durable message lies in memory", by=ON_DISK)
+def _(put: Put) -> None:
+    put(serving._Outputs, "send", lambda right: lambda self, delivery, outputs: right(
+        self, replace(delivery, durable=False), outputs))  # fmt: skip
+
+
+@bug("a process whose outbox is full takes messages all the same", by=OUTPUTS)
+def _(put: Put) -> None:
+    put(worker.Worker, "bound", nothing)
+
+
+@bug("outputs of runs that have begun are refused when the outbox is full", by=INTAKE)
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def begin(self: Any, *args: Any, **how: Any) -> Any:
+            return right(self, *args, **{**how, "force": False})
+
+        return begin
+
+    put(intake.Intake, "begin", made)
