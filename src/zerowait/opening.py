@@ -398,6 +398,9 @@ class Opened(Ground):
         pause = 0.002
         while time.monotonic() < until and self._error is None:
             stored = self.estate.is_stored()
+            if stored:
+                with suppress(TimeoutError, ZerowaitError):  # what is stored has been offered, too
+                    self.estate.turned().result(max(0.0, until - time.monotonic()))
             nothing_left = self.estate.is_settled() and not any(self.plain.left().values())
             plain_may_go = not nothing_left and self._plain_may_go(began)
             patient = not nothing_left and time.monotonic() - began < 1.0

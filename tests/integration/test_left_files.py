@@ -209,6 +209,45 @@ def test_closing_waits_for_what_is_in_flight(settings: Settings) -> None:
             assert seen == [1]
 
 
+def test_closing_waits_for_what_is_stored_and_has_not_been_offered_yet(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the commit and the network thread. Without: it is left behind although its worker is there."""
+    seen: list[int] = []
+    gate = threading.Event()
+    with service(settings, seen):
+        zw = Client("script", settings=settings)
+        with zw:
+            zw.workers("numbers").at_least(1).result(10)
+            zw.push("numbers", 1).handled.result(10)
+            outboxes = zw._open().node.outboxes
+            offered = outboxes.offered
+
+            def late(*args: Any) -> None:
+                assert gate.wait(20)
+                offered(*args)
+
+            monkeypatch.setattr(outboxes, "offered", late)
+            zw.push("numbers", 2).result(10)
+            threading.Timer(0.3, gate.set).start()
+            assert zw.close(10).result(15) == 0
+            assert seen == [1, 2]
+
+
+def test_what_was_offered_and_not_looked_at_yet_is_not_settled(settings: Settings) -> None:
+    """Calls from other threads are answered before it is."""
+    with Client("script", settings=settings) as zw:
+        zw.push("numbers", 1).result(10)
+        node, [box] = zw._open().node, zw._open().estate.boxes()
+
+        def ask() -> tuple[bool, bool]:
+            before = node.is_settled()
+            node.outboxes.offered(box.id, box.epoch, [], 0)
+            return before, node.is_settled()
+
+        wait_until(lambda: node.call(ask).result(5) == (True, False), within=5)
+
+
 def test_closing_does_not_wait_for_a_worker_that_is_leaving_itself(settings: Settings) -> None:
     """All of a service are stopped at once. Without: its senders wait for all of `drain` beside a worker that takes
     nothing any more."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+from concurrent.futures import Future
 from typing import Any
 
 from tests.mutants.planting import Put, bug, nothing
 from zerowait import adopting, client, estate, opening
 from zerowait.cli import delivering
-from zerowait.engines.brokerless import directory, home, locks, outboxes, shelf
+from zerowait.engines.brokerless import directory, home, locks, node, outboxes, shelf
 from zerowait.engines.brokerless.protocol import ending
 from zerowait.engines.brokerless.protocol.owner import owner
 from zerowait.errors import StoreError
@@ -181,6 +182,24 @@ def _(put: Put) -> None:
 @bug("closing does not wait for workers that take more", by=ENDING)
 def _(put: Put) -> None:
     put(owner.Owner, "takers", lambda right: lambda self, channel: [])
+
+
+@bug("closing does not wait for what is stored and not offered yet", by=LEFT)
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def turned(self: Any) -> Any:
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
+
+        return turned
+
+    put(estate.Estate, "turned", made)
+
+
+@bug("closing does not wait for what is offered and not looked at yet", by=LEFT)
+def _(put: Put) -> None:
+    put(node.Node, "is_settled", lambda right: lambda self, patient=False: ending.is_settled(self.core))
 
 
 @bug("closing waits for a worker that is leaving", by=LEFT)

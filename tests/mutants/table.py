@@ -328,6 +328,8 @@ RULES: dict[str, tuple[str, ...]] = {
         "closing waits for what nobody takes",
         "closing does not wait for what is in flight",
         "closing does not wait for workers that take more",
+        "closing does not wait for what is stored and not offered yet",
+        "closing does not wait for what is offered and not looked at yet",
         "closing waits for a worker that is leaving",
         "closing waits for an address that does not answer until `drain` is over",
         "closing does not wait for an address that may answer",

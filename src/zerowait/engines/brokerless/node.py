@@ -359,6 +359,8 @@ class Node:
         would be missed by both."""
         if patient and (ending.may_answer(self.core) or self._contacts.unanswered()):
             return False
+        if self.outboxes.offers():  # calls are answered before these are taken
+            return False
         return ending.is_settled(self.core) and self.topical.is_settled() and not self._plainly.has_work()
 
     def has_finished_own(self) -> bool:
