@@ -8,9 +8,10 @@ from msgspec.structs import replace
 
 from tests.mutants.planting import Put, bug, nothing
 from zerowait import serving
+from zerowait.engines.brokerless import entries
 from zerowait.engines.brokerless.protocol.owner import sender
 from zerowait.engines.brokerless.protocol.worker import claims, owners, worker
-from zerowait.outbox import intake, trouble
+from zerowait.outbox import headroom, intake, trouble
 
 RULES = "tests/protocol/test_rules.py"
 OUTPUTS = "tests/protocol/test_outputs.py"
@@ -20,6 +21,7 @@ ON_DISK = (
     "tests/integration/test_outputs.py::"
     "test_what_is_sent_for_a_durable_message_lies_on_disk_though_its_channel_does_not"
 )
+HEADROOM = "tests/unit/outbox/test_headroom.py"
 INTAKE = "tests/unit/outbox/test_intake.py"
 
 # -- what is kept ------------------------------------------------------------------------------------------------------
@@ -64,6 +66,35 @@ def _(put: Put) -> None:
         return begins
 
     put(trouble.Trouble, "begins", made)
+
+
+@bug("new messages are stored up to the last byte of the disk", by=HEADROOM)
+def _(put: Put) -> None:
+    put(headroom.Headroom, "fits", lambda right: lambda self, database, fresh: len(fresh))
+
+
+@bug("where room is short all outcomes are written at once", by=HEADROOM)
+def _(put: Put) -> None:
+    put(headroom.Headroom, "at_once", lambda right: lambda self, database, changes: changes)
+
+
+@bug("who leaves keeps room free rather than what was accepted", by=HEADROOM)
+def _(put: Put) -> None:
+    put(headroom.Headroom, "use_up", nothing)
+
+
+@bug("news that found no room in the directory are never announced", by="tests/unit/test_directory.py")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def announce(self: Any, entry: Any) -> None:
+            try:
+                right(self, entry)
+            finally:
+                self._is_stale = False
+
+        return announce
+
+    put(entries.Entries, "announce", made)
 
 
 @bug("a worker is not told how often its predecessors have died of a message", by="tests/protocol/test_suspects.py")
