@@ -120,6 +120,16 @@ def test_fragments_go_a_few_a_turn_and_until_then_there_is_work(wire: Wire) -> N
     assert not wire.outlets
 
 
+@pytest.mark.parametrize("room", [0, 3, 100])
+def test_who_is_closed_gets_at_once_what_can_still_leave_and_the_last_word_behind_it(wire: Wire, room: int) -> None:
+    wire.room[CONN] = room
+    wire.outlets.send(CONN, HUGE, behind=True)
+    wire.outlets.send(CONN, b"goodbye", behind=True)
+    wire.outlets.finish(CONN)
+    assert wire.went() == ["l", "l", "l", "l", "l", "goodbye"][:room]
+    assert not wire.outlets
+
+
 def test_large_frames_of_one_connection_go_one_after_another(wire: Wire) -> None:
     """Side by side they would be more at once than a receiver takes (`FRAGMENTED_AT_ONCE`)."""
     frames = [bytes([65 + n]) * len(HUGE) for n in range(8)]

@@ -361,7 +361,9 @@ class Node:
             return False
         if self.outboxes.offers():  # calls are answered before these are taken
             return False
-        return ending.is_settled(self.core) and self.topical.is_settled() and not self._plainly.has_work()
+        if not ending.is_settled(self.core) or not self.topical.is_settled():
+            return False
+        return not self._outlets.has_fragments() and not self._plainly.has_work()
 
     def has_finished_own(self) -> bool:
         """Whether nothing waits or is in flight of what this process pushes to channels that it serves itself."""

@@ -63,5 +63,11 @@ class Outlets:
             if not outlet.frames and not outlet.fragments:
                 del self._blocked[conn]
 
+    def finish(self, conn: int) -> None:
+        """It is closed: what can still be sent at once is; the rest is not."""
+        outlet = self._blocked.pop(conn, None)
+        waiting = (*outlet.frames, *outlet.fragments) if outlet is not None else ()
+        all(self._send(conn, data) for data in waiting)
+
     def forget(self, conn: int) -> None:
         self._blocked.pop(conn, None)

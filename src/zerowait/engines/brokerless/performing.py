@@ -108,8 +108,7 @@ class Performer:
             case Cancel():
                 self._hands.cancel(effect.box, effect.ranges)
             case Close():
-                self._outlets.flush()
-                self._outlets.forget(effect.conn)
+                self._outlets.finish(effect.conn)
                 self._wire.drop(effect.conn)
                 self._finder.lost(effect.conn, effect.words, now)
             case Prove():
