@@ -136,11 +136,16 @@ class Feeds:
         def ended(peer: str, missed: int, words: str) -> None:
             mine = told()
             if mine is not None:
-                mine.missed += missed
+                mine._lose(missed)
             inbox.end(Overflowed(channel=name, peer=peer, missed=missed))
 
+        def lost(missed: int) -> None:
+            mine = told()
+            if mine is not None:
+                mine._lose(missed)
+
         over = ended if terms["overflow"] == DISCONNECT else None
-        self.want(id, name, inbox, terms, codec, ended=over, plain=plain)
+        self.want(id, name, inbox, terms, codec, ended=over, lost=lost, plain=plain)
         return subscription
 
     def plain_for(self, name: str, declared: Channel | None, terms: Mapping[str, Any], group: str = "") -> Plain | None:
@@ -171,6 +176,7 @@ class Feeds:
         *,
         group: str = "",
         ended: Callable[[str, int, str], object] | None = None,
+        lost: Callable[[int], object] | None = None,
         plain: Plain | None = None,
     ) -> None:
         if plain is not None:
@@ -179,7 +185,7 @@ class Feeds:
             return
         wanted = Wanted(
             id, pattern, inbox, terms["replay"], round(terms["replay_seconds"] * 1_000), group, terms["queue"],
-            terms["overflow"], packed(codec.describe()), ended,
+            terms["overflow"], packed(codec.describe()), ended, lost,
         )  # fmt: skip
         asked = self._opened.node.subscribe(wanted)
         asked.add_done_callback(lambda over: inbox.end(error) if (error := _error(over)) is not None else None)

@@ -83,7 +83,7 @@ class Subscription(Leaving, Generic[T_co]):
     the events.
 
     missed: how many events that matched were lost so far, as far as they were looked at; those that could not be read
-    are among them. Made by `Client.subscribe`.
+    are among them, and those that a publisher had not sent when it left. Made by `Client.subscribe`.
     """
 
     _verb = "subscribe"
@@ -158,8 +158,7 @@ class Subscription(Leaving, Generic[T_co]):
         if missed > taken.known:
             self._miss(missed - taken.known, sender)
         if bad:
-            with self._lock:
-                self.missed += len(bad)
+            self._lose(len(bad))
             log.warning(
                 "%d events on %s from %s cannot be read as this subscription expects them, and are counted as missed; "
                 "the first: %s",
@@ -187,9 +186,13 @@ class Subscription(Leaving, Generic[T_co]):
             self._inbox.unread(taken.source.instance, missed)
         return events
 
-    def _miss(self, count: int, sender: str) -> None:
+    def _lose(self, count: int) -> None:
+        """So many are missed, and somebody else has told it. Any thread."""
         with self._lock:
             self.missed += count
+
+    def _miss(self, count: int, sender: str) -> None:
+        self._lose(count)
         self._untold += count
         now = time.monotonic()
         if now - self._told_at >= TOLD_S:

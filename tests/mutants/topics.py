@@ -48,10 +48,25 @@ def _(put: Put) -> None:
 
 @bug("a publisher that was lost is not asked about by the next of its name")
 def _(put: Put) -> None:
-    def made(right: Any) -> Any:
-        return lambda self, instance, name, *, left: right(self, instance, name, left=True)
+    put(subscriber.Subscriber, "gone", lambda right: lambda self, instance, name: right(self, instance, ""))
 
-    put(subscriber.Subscriber, "gone", made)
+
+@bug("a publisher that leaves does not say what it has not sent")
+def _(put: Put) -> None:
+    put(publisher.Publisher, "part", lambda right: lambda self, conn: {})
+
+
+@bug("what was passed over before a publisher leaves is not told")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def part(self: Any, conn: int) -> Any:
+            for of in self._cursors.get(conn, ()):
+                of.told = of.c
+            return right(self, conn)
+
+        return part
+
+    put(publisher.Publisher, "part", made)
 
 
 @bug("what is replayed comes once more when it is live")

@@ -52,13 +52,20 @@ class Feed:
             notify=lambda: None,
         )
         self.ended: list[int] = []
+        self.lost = 0  # told by a publisher that left, and by no event
         process.core.subscriber.add(
             Wanted(
                 id, pattern, self.inbox, replay, round(replay_s * 1_000), group, queue, how,
-                ended=lambda peer, missed, words: self.ended.append(missed),
+                ended=self._ended if overflow == "disconnect" else None, lost=self._lost,
             )
         )  # fmt: skip
         world.touch(process)
+
+    def _ended(self, peer: str, missed: int, words: str) -> None:
+        self.ended.append(missed)
+
+    def _lost(self, missed: int) -> None:
+        self.lost += missed
 
     def _renew(self) -> None:
         if self.process.alive:

@@ -197,6 +197,7 @@ class Puppet:
         credit: int = 0,
         answers: bool = True,
         type: Description | None = None,
+        name: str = "",
     ) -> None:
         Puppet._conns += 1
         self.conn = Puppet._conns
@@ -205,7 +206,7 @@ class Puppet:
         self.channels = list(channels)
         self.boxes = list(boxes)
         self.hello = Hello(
-            instance, f"peer{instance}", 1, boot, 1, instance, serial, (), Limits(message_bytes=message_bytes)
+            instance, name or f"peer{instance}", 1, boot, 1, instance, serial, (), Limits(message_bytes=message_bytes)
         )
         self.credit = credit
         self.answers = answers

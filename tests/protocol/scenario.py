@@ -129,7 +129,8 @@ class Scenario:
                 dropped = ranges((first, count) for _, first, count in frame.ranges) or "nothing"
                 return f"DROP {dropped}{'' if frame.answers else ' (unasked)'}"
             case frames.Goodbye():
-                return f"GOODBYE({frame.code})"
+                missed = ", ".join(f"{id}: {count}" for id, count in (frame.missed or {}).items())
+                return f"GOODBYE({frame.code}){f' (not sent of subscription {missed})' if missed else ''}"
             case frames.Subscribe():
                 where = f" after {frame.count}" if frame.epoch else ""
                 return f"SUBSCRIBE {frame.pattern}{where}{', ends' if frame.ends else ''}"
@@ -281,6 +282,8 @@ class Scenario:
                 lines.append(f"{topic} of {sender}: {' '.join(run)}")
             lines += [f"ended, {missed} lost" for missed in feed.ended]
             feed.ended.clear()
+            lines += [f"{feed.lost} missed that nobody sends any more"] if feed.lost else []
+            feed.lost = 0
         return lines or ["nothing"]
 
     def _do_dial(self, a: str, b: str) -> None:

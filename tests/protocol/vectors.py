@@ -190,6 +190,11 @@ VECTORS = [
     Vector("pong", "the answer; the handlers' loop has not turned for 4.2 s", Pong(300, 4_200)),
     Vector("final", "all that you remember of mine is confirmed", Goodbye()),
     Vector(
+        "left behind",
+        "a publisher leaves: 750 events were not sent of subscription 3, and none is missing of the others",
+        Goodbye(missed={3: 750}),
+    ),
+    Vector(
         "fenced",
         "somebody else has opened that outbox since",
         Goodbye(frames.FENCED, "outbox 0123456789abcdef has been opened by somebody else since", BOX, FENCE),

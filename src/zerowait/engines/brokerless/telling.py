@@ -155,6 +155,14 @@ class Telling:
                     *said.types,
                     said.words,
                 )
+            case "unsent":
+                log.warning(
+                    "%s has left, and of %s %s: they came faster than they were taken; a larger queue=, or taking "
+                    "them quicker, misses fewer",
+                    peer,
+                    said.channel,
+                    said.words,
+                )
             case "gap":
                 log.warning("events of %s on %s may be missing: %s", peer, said.channel, said.words)
             case "kind":

@@ -303,6 +303,9 @@ class Core:
         instance, boxes = link.instance, list(link.boxes.values())
         if frame.code not in (0, frames.LEAVING, frames.DUPLICATE, frames.STALE):
             self.effects.add(Say("refused by", frame.words, instance))
+        frames.check_goodbye(frame)
+        if frame.code == 0 or (frame.code == frames.LEAVING and frame.missed is not None):
+            self.subscriber.left(link, frame.missed or {})
         self.sessions.close(link, frame.words or "it left", now)
         if frame.code in (0, frames.LEAVING):  # it says itself that it is over: nothing runs there any more
             peer = self.peers.get(instance)
@@ -310,7 +313,7 @@ class Core:
                 self.peers.forget(peer)
                 returned = self.owner.gone(instance)
                 self.worker.owner_gone(boxes, now, final=frame.code == 0)
-                self._no_more(instance, peer.hello.name, left=frame.code == 0)
+                self._no_more(instance, peer.hello.name)
                 self.effects.add(Say("left", frame.words, instance, messages=returned))
 
     def answer(self, conn: int, serial: int, body: bytes) -> None:
@@ -344,10 +347,10 @@ class Core:
         """How earlier lives of this process ended: everybody who is met is told."""
         self.obituaries = [*obituaries, *self.obituaries][-OBITUARIES:]
 
-    def _no_more(self, instance: int, name: str, *, left: bool = False) -> None:
-        """For topics: it publishes and hears nothing any more. left: it had told all there was."""
+    def _no_more(self, instance: int, name: str) -> None:
+        """For topics: it publishes and hears nothing any more."""
         self.publisher.gone(instance)
-        self.subscriber.gone(instance, name, left=left)
+        self.subscriber.gone(instance, name)
 
     def obituary(self, obituary: Obituary, now: float) -> None:
         """To be told to everybody: that instance has ended."""
@@ -437,8 +440,9 @@ class Core:
         return self._draining and self.worker.is_done()
 
     def farewell(self, now: float, *, final: bool) -> None:
-        """The last word on each link. `final`: nothing of its own is left; else it only says that it is over."""
-        code, words = (0, "") if final and self.publisher.is_settled(now) else (frames.LEAVING, "it had to leave")
+        """The last word on each link, with what its subscriptions are not sent any more. `final`: nothing of its own is
+        left in an outbox; else it only says that it is over."""
+        code, words = (0, "") if final else (frames.LEAVING, "it had to leave")
         for link in list(self.links.values()):
             if link.hello is not None and link.side == "both":
-                self.sessions.end(link, code, words, now)
+                self.sessions.end(link, code, words, now, missed=self.publisher.part(link.conn))

@@ -12,7 +12,17 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from zerowait.engines.brokerless.protocol.frames import Batch, Chunk, Confirm, Drop, Frame, Outcome, Part, encode
+from zerowait.engines.brokerless.protocol.frames import (
+    Batch,
+    Chunk,
+    Confirm,
+    Drop,
+    Frame,
+    Goodbye,
+    Outcome,
+    Part,
+    encode,
+)
 from zerowait.message import Change, Choose, Numbers, Segment
 
 
@@ -23,7 +33,8 @@ class Send(Struct, gc=False):
     conn: int
     data: bytes
     passable: bool = False  # a BATCH: others may pass its fragments. Anything else that is large holds the others up
-    behind: bool = False  # a DROP that nobody asked for: it may not arrive before the BATCH that it is about
+    behind: bool = False  # a DROP that nobody asked for: it may not arrive before the BATCH that it is about. EVENTS
+    # keep their order so, and the GOODBYE that says how many are not sent comes after those that are
 
 
 class Close(Struct, gc=False):
@@ -222,7 +233,8 @@ class Effects:
 
     def send(self, conn: int, frame: Frame) -> None:
         if conn in self.live:
-            behind = isinstance(frame, Drop) and not frame.answers
+            last = isinstance(frame, Goodbye) and frame.missed is not None
+            behind = last or (isinstance(frame, Drop) and not frame.answers)
             self._effects.append(Send(conn, encode(frame), frame.__class__ is Batch, behind))
 
     def send_events(self, conn: int, data: bytes) -> None:

@@ -14,7 +14,7 @@ day as int64 microseconds UTC."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from msgspec import Struct, field
@@ -203,10 +203,14 @@ class Pong(Struct, array_like=True, tag=11, frozen=True, gc=False):
 
 
 class Goodbye(Struct, array_like=True, tag=12, frozen=True):
+    """missed: of a publisher that leaves, subscription → how many events that matched it were not sent and never will
+    be; of those that are not named all were. None: it does not say."""
+
     code: int = 0  # 0: final: "all that you remember of mine is confirmed"
     words: str = ""
     box: int = 0
     fence: int = 0
+    missed: Mapping[int, int] | None = None
 
 
 class Fragment(Struct, array_like=True, tag=13):
@@ -487,6 +491,12 @@ def check_subscribe(said: Subscribe) -> None:
     is_sane = all(0 <= number < NUMBER_MOST for number in numbers[1:]) and said.epoch >= 0
     if not is_pattern(said.pattern) or not is_sane or not DROP_OLDEST <= said.overflow <= DISCONNECT:
         raise ProtocolError(MALFORMED, f"a SUBSCRIBE to {said.pattern[:40]!r} with numbers {numbers}")
+
+
+def check_goodbye(said: Goodbye) -> None:
+    """Raises ProtocolError for what no publisher can have left behind."""
+    if said.missed is not None and not all(0 <= count < NUMBER_MOST for count in said.missed.values()):
+        raise ProtocolError(MALFORMED, f"a GOODBYE by which {max(said.missed.values())} events are missed")
 
 
 def fragments(data: bytes, serial: int) -> list[bytes]:

@@ -7,7 +7,7 @@ different connections arrive: exactly one stays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config, Identity
@@ -124,9 +124,9 @@ class Sessions:
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
-    def end(self, link: Link, code: int, words: str, now: float) -> None:
-        """Says goodbye on it and gives it up."""
-        self._effects.send(link.conn, Goodbye(code, words))
+    def end(self, link: Link, code: int, words: str, now: float, *, missed: Mapping[int, int] | None = None) -> None:
+        """Says goodbye on it and gives it up. missed: of each of its subscriptions, how many events it is not sent."""
+        self._effects.send(link.conn, Goodbye(code, words, missed=missed))
         self.close(link, words, now)
 
     def close(self, link: Link, words: str, now: float) -> None:

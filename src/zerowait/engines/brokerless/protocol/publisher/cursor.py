@@ -135,7 +135,7 @@ def _c(part: Part) -> int:
 class Taker:
     """Where events go: a subscription in a session. sent, limit: units since the session began."""
 
-    __slots__ = ("c", "conn", "id", "instance", "limit", "message_bytes", "moved_at", "seen", "sent")
+    __slots__ = ("c", "conn", "id", "instance", "limit", "message_bytes", "moved_at", "seen", "sent", "told")
 
     def __init__(self, conn: int, instance: int, frame: Subscribe, message_bytes: int, c: int) -> None:
         self.conn = conn  # 0: its session is over, and may be taken up again
@@ -147,6 +147,7 @@ class Taker:
         self.c = c  # the count of the last event that it was sent, or that was dropped before it
         self.moved_at = 0.0  # when it had room last
         self.seen = c  # of the last that is known to have come
+        self.told = c  # of the last that its subscriber has heard of in this session, by SUBSCRIBED or with an event
 
     def is_taking(self, now: float) -> bool:
         """Whether it has room, or had some more a moment ago."""

@@ -236,7 +236,7 @@ class Publisher:
             else:
                 self._go_back(cursor, said, now, all_there_is=bool(said.epoch))
                 cursor.beginning = event, cursor.c, tuple(cursor.ahead)
-        first = cursor.seen = cursor.c
+        first = cursor.seen = cursor.told = cursor.c
         cursor.moved_at = now
         self._cursors.setdefault(conn, []).append(cursor)
         stream.cursors.append(cursor)
@@ -328,6 +328,19 @@ class Publisher:
             if not group.members:
                 group.until = until
         self._roomy.discard(link.conn)
+
+    def part(self, conn: int) -> dict[int, int]:
+        """This process leaves: how many events each subscription of that connection has not been told of, and never
+        will be sent, as far as there are any. What a group has not been sent is said to one of it."""
+        missed: dict[int, int] = {}
+        for cursor in self._cursors.get(conn, ()):
+            missed[cursor.id] = cursor.stream.count - cursor.told
+        for id, key in self._joined.get(conn, {}).items():
+            group = self._groups[key]
+            member = group.members[conn]
+            missed[id] = member.c - member.told + group.skipped + group.stream.count - group.c
+            group.c, group.skipped = group.stream.count, 0
+        return {id: count for id, count in missed.items() if count}
 
     def gone(self, instance: int) -> None:
         """It will not be back."""

@@ -62,6 +62,7 @@ class Sending:
             counts[cursor.id] = part.c + skip
             cursor.sent += units(part.count - skip, nbytes)
             cursor.took(part, part.count - skip, skip)
+            cursor.told = cursor.c
         self._send(conn, block, union, counts)
         return True
 
@@ -75,6 +76,8 @@ class Sending:
         counts = {cursor.id: part.c + skip if part.c else 0}
         cursor.sent += cost
         cursor.took(part, count, skip)
+        if part.c:
+            cursor.told = cursor.c
         self._send(cursor.conn, part.block, ranges, counts)
 
     def _is_too_large(self, taker: Taker, block: Block, ranges: Ranges) -> bool:
@@ -107,6 +110,7 @@ class Sending:
             first = member.c + group.skipped + 1 if part.c else 0
             if part.c:
                 member.c += group.skipped + count
+                member.told = member.c
                 group.skipped = 0
             member.sent += cost
             group.took(part, count, skip)

@@ -44,8 +44,8 @@ class Source:
     """The queue of one publisher. taken: units that were looked at; told: how many of them it knows of."""
 
     __slots__ = (
-        "c", "instance", "is_over", "latest", "lost", "name", "queue", "seen", "sender", "taken", "told", "unknown",
-        "unread",
+        "c", "has_left", "instance", "is_over", "latest", "lost", "name", "queue", "seen", "sender", "taken", "told",
+        "unknown", "unread", "unsent",
     )  # fmt: skip
 
     def __init__(self, instance: int, sender: str) -> None:
@@ -61,6 +61,8 @@ class Source:
         self.told = 0.0
         self.seen = 0  # the count of the last that has come
         self.is_over = False  # its publisher is gone
+        self.has_left = False  # and will not be back: it has said so
+        self.unsent = 0  # by then: told with the next event of one of its name, once what has come is taken
 
     def is_empty(self) -> bool:
         """Whether nothing of it is left to take."""
@@ -68,13 +70,14 @@ class Source:
 
     def is_told(self) -> bool:
         """Whether all that is known to be missed was told with some event."""
-        return not (self.lost or self.unknown or self.unread)
+        return not (self.lost or self.unknown or self.unread or self.unsent)
 
     def inherit(self, other: Source) -> None:
         """What was missed of that one, and not told, is told with the next event of this one."""
         self.lost += other.lost
-        self.unread += other.unread
+        self.unread += other.unread + other.unsent
         self.unknown |= other.unknown
+        other.lost, other.unread, other.unsent, other.unknown = 0, 0, 0, False
 
 
 class Taken(Struct):
@@ -130,7 +133,7 @@ class Inbox:
                     if old.is_empty():
                         source.inherit(old)
                         del self._sources[old.instance]
-            source.is_over = False
+            source.is_over = source.has_left = False
             return source
 
     def begin(self, source: Source) -> int:
@@ -141,6 +144,21 @@ class Inbox:
             held = sum(p.cost * (p.count - p.taken) for p in pieces)
             source.taken = source.told = -held
             return max(0, int(self.window - held))
+
+    def part(self, source: Source, missed: int) -> None:
+        """Its publisher has left, and so many were not sent, as whoever reads this was told. The next event of one
+        of its name tells it once more, in its place."""
+        with self._lock:
+            source.has_left, source.unsent = True, missed
+            self._hand_on(source)
+
+    def _hand_on(self, source: Source) -> None:
+        """What nobody of it will tell any more is told by another of its name that is there by now."""
+        if source.has_left and source.is_empty() and not source.is_told():
+            for other in self._sources.values():
+                if other.sender == source.sender and not other.has_left:
+                    other.inherit(source)
+                    return
 
     def forget(self, instance: int) -> None:
         """Its publisher is gone; what has come of it stays, and so does what is still to be told of it."""
@@ -239,6 +257,8 @@ class Inbox:
                 found = self._take(source, most, one_topic)
                 if not source.is_empty():
                     self._turns.append(source)
+                elif source.has_left:
+                    self._hand_on(source)
                 if found is not None:
                     renew = source.taken - source.told >= self.window / 2
                     break
@@ -307,6 +327,7 @@ class Inbox:
                 source.unknown = True
             else:
                 source.unread += missed
+            self._hand_on(source)
 
     def rooms(self) -> list[tuple[Source, int]]:
         """Who is to be told of more room: and how much there may be used since its session began."""

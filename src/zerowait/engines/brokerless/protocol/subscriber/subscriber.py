@@ -6,7 +6,7 @@ It names where we left off, if we did: (epoch, last event, last count).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -54,6 +54,7 @@ class Wanted(Struct, eq=False):
     overflow: int = 0
     description: bytes = b""
     ended: Callable[[str, int, str], object] | None = None  # publisher, events lost, why: a publisher has ended it
+    lost: Callable[[int], object] | None = None  # so many, of which no event tells yet: their publisher has left
 
 
 class Place(Struct):
@@ -153,16 +154,33 @@ class Subscriber:
         for asked in [asked for asked in self._schemas if asked[0] == link.conn]:
             del self._schemas[asked]
 
-    def gone(self, instance: int, name: str, *, left: bool) -> None:
-        """Nobody waits for it any more. left: it said goodbye, and had told all there was; else the next one of its
-        name may have published in its place, and nobody knows what this one had not told; unless it is back itself,
-        and was only away for long."""
+    def left(self, link: Link, missed: Mapping[int, int]) -> None:
+        """It says goodbye, and how many events each of our subscriptions was not sent. What it had not answered yet it
+        may not have known either: of that nothing is known."""
+        taps = self._taps.get(link.conn, {})
+        for id, tap in [(id, tap) for id, tap in taps.items() if tap.is_answered]:
+            del taps[id]  # there is no place to go on from
+            if count := missed.get(id, 0):
+                self._lost(link, tap, count)
+
+    def _lost(self, link: Link, tap: Tap, count: int) -> None:
+        wanted = tap.wanted
+        if wanted.ended is not None:  # rather nothing than with holes
+            wanted.ended(tap.source.sender, count, "it has left")
+            return
+        wanted.inbox.part(tap.source, count)
+        if wanted.lost is not None:
+            wanted.lost(count)
+        words = f"{count} events that waited there for this process are missed"
+        self._effects.add(Say("unsent", words, link.instance, wanted.pattern))
+
+    def gone(self, instance: int, name: str) -> None:
+        """Nobody waits for it any more. Where it has not told how much it had not sent, the next one of its name may
+        have published in its place, and nobody knows; unless it is back itself, and was only away for long."""
         self._away.pop(instance, None)
         for key in [key for key in self._places if key[0] == instance]:
-            place = self._places.pop(key)
-            if not left:
-                self._gone[key] = place
-            if not left and name:
+            self._gone[key] = place = self._places.pop(key)
+            if name:
                 self._broken[name, key[1]] = place
         _bound(self._gone)
         _bound(self._broken)
