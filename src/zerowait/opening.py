@@ -239,12 +239,13 @@ class Opened(Ground):
     def workers(self, of: Any) -> Peers:
         name = of if isinstance(of, str) else of.name
         self.plains.refuse_peers(name, of, "workers")
-        if not isinstance(of, str):
-            if of.kind == "push":
-                self.declare(name, of.codec())
-            else:
-                self.use(name, of.kind, of.terms.idempotent, of.codec())
-        self.node.want(name)
+        if isinstance(of, str):
+            self.node.ask_for(name)
+        elif of.kind == "push":
+            self.declare(name, of.codec())
+            self.node.want(name)
+        else:
+            self.use(name, of.kind, of.terms.idempotent, of.codec())
         return Peers(self, "workers", name)
 
     def status(self) -> Status:

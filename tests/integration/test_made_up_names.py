@@ -6,6 +6,7 @@ import pytest
 
 from tests.waiting import wait_until
 from zerowait import App, Client, PushChannel, RequestChannel, Settings
+from zerowait.engines.brokerless import finding
 from zerowait.engines.brokerless.protocol.owner import contracts
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
 
@@ -44,6 +45,30 @@ def test_channels_that_were_used_once_are_forgotten_and_known_again_when_they_ar
         with app:
             assert zw.push(PushChannel[str]("made.up.0"), "found").handled.result(30) is None
     assert got == ["found"]
+
+
+def test_channels_that_were_only_asked_for_are_forgotten_and_found_again_when_they_are_asked_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "ASKED_MOST", MOST)
+    app = App("sink", settings=settings)
+
+    @app.pull("made.up.0")
+    def first(value: str) -> None: ...
+
+    with Client("asker", settings=settings) as zw:
+        for n in range(10 * MOST):
+            assert not len(zw.workers(f"made.up.{n}"))
+        wanted = zw._open().node._wanted
+        assert len(wanted.channels) == MOST
+        assert "made.up.0" not in wanted.channels
+        with app:
+            zw.workers("made.up.0").at_least(1).result(10)
+        zw.push("made.up.1", "waits", durable=False)
+        for n in range(10 * MOST):
+            assert not len(zw.workers(f"made.up.again.{n}"))
+        assert "made.up.1" in wanted.channels, "something is pushed there"
+        assert len(wanted.channels) == MOST + 1
 
 
 def test_what_a_peer_serves_and_nobody_asks_for_is_not_kept(settings: Settings) -> None:

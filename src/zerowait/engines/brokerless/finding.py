@@ -11,38 +11,61 @@ from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.wire import Wire
 from zerowait.errors import ZerowaitError
 
+ASKED_MOST = 1_024  # channels whose workers were asked for though nothing is pushed there: those asked for last
 LOOK_S = 0.1  # how often the directory is looked at while a channel that is pushed to has no worker; else seldomer
 
 
 class Wanted:
-    """The channels that something is or will be pushed to. look_at: when their workers are looked for next."""
+    """The channels whose workers are to be found. used: of those, what something is or will be pushed to; the rest was
+    only asked for. look_at: when they are looked for next."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.channels: frozenset[str] = frozenset()
+        self.used: frozenset[str] = frozenset()
         self.look_at = 0.0
+        self._asked: dict[str, None] = {}
         self._wake = wake
         self._lock = threading.Lock()
 
     def add(self, channel: str) -> None:
-        """Any thread."""
-        if channel not in self.channels:
+        """Something is or will be pushed to it. Any thread."""
+        if channel not in self.used:
             with self._lock:
-                self.channels = self.channels | {channel}  # a new one: the network thread may be going through the old
+                self._use(self.used | {channel})
+            self.look_at = 0.0
+            self._wake()
+
+    def ask(self, channel: str) -> None:
+        """Somebody asks who serves it. Any thread."""
+        with self._lock:
+            is_new = channel not in self.channels
+            self._asked.pop(channel, None)
+            self._asked[channel] = None
+            if len(self._asked) > ASKED_MOST:
+                del self._asked[next(iter(self._asked))]
+            if is_new:
+                self._use(self.used)
+        if is_new:
             self.look_at = 0.0
             self._wake()
 
     def also(self, channels: Iterable[str]) -> None:
         """On the network thread, before a look: what waits is to be taken by somebody, however it came to wait. What
         handlers have sent begins to only once it is chosen, perhaps in an outbox that was taken over."""
-        if not self.channels.issuperset(channels):
+        if not self.used.issuperset(channels):
             with self._lock:
-                self.channels = self.channels | {*channels}
+                self._use(self.used | {*channels})
 
     def forget(self, channels: Collection[str]) -> None:
         """Nothing is pushed to them any more. On the network thread; whoever wants one again declares it, too."""
         if channels:
             with self._lock:
-                self.channels = self.channels.difference(channels)
+                self._use(self.used.difference(channels))
+
+    def _use(self, used: frozenset[str]) -> None:
+        """Under the lock. Other sets, and the old ones unchanged: the network thread may be going through those."""
+        self.used = used
+        self.channels = used.union(self._asked)
 
 
 class Finder:

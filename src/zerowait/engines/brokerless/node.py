@@ -156,6 +156,10 @@ class Node:
         """Something is or will be pushed to this channel: its workers are to be found."""
         self._wanted.add(channel)
 
+    def ask_for(self, channel: str) -> None:
+        """Somebody asks who serves this channel, which nothing need be pushed to."""
+        self._wanted.ask(channel)
+
     def declare(self, channel: str, description: bytes) -> None:
         """What is or will be pushed to this channel, as `contract.packed` gives it: to be said before the first push.
         Workers that expect another type get nothing of it."""
