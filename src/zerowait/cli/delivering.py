@@ -1,10 +1,5 @@
 """What `zerowait outbox deliver` does: whoever has the outboxes of a name open goes on, and what nobody has is
-delivered from here.
-
-An outbox changes hands: a script that leaves still holds its lock when it answers nobody any more, and whoever looks
-into a file, to take it over or to show it, holds that for a moment. What lies in such a file is not known, and not
-nothing: it is looked for again until somebody says.
-"""
+delivered from here."""
 
 from __future__ import annotations
 
@@ -16,10 +11,7 @@ from collections import Counter
 from msgspec import Struct, field
 
 from zerowait.cli.output import OK, PARTIAL, UNAVAILABLE, colours, plural, tell, tell_silent
-from zerowait.cli.reach import Reach
-
-LOOK_S = 0.05  # between looks at what is left to deliver
-TAKEN_OVER_S = 3.0  # in which a process has found and opened what another has left
+from zerowait.cli.reach import LOOK_S, TAKEN_OVER_S, Reach, silent_of
 
 
 class _Seen(Struct):
@@ -62,33 +54,21 @@ def _tell_owners(name: str, seen: _Seen) -> None:
 
 
 def _look(reach: Reach, name: str) -> _Seen:
-    """Again until all is known, TAKEN_OVER_S at most."""
-    until = time.monotonic() + TAKEN_OVER_S
-    while True:
-        found = reach.status()
-        mine = [box for box in found.boxes if box.name == name]
-        seen = _Seen(letters=sum(each.dead for box in mine for each in box.channels))
-        seen.files = {int(box.id, 16) for box in mine}
-        for each in (each for box in mine for each in box.channels):
-            seen.channels[each.channel] += each.unsettled
-        known = set(seen.files)
-        for status in found.statuses:
-            boxes = [box for box in status.boxes if box.name == name and box.id]
-            known.update(int(box.id, 16) for box in boxes)
-            if held := sum(box.unsettled for box in boxes):
-                seen.by[f"{status.name} (pid {status.pid})"] = held
-        unreadable = {box.path for box in found.unreadable}
-        lost = [file for file in reach.files(name) if file.id not in known and str(file.path) not in unreadable]
-        seen.silent = {who: why for file in lost if (why := found.silent.get(who := f"{file.path.name} (no process)"))}
-        if len(seen.silent) == len(lost):
-            return seen
-        if time.monotonic() >= until:
-            # It is with one of those that did not answer.
-            why = f"somebody has it open, and did not say within {TAKEN_OVER_S:g} s what is in it. Try again"
-            hidden = {f"outbox {file.path.name}": why for file in lost}
-            seen.silent = {**hidden, **found.silent}
-            return seen
-        time.sleep(LOOK_S)
+    found = reach.status_of_all(name)
+    mine = [box for box in found.boxes if box.name == name]
+    seen = _Seen(letters=sum(each.dead for box in mine for each in box.channels))
+    seen.files = {int(box.id, 16) for box in mine}
+    for each in (each for box in mine for each in box.channels):
+        seen.channels[each.channel] += each.unsettled
+    for status in found.statuses:
+        if held := sum(box.unsettled for box in status.boxes if box.name == name and box.id):
+            seen.by[f"{status.name} (pid {status.pid})"] = held
+    if found.untold:  # it is with one of those that did not answer
+        why = f"somebody has it open, and did not say within {TAKEN_OVER_S:g} s what is in it. Try again"
+        seen.silent = {**{f"outbox {file.path.name}": why for file in found.untold}, **found.silent}
+    else:
+        seen.silent = silent_of(found, reach.files(name))
+    return seen
 
 
 def _deliver(reach: Reach, name: str, timeout: float, seen: _Seen) -> int:

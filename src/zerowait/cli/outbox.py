@@ -10,7 +10,6 @@ import click
 from msgspec import Struct, to_builtins
 
 from zerowait.cli import delivering, options
-from zerowait.cli.delivering import LOOK_S, TAKEN_OVER_S
 from zerowait.cli.output import (
     FAILED,
     OK,
@@ -25,7 +24,7 @@ from zerowait.cli.output import (
     tell,
     tell_silent,
 )
-from zerowait.cli.reach import Reach, tell_unreadable
+from zerowait.cli.reach import LOOK_S, TAKEN_OVER_S, Reach, tell_unreadable
 from zerowait.errors import StoreError
 from zerowait.names import nearest
 from zerowait.snapshot import BoxStatus, Question, WaitingStatus

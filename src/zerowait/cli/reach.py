@@ -2,6 +2,11 @@
 
 Both take the same questions and give the same answers, so that a command need not know which it talks to. A file is
 opened under its lock, and only for as long as the answer takes: a process that wants to adopt it waits no longer.
+
+An outbox changes hands: a script that leaves still holds its lock when it answers nobody any more, and whoever looks
+into a file, to take it over or to show it, holds that for a moment. What lies in such a file is not known, and not
+nothing: it is waited for (`_wait`), by who only looks until it is said who has it, by who is to act on all of it until
+somebody says what is in it.
 """
 
 from __future__ import annotations
@@ -28,7 +33,8 @@ T = TypeVar("T")
 
 PATIENCE_S = 3.0  # a process whose network thread does not answer in this time is stuck, or has just ended
 TYPES_S = 1.0  # the same, where only the reading of what is given is helped by the answer
-HANDS_S, LOOK_S = 0.5, 0.02  # how long, and how often, it is waited for that an outbox has changed hands
+HANDS_S, LOOK_S = 0.5, 0.05  # how long, and how often, it is waited for that an outbox has changed hands
+TAKEN_OVER_S = 3.0  # in which a process has found and opened what another has left
 AT_ONCE = 16
 PAGE = 500  # letters or ids in one question or answer: far below what one frame holds
 
@@ -73,13 +79,15 @@ class Unreadable(Struct, frozen=True):
 
 
 class Found(Struct):
-    """What was found everywhere; silent: who did not answer, and why."""
+    """What was found everywhere. silent: who did not answer, and why. untold: files of which all was to be known, and
+    nobody has said anything."""
 
     statuses: list[Status] = []
     boxes: list[BoxStatus] = []  # that no process owns
     letters: list[LetterStatus] = []
     silent: dict[str, str] = {}
     unreadable: list[Unreadable] = []
+    untold: list[OutboxFile] = []
 
 
 class Reach:
@@ -102,30 +110,35 @@ class Reach:
         """The namespace that an option names, else that of the settings."""
         return cls(Settings.load(flags={"namespace": namespace}))
 
-    def places(self) -> list[Place]:
+    def places(self, within: float = HANDS_S) -> list[Place]:
         """Whoever can be asked: the living, oldest first, then the outboxes that nobody owns. An outbox that changes
-        hands at this moment, or that somebody looks into, is waited for: who looked would miss what is in it."""
-        if self._directory is None:
-            return []
-        until = time.monotonic() + HANDS_S
-        while True:
-            if (seen := self._directory.look()) is not None:
-                self._living = seen
-            files = self._directory.outboxes()
-            known = {box for entry in self._living for box in entry.boxes}
-            if all(not file.owned or file.id in known for file in files) or time.monotonic() >= until:
-                break
-            time.sleep(LOOK_S)
-        living = [
+        hands at this moment, or that somebody looks into, is waited for, at most so many seconds: who looked would miss
+        what is in it."""
+        living: list[Entry] = []
+        files: list[OutboxFile] = []
+
+        def is_each_with_somebody() -> bool:
+            living[:], files[:] = self._alive(), self.files()
+            known = {box for entry in living for box in entry.boxes}
+            return all(not file.owned or file.id in known for file in files)
+
+        _wait(is_each_with_somebody, within)
+        processes = [
             Place(f"{entry.name} (pid {entry.pid})", partial(_ask_process, entry))
-            for entry in self._living
+            for entry in living
             if entry.endpoints
         ]
-        return living + [
-            Place(f"{file.path.name} (no process)", partial(self._ask_file, file), living=False, outbox=file.name)
+        return processes + [
+            Place(_name_of(file), partial(self._ask_file, file), living=False, outbox=file.name)
             for file in files
             if not file.owned and _other_format(file) is None
         ]
+
+    def _alive(self) -> list[Entry]:
+        """The living, as they are now."""
+        if self._directory is not None and (seen := self._directory.look()) is not None:  # None: nothing has changed
+            self._living = seen
+        return self._living
 
     def unreadable(self) -> list[Unreadable]:
         """The outboxes that nobody has open and that are of another version: they are no places to ask, ever."""
@@ -134,11 +147,9 @@ class Reach:
 
     def types(self, channel: str) -> list[Description]:
         """What those on this machine expect who serve this channel. Who does not answer at once is passed over."""
-        if self._directory is not None and (seen := self._directory.look()) is not None:
-            self._living = seen
         serving = [
             Place(entry.name, partial(_ask_process, entry, patience=TYPES_S))
-            for entry in self._living
+            for entry in self._alive()
             if entry.endpoints and channel in entry.serves
         ]
         question = Question("channel.types", {"channel": channel})
@@ -174,7 +185,33 @@ class Reach:
 
     def status(self) -> Found:
         """The living, and the ledgers of the outboxes that nobody owns."""
-        places = self.places()
+        return self._status(HANDS_S)
+
+    def status_of_all(self, name: str) -> Found:
+        """The same, asked again until somebody has said of each outbox of that name what is in it, or why it cannot be
+        read; TAKEN_OVER_S at most."""
+        found = Found()
+
+        def is_all_told() -> bool:
+            nonlocal found
+            found = self._status(0.0)
+            found.untold = self._untold(found, name)
+            return not found.untold
+
+        _wait(is_all_told, TAKEN_OVER_S)
+        return found
+
+    def _untold(self, found: Found, name: str) -> list[OutboxFile]:
+        told = {box.id for box in (*found.boxes, *(box for status in found.statuses for box in status.boxes)) if box.id}
+        unreadable = {box.path for box in found.unreadable}
+        return [
+            file
+            for file in self.files(name)
+            if f"{file.id:016x}" not in told and str(file.path) not in unreadable and _name_of(file) not in found.silent
+        ]
+
+    def _status(self, within: float) -> Found:
+        places = self.places(within)
         found = Found(unreadable=self.unreadable())
         for place, reply in zip(places, _at_once(lambda place: place.reply(Question("status")), places), strict=True):
             if place.living and (status := reply.value(Status)) is not None:
@@ -234,6 +271,22 @@ def tell_unreadable(found: Found) -> None:
             f"{styled('not readable:', sys.stderr, fg='yellow')} the outbox {box.name} is of format {box.format}, not "
             f"readable by this version. Deliver it with that version, or discard it: remove the file {box.path}"
         )
+
+
+def _wait(is_known: Callable[[], bool], seconds: float) -> None:
+    """Until what changes hands is with somebody again, or so long."""
+    until = time.monotonic() + seconds
+    while not is_known() and time.monotonic() < until:
+        time.sleep(LOOK_S)
+
+
+def _name_of(file: OutboxFile) -> str:
+    return f"{file.path.name} (no process)"
+
+
+def silent_of(found: Found, files: Iterable[OutboxFile]) -> dict[str, str]:
+    """Which of these files could not be read, and why."""
+    return {who: found.silent[who] for who in map(_name_of, files) if who in found.silent}
 
 
 def _other_format(file: OutboxFile) -> int | None:

@@ -16,7 +16,8 @@ from tests.unit.cli.conftest import Zerowait
 from tests.waiting import wait_until
 from zerowait import Client, Settings
 from zerowait.cli import delivering
-from zerowait.cli.reach import Found, Reach
+from zerowait.cli import reach as reaching
+from zerowait.cli.reach import Found, Place, Reach
 from zerowait.engines.brokerless.directory import Directory
 from zerowait.message import Bury
 from zerowait.outbox.letters import Letters
@@ -342,16 +343,16 @@ def test_what_somebody_holds_for_a_moment_is_waited_for_and_delivered(
     [file] = directory.outboxes("counter")
     lock = directory.lock_outbox(file.path)
     assert lock is not None
-    status, looks = Reach.status, 0
+    places, looks = Reach.places, 0
 
-    def status_and_then_let_go(reach: Reach) -> Found:
+    def places_and_then_let_go(reach: Reach, within: float) -> list[Place]:
         nonlocal looks
-        found, looks = status(reach), looks + 1
+        found, looks = places(reach, within), looks + 1
         if lock.held:
             lock.release()
         return found
 
-    monkeypatch.setattr(Reach, "status", status_and_then_let_go)
+    monkeypatch.setattr(Reach, "places", places_and_then_let_go)
     ran = zerowait("outbox", "deliver", "counter", "--timeout", "0.2")
     assert looks > 1
     assert "1 message of counter to deliver" in ran.err
@@ -363,17 +364,22 @@ def test_what_is_taken_over_while_it_is_to_be_delivered_is_not_called_delivered(
     zerowait: Zerowait, dead: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given that another process of that name takes it just before we do
-    status, other, taking, taken = Reach.status, Client("counter", settings=settings), ExitStack(), list[Client]()
+    status, other, taking, taken = (
+        Reach.status_of_all,
+        Client("counter", settings=settings),
+        ExitStack(),
+        list[Client](),
+    )
 
-    def status_and_then_taken(reach: Reach) -> Found:
-        found = status(reach)
+    def status_and_then_taken(reach: Reach, name: str) -> Found:
+        found = status(reach, name)
         if not taken:
             taken.append(other)
             taking.enter_context(other)
             wait_until(lambda: any(box.unsettled for box in other.status().boxes), within=10)
         return found
 
-    monkeypatch.setattr(Reach, "status", status_and_then_taken)
+    monkeypatch.setattr(Reach, "status_of_all", status_and_then_taken)
     monkeypatch.setattr(delivering, "TAKEN_OVER_S", 0.2)
     with taking:
         ran = zerowait("outbox", "deliver", "counter")
@@ -387,7 +393,7 @@ def test_what_is_taken_over_while_it_is_to_be_delivered_is_not_called_delivered(
 def test_what_nobody_tells_of_is_not_called_nothing(
     zerowait: Zerowait, dead: str, directory: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivering, "TAKEN_OVER_S", 0.2)
+    monkeypatch.setattr(reaching, "TAKEN_OVER_S", 0.2)
     [file] = directory.outboxes("counter")
     lock = directory.lock_outbox(file.path)
     assert lock is not None

@@ -129,7 +129,7 @@ def there(monkeypatch: pytest.MonkeyPatch) -> There:
         places = [Place(each.who, each.ask) for each in processes]
         places += [Place(each.who, each.ask, living=False) for each in files]
 
-        def all_of_them(reach: Reach) -> list[Place]:
+        def all_of_them(reach: Reach, within: float = 0.0) -> list[Place]:
             return places
 
         monkeypatch.setattr(Reach, "places", all_of_them)
@@ -475,7 +475,7 @@ def test_dropping_from_an_outbox_that_is_not_there_or_does_not_answer_is_no_succ
 def test_an_outbox_taken_since_we_looked_is_passed_over(monkeypatch: pytest.MonkeyPatch, zerowait: Zerowait) -> None:
     gone = Place("counter.00ff.db", lambda question: Answer(True), living=False)
 
-    def as_it_was(reach: Reach) -> list[Place]:
+    def as_it_was(reach: Reach, within: float = 0.0) -> list[Place]:
         return [gone]
 
     monkeypatch.setattr(Reach, "places", as_it_was)
