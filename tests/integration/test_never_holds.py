@@ -196,3 +196,56 @@ async def _all(zw):
 asyncio.run(main())
 assert not seen, seen[:10]
 """
+
+
+def test_the_network_thread_reads_nothing_of_durable_groups(settings: Settings) -> None:
+    """Whether it meets one before anything is published, or looks for who has not subscribed."""
+    done = subprocess.run(
+        [sys.executable, "-c", GROUPED, str(settings.home), settings.namespace],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+GROUPED = """
+import sys, threading
+from pathlib import Path
+from tests.waiting import wait_until
+from zerowait import App, Client, Settings, Topic
+from zerowait.engines.brokerless import topical
+from zerowait.topics.groups import folder_of, remembered
+
+topical.LONELY_S = 0.1
+settings = Settings(home=sys.argv[1], namespace=sys.argv[2])
+folder = folder_of(Path(sys.argv[1]), sys.argv[2], "bank")
+seen, touched = [], []
+
+def note(event, args):
+    if any(str(folder) in str(arg) for arg in args):
+        (seen if threading.current_thread().name.startswith("zerowait network") else touched).append((event, args))
+
+sys.addaudithook(note)
+ORDERS, got = Topic[int]("orders.>"), []
+billing = App("billing", settings=settings)
+
+@billing.subscribe(ORDERS, group="billing", durable=True)
+def bill(order: int) -> None:
+    got.append(order)
+
+for life in range(2):
+    with billing, Client("bank", settings=settings) as bank:
+        bank.subscribers(ORDERS).at_least(1).result(10)   # announced, and nothing is published yet
+        wait_until(lambda: list(remembered(folder)) == ["orders.>@billing"], within=10)
+        assert bank.publish(ORDERS.at("new"), life).result(10) == 1
+        bank.publish("news.today", life).result(10)       # which nobody has subscribed to
+        node = bank._open().node
+        wait_until(lambda: "news.today" in node.topical._heard, within=10)
+        wait_until(lambda: len(got) > life, within=10)
+assert got == [0, 1], got
+assert touched
+assert not seen, seen
+"""

@@ -628,6 +628,21 @@ def test_a_durable_group_that_is_away_gets_everything_when_it_is_back(
     ]  # fmt: skip
 
 
+def test_a_group_that_an_earlier_life_has_met_is_there_for_who_asks_for_subscribers(
+    settings: Settings,
+) -> None:
+    orders, app = Topic[int]("asked.>"), App("audit", settings=settings)
+
+    @app.subscribe(orders, group="audit", durable=True)
+    def audit(order: int) -> None: ...
+
+    with app:
+        for _ in range(2):  # the second has read of it, and published nothing
+            with Client("shop", settings=settings) as shop:
+                shop.subscribers(orders).at_least(1).result(10)
+                wait_until(lambda: shop.status().topics[0].subscriptions != [], within=10)
+
+
 def test_what_a_killed_publisher_had_stored_for_a_durable_group_is_delivered(
     start: Start, tmp_path: Path, settings: Settings
 ) -> None:

@@ -95,6 +95,9 @@ class RememberedGroups(Groups):
         there = self._node.around.groups.remembered.get(self._node.name, set())
         return {channel: both for channel in sorted(there) if (both := parted(channel)) is not None}
 
+    def _read_behind(self) -> None:
+        self.known()
+
     def _keep(self, channel: str, both: tuple[str, str]) -> None:
         def kept() -> None:
             around = self._node.around

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -81,54 +82,83 @@ class Groups:
         self._lane = lane
         self._promise = promise
         self._want = want
-        self._known: dict[str, tuple[str, str]] | None = None  # channel → (pattern, group)
-        self._lock = threading.RLock()
+        self._known: dict[str, tuple[str, str]] | None = None  # channel → (pattern, group); None: not read yet
+        self._early: dict[str, tuple[str, str]] = {}  # met before they were read
+        self._lock = threading.RLock()  # never held while the disk is waited for: the network thread takes it, too
+        self._reading = threading.Lock()
         self._writing = threading.Lock()
 
     def known(self) -> dict[str, tuple[str, str]]:
-        """All that there are. Read at first use."""
-        with self._lock:
-            if self._known is None:
-                self._known = self._remembered()
-            return self._known
+        """All that there are. Read at first use, on this thread: not for the network thread (`seen`)."""
+        if self._known is None:
+            for channel, both in self._read().items():
+                self._begin(channel, both)
+        assert self._known is not None
+        return self._known
+
+    def _read(self) -> dict[str, tuple[str, str]]:
+        """Gives those that were met meanwhile and are new; none to whoever finds that another was quicker."""
+        with self._reading:
+            if self._known is not None:
+                return {}
+            found = self._remembered()
+            with self._lock:
+                early = ((channel, both) for channel, both in self._early.items() if channel not in found)
+                new = dict(islice(early, max(0, GROUPS_MOST - len(found))))
+                self._known, self._early = found | new, {}
+            return new
+
+    def _read_behind(self) -> None:
+        threading.Thread(target=self.known, name="zerowait groups", daemon=True).start()
 
     def _remembered(self) -> dict[str, tuple[str, str]]:
         return remembered(self._folder())
 
     def seen(self) -> dict[str, tuple[str, str]]:
-        """Those that are in memory: for an event loop, which waits for no disk."""
-        return dict(self._known or {})
+        """Those that are in memory: for an event loop and the network thread, which wait for no disk."""
+        with self._lock:
+            return {**(self._known or {}), **self._early}
 
     def of(self, topic: str, codec: Codec[Any]) -> tuple[Any, ...]:
         """(channel's lane, whether the topic is to be said) of the groups that get this topic."""
         found: list[tuple[Lane, bool]] = []
+        known = self.known()
         with self._lock:
-            for channel, (pattern, _) in self.known().items():
+            for channel, (pattern, _) in known.items():
                 if matches(pattern, topic):
                     found.append((self._lane(channel, codec), is_wild(pattern)))
         return tuple(found)
 
     def met(self, channel: str) -> None:
-        """A process serves this group: it is remembered from now on."""
+        """A process serves this group: it is remembered from now on. On the network thread, which waits for no disk."""
         both = parted(channel)
         with self._lock:
-            known = self.known()
-            if both is None or channel in known or len(known) >= GROUPS_MOST:
+            is_read = self._known is not None
+            known = self._early if self._known is None else self._known
+            is_new = channel not in known
+            if both is None or (is_new and len(known) >= GROUPS_MOST):
                 return
             known[channel] = both
-        self._want(channel)
+            is_first = is_new and len(known) == 1
+        self._want(channel)  # also of one that an earlier life has met: who asks for subscribers is to find it
+        if is_read and is_new:
+            self._begin(channel, both)
+        elif is_first and not is_read:
+            self._read_behind()
+
+    def _begin(self, channel: str, both: tuple[str, str]) -> None:
         self._keep(channel, both)
         self.changed()
 
     def _keep(self, channel: str, both: tuple[str, str]) -> None:
-        # The network thread waits for no disk.
         threading.Thread(target=self._remember, args=(channel, both), name="zerowait groups", daemon=True).start()
 
     def forget(self, channel: str) -> bool:
         """Nothing more is kept for this group, unless it comes back: then it is met anew. False: it was not known.
         Waits for the disk; raises OSError if that cannot forget it."""
+        known = self.known()
         with self._lock:
-            was_known = self.known().pop(channel, None) is not None
+            was_known = known.pop(channel, None) is not None
         if was_known:
             self.changed()
         with self._writing:

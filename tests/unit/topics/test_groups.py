@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.waiting import wait_until
+from zerowait.codec import Codec
 from zerowait.topics.groups import Groups, remembered
 
 BILLING = "prices.*@billing"
@@ -72,3 +74,53 @@ def test_a_group_that_is_forgotten_before_it_was_written_is_not_written(folder: 
 def test_what_nobody_remembers_is_no_error(folder: Path) -> None:
     assert not Publisher(folder).groups.forget(BILLING)
     assert remembered(folder) == {}
+
+
+class Disk(Groups):
+    """Which stands still until it is told to move, and knows who has read it."""
+
+    def __init__(self, folder: Path, there: dict[str, tuple[str, str]]) -> None:
+        self.wanted: set[str] = set()
+        super().__init__(
+            lambda: folder,
+            lane=lambda channel, codec: channel,  # type: ignore[arg-type, return-value]
+            promise=lambda words: None,  # type: ignore[arg-type, return-value]
+            want=self.wanted.add,
+        )
+        self.there = there
+        self.moves = threading.Event()
+        self.readers: list[int] = []
+
+    def _remembered(self) -> dict[str, tuple[str, str]]:
+        self.readers.append(threading.get_ident())
+        assert self.moves.wait(10)
+        return dict(self.there)
+
+
+def test_a_group_is_met_and_seen_without_waiting_for_a_disk_that_nobody_has_read(folder: Path) -> None:
+    # Given a disk that stands still, on which another group is remembered.
+    disk = Disk(folder, {"orders.>@audit": ("orders.>", "audit")})
+
+    # When a group is met, as the network thread meets it.
+    disk.met(BILLING)
+    disk.met(BILLING)
+
+    # Then that has waited for nothing, and whoever publishes next has both, however he is read.
+    assert disk.seen() == {BILLING: ("prices.*", "billing")}
+    assert disk.wanted == {BILLING}
+    disk.moves.set()
+    assert [lane for lane, _ in disk.of("prices.eur", Codec(int))] == [BILLING]
+    assert set(disk.seen()) == {BILLING, "orders.>@audit"}
+    wait_until(lambda: list(remembered(folder)) == [BILLING], within=5)
+    assert len(disk.readers) == 1
+    assert threading.get_ident() not in disk.readers
+
+
+def test_a_group_that_was_remembered_is_no_news_when_it_is_met_before_it_was_read(folder: Path) -> None:
+    disk = Disk(folder, {BILLING: ("prices.*", "billing")})
+    disk.met(BILLING)
+    disk.moves.set()
+
+    assert disk.known() == {BILLING: ("prices.*", "billing")}
+    assert disk.wanted == {BILLING}, "its members are looked for all the same"
+    assert remembered(folder) == {}, "it is not written once more"

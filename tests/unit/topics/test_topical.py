@@ -64,7 +64,7 @@ def topical_of(
         return [SimpleNamespace(pattern=topic) for topic in heard]
 
     core.publisher.subscribers, core.publisher.streams = subscribers, streams
-    groups: Any = SimpleNamespace(known=lambda: {f"{topic}@g": (topic, "g") for topic in grouped})
+    groups: Any = SimpleNamespace(seen=lambda: {f"{topic}@g": (topic, "g") for topic in grouped})
     topical = Topical(Table().press, groups, lambda: None)
     topical.open(core)
     return topical, subscriptions

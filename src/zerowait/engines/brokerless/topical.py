@@ -124,7 +124,7 @@ class Topical:
                 continue
             del self._unheard[topic]
             self._heard.add(topic)
-            groups = (pattern for pattern, _ in self._groups.known().values())
+            groups = (pattern for pattern, _ in self._groups.seen().values())
             if not publisher.subscribers(topic) and not any(overlap(each, topic) for each in (*mine, *groups)):
                 subscribed = sorted({stream.pattern for stream in publisher.streams(">")})
                 meant = nearest(topic, subscribed)
