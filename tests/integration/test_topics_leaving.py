@@ -109,6 +109,32 @@ async def test_a_handler_is_told_with_its_next_event(settings: Settings) -> None
     assert len(seen) + sum(missed for _, missed in seen) == 101
 
 
+def test_a_publisher_that_closes_waits_for_who_takes_slowly(settings: Settings, screen: Client) -> None:
+    """So slowly that half of what is on its way takes longer than a publisher has patience with who takes nothing."""
+    events = screen.subscribe(PRICES, idle=10)
+    found: list[tuple[int, int]] = []
+    closed = threading.Event()
+
+    def read() -> None:
+        for event in events:
+            found.append((event.value, event.missed))
+            closed.wait(0.025)
+            if event.value == 299:
+                return
+
+    reader = threading.Thread(target=read)
+    bank = Client("bank", settings=settings)
+    bank.subscribers(PRICES).at_least(1).result(10)
+    for number in range(300):
+        bank.publish(PRICES.at("eur"), number)
+    reader.start()
+    bank.close(30).result(40)
+    closed.set()
+    reader.join(20)
+    assert found == [(number, 0) for number in range(300)]
+    assert events.missed == 0
+
+
 def test_an_event_that_is_still_on_its_way_in_pieces_comes_before_the_last_word(
     settings: Settings, screen: Client
 ) -> None:

@@ -68,6 +68,26 @@ def test_what_was_not_sent_is_told_whatever_else_the_publisher_leaves(final: boo
     assert slow.lost == 18, "and counted once"
 
 
+@pytest.mark.parametrize("pace", [0.02, 0.9])
+def test_who_takes_slowly_is_waited_for_and_who_takes_nothing_is_not(pace: float) -> None:
+    world, bank, (screen,) = met("screen")
+    feed = Feed(world, screen, "a.*", 1, queue=400)
+    world.run(world.now + 0.05)
+    for number in range(400):
+        publish(bank, ("a.b", number))
+    world.run(world.now + 0.05)
+    core, until = bank.core.publisher, world.now + 5.0
+    while world.now < until:
+        assert not core.is_settled(world.now)
+        feed.take(1)
+        world.run(world.now + pace)
+
+    began = world.now
+    while not core.is_settled(world.now):
+        world.run(world.now + 0.01)
+    assert world.now - began < 2.5
+
+
 def test_what_was_passed_over_last_is_told() -> None:
     """An event that is too large for its subscriber, behind which nothing came that could have told it."""
     world, bank, (screen,) = met("screen")

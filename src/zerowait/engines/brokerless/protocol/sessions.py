@@ -176,6 +176,7 @@ class Sessions:
         self._pings += 1
         link.ping(self._pings, now)
         self._effects.send(link.conn, Ping(self._pings))
+        self._subscriber.beat(link)
         self._ping_at[link.conn] = now + self._config.ping
 
     def deaf(self, now: float) -> list[Peer]:

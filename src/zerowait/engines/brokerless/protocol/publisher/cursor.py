@@ -11,8 +11,6 @@ from zerowait.engines.brokerless.protocol.frames import CONFLATE, Subscribe
 from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.publisher.history import Block, Part, Ranges
 
-TAKING_S = 0.5  # who has not made room for so long may be busy with one event for as long as it likes
-
 
 class Stream:
     """A pattern's events. count: of all that have matched it. low: counts above that are of this stream; history: so
@@ -149,9 +147,9 @@ class Taker:
         self.seen = c  # of the last that is known to have come
         self.told = c  # of the last that its subscriber has heard of in this session, by SUBSCRIBED or with an event
 
-    def is_taking(self, now: float) -> bool:
-        """Whether it has room, or had some more a moment ago."""
-        return self.left() > 0 or now < self.moved_at + TAKING_S
+    def is_taking(self, now: float, patience: float) -> bool:
+        """Whether it has room, or has had some more within so many seconds."""
+        return self.left() > 0 or now < self.moved_at + patience
 
     def has_seen(self, count: int) -> None:
         """Of a group's member nothing is kept."""

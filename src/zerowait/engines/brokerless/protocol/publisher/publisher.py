@@ -36,6 +36,7 @@ STREAMS_REMEMBERED = 1_024  # patterns that nobody subscribes to any more and wh
 STREAM_IDLE = 3_600.0  # … for so many seconds
 RETAINED_MOST = 100_000  # topics whose last value is kept
 SUBSCRIPTIONS_MOST = 4_096  # of one connection
+TAKING = 1.25  # pings: who has not made room for so long may be busy with one event for as long as it likes
 
 
 class Announced(Struct):
@@ -159,8 +160,9 @@ class Publisher:
         """Whether waiting any longer is of no use: everything has been sent to those who go on taking it. Who has taken
         nothing for a while holds up nobody's end, and this process itself will not."""
         cursors = [c for of in self._cursors.values() for c in of] + list(self._groups.values())
+        patience = TAKING * self._config.ping
         return not any(
-            cursor.pending() and any(taker.conn > 0 and taker.is_taking(now) for taker in cursor.takers())
+            cursor.pending() and any(taker.conn > 0 and taker.is_taking(now, patience) for taker in cursor.takers())
             for cursor in cursors
         )
 

@@ -331,10 +331,15 @@ class Inbox:
 
     def rooms(self) -> list[tuple[Source, int]]:
         """Who is to be told of more room: and how much there may be used since its session began."""
-        found: list[tuple[Source, int]] = []
         with self._lock:
-            for source in self._sources.values():
-                if source.taken - source.told >= self.window / 2:
-                    source.told = source.taken
-                    found.append((source, int(source.taken + 1e-6) + self.window))
-        return found
+            enough = self.window / 2
+            return [(each, self._limit(each)) for each in self._sources.values() if each.taken - each.told >= enough]
+
+    def room(self, source: Source) -> int | None:
+        """How much its publisher may use by now; None: that is what it knows."""
+        with self._lock:
+            return self._limit(source) if source.taken > source.told else None
+
+    def _limit(self, source: Source) -> int:
+        source.told = source.taken
+        return int(source.taken + 1e-6) + self.window

@@ -129,8 +129,19 @@ class Subscriber:
                 for conn, taps in self._taps.items():
                     tap = taps.get(wanted.id)
                     if tap is not None and tap.source is source:
-                        tap.limit = limit
-                        self._effects.send(conn, Room(wanted.id, limit, source.seen))
+                        self._tell_room(conn, tap, limit)
+
+    def beat(self, link: Link) -> None:
+        """With each PING a publisher learns of what was taken, be it little: who takes slowly is told from who does not
+        take at all, for whom a publisher that leaves does not wait."""
+        for tap in self._taps.get(link.conn, {}).values():
+            limit = tap.wanted.inbox.room(tap.source)
+            if limit is not None:
+                self._tell_room(link.conn, tap, limit)
+
+    def _tell_room(self, conn: int, tap: Tap, limit: int) -> None:
+        tap.limit = limit
+        self._effects.send(conn, Room(tap.wanted.id, limit, tap.source.seen))
 
     # -- links ---------------------------------------------------------------------------------------------------------
 
