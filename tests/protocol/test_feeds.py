@@ -380,6 +380,7 @@ def events(**changed: Any) -> Events:
         events(event=-3),
         Subscribed(1, 1, 1, -1),
         Subscribed(1, 1, 1, 0, -2),
+        Subscribed(1, 1, 1, 2**64 - 1, 2**63, ends=True),
     ],
     ids=lambda frame: type(frame).__name__,
 )

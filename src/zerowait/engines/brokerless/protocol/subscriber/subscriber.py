@@ -297,11 +297,11 @@ class Subscriber:
         tap = taps.get(said.subscription)
         if tap is None:
             return
+        if not 0 <= said.count < NUMBER_MOST or not UNKNOWN <= said.missed < NUMBER_MOST:
+            raise ProtocolError(MALFORMED, f"a SUBSCRIBED with count {said.count}, {said.missed} missed")
         if said.ends:
             self._ended(link, taps, tap, said)
             return
-        if not 0 <= said.count < NUMBER_MOST or not UNKNOWN <= said.missed < NUMBER_MOST:
-            raise ProtocolError(MALFORMED, f"a SUBSCRIBED with count {said.count}, {said.missed} missed")
         if tap.place.epoch == said.epoch and not said.missed and tap.place.count != said.count:
             # Where it knows that place it goes on there: so this answers what an earlier session had left in the pipe.
             words = f"a SUBSCRIBED at {said.count}, and {tap.place.count} was named"
