@@ -93,7 +93,8 @@ class Scene:
     def __init__(self, nursery: Nursery, folder: Path, home: Path, namespace: str) -> None:
         self._nursery = nursery
         self.folder = folder
-        self.settings: dict[str, Any] = {"home": str(home), "namespace": namespace}
+        # It is the scene that kills, time and again, and no message: none may be found guilty of it.
+        self.settings: dict[str, Any] = {"home": str(home), "namespace": namespace, "crash_limit": 1_000}
         self.lives: list[Life] = []
         self.cuts: list[Cut] = []
         self._away: list[_Away] = []

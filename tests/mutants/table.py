@@ -296,6 +296,8 @@ RULES: dict[str, tuple[str, ...]] = {
         "a publisher that was lost is not asked about by the next of its name",
         "a publisher that is back after long is taken for another of its name",
         "what was not told of a publisher is forgotten when it is away for long",
+        "a publisher that leaves does not say what it has not sent",
+        "what was passed over before a publisher leaves is not told",
         "what is published while a subscriber is away is kept for nobody",
         "between what is replayed and what is live one is missing",
         "what is replayed comes once more when it is live",
