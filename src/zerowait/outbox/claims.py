@@ -111,6 +111,8 @@ class Claims:
         self._load_prepared(database, channels)
 
     def _load_prepared(self, database: Database, channels: dict[int, str]) -> None:
+        if not database.one("SELECT EXISTS (SELECT 1 FROM message WHERE state = 1)"):
+            return  # most outboxes have none, and the query below takes long to prepare
         orphans: list[int] = []
         seq = 0
         while True:

@@ -109,6 +109,9 @@ class Database:
         self._connection = connection
         try:
             self.run = _statements(connection)
+            # What is prepared stays so. Else each query with an order or a limit is planned anew for what is bound to
+            # it, every time, which takes longer than most of them.
+            connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
             # Somebody who looks into the file with another program holds us up for a moment, not for good.
             connection.set_busy_timeout(2_000)
             self.rows("PRAGMA temp_store = memory; PRAGMA trusted_schema = off")

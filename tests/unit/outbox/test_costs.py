@@ -6,12 +6,31 @@ from collections.abc import Callable
 from statistics import median
 from time import perf_counter
 
+import apsw
 import pytest
 
 from tests.unit.outbox.boxes import Bench, handled
 from zerowait.message import BODY_START, SEGMENT_MESSAGES
 
 Maker = Callable[..., Bench]
+
+
+def test_a_query_is_planned_once_whatever_is_bound_to_it(make: Maker) -> None:
+    """SQLite asks before it plans; planning takes many times as long as looking for the head of a backlog."""
+    database = make().box._file.database
+    assert database is not None
+    asked: list[object] = []
+
+    def asks(*what: object) -> int:
+        asked.append(what)
+        return apsw.SQLITE_OK
+
+    database._connection.authorizer = asks
+    sql = "SELECT seq FROM message WHERE state = 0 AND due IS NOT NULL AND channel = ? ORDER BY due LIMIT ?"
+    database.rows(sql, (1, 10))
+    planned = len(asked)
+    database.rows(sql, (2, 20))
+    assert planned == len(asked) > 0
 
 
 @pytest.mark.slow
