@@ -110,6 +110,23 @@ def test_at_each_step_of_a_commit_a_power_cut_leaves_all_of_it_or_nothing() -> N
     assert found == {1, 2}
 
 
+def test_at_each_step_of_making_an_outbox_a_power_cut_leaves_a_whole_one_or_none() -> None:
+    found: set[bool] = set()
+    for seed in range(200):
+        disk = SimulatedDisk(Random(seed))
+        disk.light(1 + seed % 60, power=True)
+        create(PATH, 7, "somebody", 0, disk)
+        blown = disk.blown
+        disk.part(power=True)
+        is_there = check(PATH, disk)
+        assert is_there or blown
+        database = outbox(disk)
+        assert database.rows("PRAGMA integrity_check") == [("ok",)]
+        assert database.rows("SELECT id, name FROM box") == [((7).to_bytes(8, "big"), "somebody")]
+        found.add(is_there)
+    assert found == {True, False}
+
+
 def test_the_end_of_a_dead_life_touches_nobody() -> None:
     disk = SimulatedDisk(Random(1))
     dead = outbox(disk)

@@ -12,6 +12,7 @@ import os
 import struct
 from array import array
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -54,9 +55,10 @@ class Disk:
         with path.open("rb") as file:
             return file.read(most)
 
-    def make(self, path: Path) -> None:
-        """A new, empty file for nobody but this user. Raises OSError."""
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    def make(self, path: Path, data: bytes) -> None:
+        """A new file for nobody but this user; not on disk by itself. Raises OSError."""
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), "wb") as file:
+            file.write(data)
 
     def room(self, path: Path) -> tuple[int, int]:
         """Bytes that are free for this user in the file system of that file, and of all of it. Both very many where
@@ -311,18 +313,14 @@ def create(path: Path, box: int, name: str, wall: int, disk: Disk = DISK) -> Non
     """Make an empty outbox. It appears under its name when it is whole and on disk. Raises StoreError."""
     draft = path.with_name(path.name + ".new")
     try:
-        disk.remove((draft, Path(f"{draft}-journal")))
-        disk.make(draft)
+        disk.remove((draft, Path(f"{draft}-journal")))  # a journal: of versions that wrote one
+        disk.make(draft, _blank())
         connection = disk.connect(draft, apsw.SQLITE_OPEN_READWRITE)
         try:
             run = _statements(connection)
-            run(f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA auto_vacuum = incremental").fetchall()
-            run("PRAGMA synchronous = full").fetchall()
-            run(f"PRAGMA fullfsync = on; PRAGMA application_id = {APPLICATION_ID}").fetchall()
-            with connection:
-                run(_schema())
-                run("INSERT INTO box VALUES (?, ?, 0, ?, 0)", (box.to_bytes(8, "big"), name, wall))
-                run(f"PRAGMA user_version = {VERSION}")
+            # Unless it is whole it is thrown away: so it needs no journal, and this commit's sync is the only one.
+            run("PRAGMA journal_mode = off; PRAGMA synchronous = full; PRAGMA fullfsync = on").fetchall()
+            run("INSERT INTO box VALUES (?, ?, 0, ?, 0)", (box.to_bytes(8, "big"), name, wall)).fetchall()
         finally:
             connection.close(force=True)
         disk.rename(draft, path)
@@ -375,6 +373,20 @@ def _unlink(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+@cache
+def _blank() -> bytes:
+    """The file of an outbox of nobody: to make the tables takes as long as hundreds of statements after that."""
+    connection = apsw.Connection(":memory:")
+    try:
+        run = _statements(connection)
+        run(f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA auto_vacuum = incremental").fetchall()
+        run(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}").fetchall()
+        run(_schema()).fetchall()
+        return bytes(connection.serialize("main"))
+    finally:
+        connection.close(force=True)
 
 
 def _schema() -> str:

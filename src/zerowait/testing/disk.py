@@ -116,9 +116,10 @@ class SimulatedDisk(Disk):
             raise FileNotFoundError(2, "no such file", str(path))
         return bytes(file.data[:most])
 
-    def make(self, path: Path) -> None:
+    def make(self, path: Path, data: bytes) -> None:
         self._change()
-        self.mount.files[str(path)] = File()
+        file = self.mount.files[str(path)] = File()
+        file.write(0, data)
 
     def rename(self, path: Path, to: Path) -> None:
         self._change()
