@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from msgspec import Struct
 
 from zerowait.engines.brokerless.protocol.owner.expiry import FEW, Expiry
@@ -36,7 +38,7 @@ def test_what_is_over_before_its_time_is_forgotten_and_what_lives_expires() -> N
     # and in the end those that live are told
     told = set(expiry.over(DAY_US / 1e6))
     assert {(7, 1, 10, 1), (7, 1, 11, 1), (7, 1, 5_000, 1)} <= told
-    assert expiry.wake() is None
+    assert expiry.wake() == inf
 
 
 def test_of_an_outbox_that_cannot_say_what_lives_everything_is_kept() -> None:

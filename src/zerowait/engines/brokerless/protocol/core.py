@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
+from math import inf
 
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config, Identity
@@ -392,25 +393,28 @@ class Core:
         for peer in self.sessions.deaf(now):
             self._stuck(peer, now, self.config.stuck, f"it has not answered for {self.config.stuck:g} s")
         self.publisher.tick(now)
-        self._calm_until = min(self._calm(), default=float("inf"))
+        self._calm_until = self._calm()
         self.sessions.changed = False
 
-    def _calm(self) -> list[float]:
-        return [at for at in (self.peers.wake(), self.sessions.wake(), self.publisher.wake()) if at is not None]
+    def _calm(self) -> float:
+        """When a timer of a peer or link fires next; infinity: none is set."""
+        return min(self.peers.wake(), self.sessions.wake(), self.publisher.wake())
 
     def next_wake(self) -> float | None:
         """When `wake` wants to be called next, whatever happens meanwhile."""
         if self.sessions.changed:
-            self._calm_until = min(self._calm_until, *self._calm(), float("inf"))
-        times = [at for at in (self.owner.wake(),) if at is not None]
-        # What is done at a tick is due at the next one. Asked for earlier it would be asked for again and again.
-        times += [max(at, self._tick_at) for at in (self.owner.next_tick(), self.worker.wake()) if at is not None]
-        if self._calm_until != float("inf"):
-            times.append(self._calm_until)
-        if self.worker.is_active():
-            times.append(self._tick_at)
-        self._due = min(times, default=None)
+            self._calm_until = min(self._calm_until, self._calm())
+        due = min(self._calm_until, self.owner.wake())
+        if self._tick_at < due:
+            due = min(due, self._tick_due())
+        self._due = due if due < inf else None
         return self._due
+
+    def _tick_due(self) -> float:
+        """What is done at a tick is due at the next one. Asked for earlier it would be asked for again and again."""
+        if self.worker.is_active():
+            return self._tick_at
+        return max(min(self.owner.next_tick(), self.worker.wake()), self._tick_at)
 
     # -- work --------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
+from math import inf
 
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.frames import Hello, Owned
@@ -166,8 +167,12 @@ class Peers:
             peer.heard_at = min(now, peer.heard_at + seconds)
             peer.lost_at = min(now, peer.lost_at + seconds)
 
-    def wake(self) -> float | None:
-        times = [p.prove_at for p in self._peers.values() if p.prove_at is not None]
-        times += [self._over_at(p) for p in self._peers.values() if p.phase is Phase.SILENT]
-        times += [self._silent_at(p) for p in self._peers.values() if p.phase is Phase.UP]
-        return min(times, default=None)
+    def wake(self) -> float:
+        first = inf
+        for peer in self._peers.values():
+            if peer.prove_at is not None and peer.prove_at < first:
+                first = peer.prove_at
+            at = self._silent_at(peer) if peer.phase is Phase.UP else self._over_at(peer)
+            if at < first:
+                first = at
+        return first

@@ -8,6 +8,7 @@ different connections arrive: exactly one stays."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
 
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config, Identity
@@ -190,5 +191,5 @@ class Sessions:
             and now >= since + self._config.stuck
         ]
 
-    def wake(self) -> float | None:
-        return min(self._ping_at.values(), default=None)
+    def wake(self) -> float:
+        return min(self._ping_at.values(), default=inf)

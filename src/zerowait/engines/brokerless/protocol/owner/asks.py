@@ -456,10 +456,9 @@ class Asks:
             return UNKNOWN_S
         return sorted(took)[len(took) * 95 // 100]
 
-    def wake(self) -> float | None:
-        first = min(self._patience[0][0] if self._patience else inf, self._hedges[0][0] if self._hedges else inf)
-        first = min(first, self._confirm_at)
-        return first if first < inf else None
+    def wake(self) -> float:
+        waits = self._patience[0][0] if self._patience else inf
+        return min(waits, self._hedges[0][0] if self._hedges else inf, self._confirm_at)
 
 
 def _prune(table: dict[Any, Any]) -> None:

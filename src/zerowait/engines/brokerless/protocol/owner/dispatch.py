@@ -250,9 +250,12 @@ class Dispatch:
         ordinary = [
             piece
             for queue in self._queues.values()
+            if box in queue.turns or queue.aside
             for piece in (*queue.turns.get(box, ()), *(each for each in queue.aside if each.box == box))
             if piece.segment.key is None
         ]
+        if not self.keys and not self.suspects:
+            return ordinary
         return [*ordinary, *self.keys.slices(box), *(piece for piece in self.suspects if piece.box == box)]
 
     def ready(self, pieces: Iterable[Slice], *, back: bool = False) -> None:

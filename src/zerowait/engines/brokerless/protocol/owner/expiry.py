@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from math import inf
 
 from zerowait.message import Numbers, Segment
 
@@ -50,5 +51,5 @@ class Expiry:
             found.append(heappop(self._heap)[1])
         return found
 
-    def wake(self) -> float | None:
-        return (self._heap[0][0] - self._wall_us(0.0)) / 1e6 if self._heap else None
+    def wake(self) -> float:
+        return (self._heap[0][0] - self._wall_us(0.0)) / 1e6 if self._heap else inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import inf
 
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config
@@ -471,7 +472,8 @@ class Owner:
             released, forgotten = custody.tick(now)
             if released or forgotten:
                 self._go(released, custody.box, forgotten)
-        self.trial.sentence(lambda: self._wall_us(now))
+        if self.trial.guilty:
+            self.trial.sentence(self._wall_us(now))
         self.dispatch.keys.now = now
         if self.dispatch.keys.is_touched:
             self._settle_keys()
@@ -508,11 +510,11 @@ class Owner:
                 gone = Settle(segment.channel, epoch, piece.first, piece.count, Verdict.EXPIRED, segment.seq)
                 self._effects.commit(box, [gone])
 
-    def wake(self) -> float | None:
+    def wake(self) -> float:
         """When `send` has something to do."""
         if not self._past_of:
-            return None
-        return min((at for custody in self._with_past() if (at := custody.wake()) is not None), default=None)
+            return inf
+        return min((at for custody in self._with_past() if (at := custody.wake()) is not None), default=inf)
 
     def _with_past(self) -> list[Custody]:
         """Those of which something waits for workers of before: few, and soon none."""
@@ -520,10 +522,9 @@ class Owner:
         self._past_of = {custody.box for custody in found if custody.wake() is not None}
         return found
 
-    def next_tick(self) -> float | None:
+    def next_tick(self) -> float:
         """When `tick` has something to do."""
-        times = [at for at in (self.sender.wants.wake(), self._expiry.wake(), self.asks.wake()) if at is not None]
-        return min(times, default=None)
+        return min(self.sender.wants.wake(), self._expiry.wake(), self.asks.wake() if self.asks else inf)
 
     def fenced(self, link: Link, box: int, fence: int, words: str, now: float) -> None:
         """A worker has seen a later opening of this outbox (rules §1.2). Who still holds the file opens it again

@@ -5,7 +5,7 @@ its row and with all that is known against it, and here it is decided whether th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from zerowait.engines.brokerless.protocol.effects import Effects
 from zerowait.engines.brokerless.protocol.frames import Obituary
@@ -38,7 +38,7 @@ class Trial:
         self.evidence = Evidence()
         # Of messages that another has by now: they are marked when they come back.
         self._owed: dict[Name, list[Death]] = {}
-        self._guilty: list[Slice] = []
+        self.guilty: list[Slice] = []  # to be sentenced before anything is sent
 
     # -- a death -----------------------------------------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ class Trial:
 
     def disown(self, box: int) -> None:
         """This opening of the outbox is over: the next is offered all suspects anew."""
-        self._guilty = [piece for piece in self._guilty if piece.box != box]
+        self.guilty = [piece for piece in self.guilty if piece.box != box]
 
     # -- what is known of it -----------------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class Trial:
             self._mark(custody, segment, segment.epoch, piece.first, died, cleared)
             return False
         if is_convicted(marks, self._limit):
-            self._guilty.append(piece)
+            self.guilty.append(piece)
             return False
         return True
 
@@ -239,15 +239,13 @@ class Trial:
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    def sentence(self, now_us: Callable[[], int]) -> None:
+    def sentence(self, now_us: int) -> None:
         """Who has been found guilty becomes a dead letter."""
-        if not self._guilty:
-            return
-        guilty, self._guilty = self._guilty, []
+        guilty, self.guilty = self.guilty, []
         for piece in guilty:
             segment = piece.segment
             assert segment.marks is not None, "guilty of nothing"
-            note = verdict_of(segment.marks, segment.failures, now_us())
+            note = verdict_of(segment.marks, segment.failures, now_us)
             runs = runs_of(segment.marks, segment.failures)
             if piece.box in self._custody:
                 bury = Bury(segment.channel, segment.epoch, piece.first, runs, note, segment.seq)

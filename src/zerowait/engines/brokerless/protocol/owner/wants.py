@@ -8,6 +8,7 @@ others may use), else after a quiet tick: a stream pauses for moments all the ti
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import inf
 
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Effects
@@ -65,6 +66,8 @@ class Wants:
                 else:
                     self.tell(link, channel)
 
-    def wake(self) -> float | None:
+    def wake(self) -> float:
+        if not self._quiet:
+            return inf
         since = [link.credit(channel).quiet_since for (_, channel), link in self._quiet.items()]
-        return min((at + self._config.tick for at in since if at is not None), default=None)
+        return min((at + self._config.tick for at in since if at is not None), default=inf)

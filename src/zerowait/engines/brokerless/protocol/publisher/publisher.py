@@ -10,6 +10,8 @@ publisher, and the counts of a pattern go on while nobody has subscribed to it.
 
 from __future__ import annotations
 
+from math import inf
+
 from msgspec import Struct
 
 from zerowait.engines.brokerless.protocol.config import Config
@@ -359,6 +361,8 @@ class Publisher:
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
+        if not self._streams:
+            return  # nobody has ever subscribed, and so nobody is away
         for ghost in [each for each in self._ghosts if each.until is not None and each.until <= now]:
             self._end_ghost(ghost)
         for key, group in list(self._groups.items()):
@@ -379,10 +383,11 @@ class Publisher:
                 self.version += 1
                 self._dirty.pop(stream, None)
 
-    def wake(self) -> float | None:
+    def wake(self) -> float:
         """When `tick` is to be called next, for those who have been away too long."""
-        times = [c.until for c in (*self._ghosts, *self._groups.values()) if c.until is not None]
-        return min(times, default=None)
+        if not self._ghosts and not self._groups:
+            return inf
+        return min((c.until for c in (*self._ghosts, *self._groups.values()) if c.until is not None), default=inf)
 
     # -- sending -------------------------------------------------------------------------------------------------------
 

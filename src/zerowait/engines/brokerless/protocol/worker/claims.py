@@ -9,6 +9,7 @@ None of it is met by a channel that keeps nothing and a handler that sends nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import inf
 
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Effects, Say, Ticket
@@ -161,15 +162,15 @@ class Claims:
                 )
                 self._effects.add(Say("undecided", words, messages=messages))
 
-    def wake(self) -> float | None:
+    def wake(self) -> float:
         if not self._alone or not self._memory.kept:
-            return None
+            return inf
         times = [
             since + (self._config.undecided_after if self._memory.kept.undecided(box) else self._config.outcome_keep)
             for box in self._memory.kept.boxes()
             if (since := self._alone.get(box)) is not None
         ]
-        return min(times, default=None)
+        return min(times, default=inf)
 
     # -- it is durable -----------------------------------------------------------------------------------------------
 

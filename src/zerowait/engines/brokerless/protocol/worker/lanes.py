@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from math import inf
 
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.frames import ALONE, ASIDE, Credit, Part, Want
@@ -238,12 +239,10 @@ class Lanes:
     def is_active(self) -> bool:
         return self.phase is not Phase.MOVING
 
-    def wake(self) -> float | None:
-        if self.phase in (Phase.GRANTED, Phase.RUNNING, Phase.TELLING):
-            return self._until
-        if self.phase is Phase.EMPTYING:
-            return self._since + self._patience
-        return self._move_until if self._wanted else None
+    def wake(self) -> float:
+        if self.phase is Phase.MOVING:
+            return self._move_until if self._wanted else inf
+        return self._since + self._patience if self.phase is Phase.EMPTYING else self._until
 
     def is_given_back(self) -> bool:
         """Every owner has confirmed that nothing more will come."""

@@ -4,6 +4,7 @@ until when what is queued of it may be started."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.frames import Owned
@@ -77,7 +78,8 @@ class Owners:
         self._fences.pop(box, None)
         self._permits.pop(box, None)
 
-    def wake(self) -> float | None:
-        times = [since + self._config.resume_grace for since, _ in self._lost.values()]
-        times += [since + self._config.outcome_keep for since in self._kept_since.values()]
-        return min(times, default=None)
+    def wake(self) -> float:
+        if not self._lost and not self._kept_since:
+            return inf
+        over = min((since for since, _ in self._lost.values()), default=inf) + self._config.resume_grace
+        return min(over, min(self._kept_since.values(), default=inf) + self._config.outcome_keep)

@@ -30,6 +30,8 @@ class Share:
         self.booked = 0  # what the window reckons with
 
     def highest(self) -> int:
+        if len(self.promised) == 1:
+            return self.promised[0][1]
         return max(limit for _, limit in self.promised)
 
     def outstanding(self) -> int:

@@ -523,12 +523,14 @@ class Worker:
 
     def share(self, now: float) -> None:
         """Tells the links what they may send now."""
+        stands = False
         if self.lanes:
             for conn, credit in self.lanes.grants(now):
                 self._effects.send(conn, credit)
-        if self._stood != self.lanes.is_active():
-            self._stood = not self._stood
-            if not self._stood:
+            stands = self.lanes.is_active()
+        if self._stood != stands:
+            self._stood = stands
+            if not stands:
                 self._wake_runners(now)
         if not self._dirty:
             return
@@ -540,12 +542,10 @@ class Worker:
                     self._effects.send(conn, credit)
 
     def is_active(self) -> bool:
-        return self._pauses or self.lanes.is_active() or any(window.is_active() for window in self.windows.values())
+        return self._pauses or self.lanes.is_active() or any(map(Window.is_active, self.windows.values()))
 
-    def wake(self) -> float | None:
-        wakes = (self.owners.wake(), self.lanes.wake(), self.claims.wake())
-        times = [at for at in wakes if at is not None]
-        return min(times, default=None)
+    def wake(self) -> float:
+        return min(self.owners.wake(), self.lanes.wake(), self.claims.wake())
 
     # -- leaving ---------------------------------------------------------------------------------------------------
 
