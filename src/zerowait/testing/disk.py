@@ -73,8 +73,7 @@ class SimulatedDisk(Disk):
     def _left(self, *, power: bool) -> dict[str, File]:
         left: dict[str, File] = {}
         for name, file in self.mount.files.items():
-            copy = File(named=file.named)
-            copy.data, copy.stable, copy.unstable = bytearray(file.data), bytearray(file.stable), [*file.unstable]
+            copy = file.copy()
             if power:
                 self.torn += bool(copy.unstable)
                 copy.forget(self._rng)

@@ -74,14 +74,13 @@ class History:
 
     def tell(self, what: str, *which: object) -> None:
         """Anything that happens; the hash is of all that was told."""
-        line = f"{self._timeline.now:.6f} {what} {' '.join(map(str, which))}"
+        line = f"{self._timeline.now:.6f} {what} {' '.join([str(each) for each in which])}"
         self._hash.update(line.encode())
         if self.log is not None:
             self.log(line)
 
     def frame(self, sender: int, conn: int, data: bytes) -> None:
-        self._hash.update(b"%d %d" % (sender, conn))
-        self._hash.update(data)
+        self._hash.update(b"%d %d%b" % (sender, conn, data))
 
     def digest(self) -> str:
         return self._hash.hexdigest()

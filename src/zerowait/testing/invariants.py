@@ -6,6 +6,8 @@ from collections import Counter
 
 from zerowait.engines.brokerless.protocol.frames import ORDINARY
 from zerowait.engines.brokerless.protocol.link import LinkPhase
+from zerowait.engines.brokerless.protocol.owner.custody import Custody
+from zerowait.engines.brokerless.protocol.worker.window import Window
 from zerowait.outbox.outbox import Outbox
 from zerowait.outbox.row import unpack_gone
 from zerowait.testing.node import Node
@@ -34,8 +36,8 @@ class Invariants:
             self._flights(node, node.instance)
         self._credits(node)
         self._cursors(node)
-        for channel in node.core.worker.windows:
-            self._window(node, channel)
+        for channel, window in node.core.worker.windows.items():
+            self._window(node, channel, window)
 
     def _flights(self, node: Node, box: int) -> None:
         """What is in flight is counted rightly, and nothing is in two places."""
@@ -43,25 +45,28 @@ class Invariants:
         if custody is None:
             return
         counted = 0
-        places: Counter[tuple[int, int]] = Counter()
+        places: list[tuple[int, int]] = []
         for holder in custody.flights.holders():
             for flight in custody.flights_of(holder):
                 for first, count in flight.left:
-                    places.update((flight.epoch, number) for number in range(first, first + count))
+                    places += [(flight.epoch, number) for number in range(first, first + count)]
                     counted += sum(many for read, _, many in flight.pieces(first, count) if read is not None)
         told = sum(custody.in_flight.values())
-        if counted != told or any(count < 0 for count in custody.in_flight.values()):
+        if counted != told or (custody.in_flight and min(custody.in_flight.values()) < 0):
             raise Wrong(f"{node.name} says that {told} of {box:x} are in flight, and {counted} are")
         for piece in node.core.owner.pieces(box):
-            places.update((piece.segment.epoch, number) for number in range(piece.first, piece.first + piece.count))
+            places += [(piece.segment.epoch, number) for number in range(piece.first, piece.first + piece.count)]
+        if len(set(places)) < len(places):
+            self._twice(node, custody, places)
+
+    def _twice(self, node: Node, custody: Custody, places: list[tuple[int, int]]) -> None:
+        times = Counter(places)
         if custody.is_asked:  # of a hedged request two may have been asked
-            for name in [
-                (custody.epoch, at + n) for at, many in node.core.owner.asks._boxes[box].doubled for n in range(many)
-            ]:
-                places[name] -= 1
-        twice = [name for name, times in places.items() if times > 1]
+            doubled = node.core.owner.asks._boxes[custody.box].doubled
+            times.subtract((custody.epoch, at + n) for at, many in doubled for n in range(many))
+        twice = [name for name, many in times.items() if many > 1]
         if twice:
-            raise Wrong(f"{twice[:3]} of {box:x} are in two places at once at {node.name}")
+            raise Wrong(f"{twice[:3]} of {custody.box:x} are in two places at once at {node.name}")
 
     def _cursors(self, node: Node) -> None:
         """Whoever has room has been sent all there is: a slow subscriber holds up nobody."""
@@ -73,22 +78,28 @@ class Invariants:
     def _credits(self, node: Node) -> None:
         for link in node.core.links.values():
             for (channel, lane), credit in link.credits.items():
-                name = -node.key, channel, lane, link.conn
-                highest = self._granted[name] = max(self._granted.get(name, 0), credit.limit)
+                highest = self._highest((-node.key, channel, lane, link.conn), credit.limit)
                 if not 0 <= credit.sent <= highest:
                     raise Wrong(f"{node.name} has sent {credit.sent} units, and was never granted more than {highest}")
 
-    def _window(self, node: Node, channel: str) -> None:
-        window, desk = node.core.worker.windows[channel], node.core.worker.desk
+    def _highest(self, name: tuple[int, str, int, int], limit: int) -> int:
+        highest = self._granted.get(name, 0)
+        if limit > highest:
+            highest = self._granted[name] = limit
+        return highest
+
+    def _window(self, node: Node, channel: str, window: Window) -> None:
+        desk, held = node.core.worker.desk, window.held()
         lies = desk.queued(channel) + desk.running(channel)
-        if window.held() < lies - _TINY or (not lies and window.held() > _TINY):
-            raise Wrong(f"{node.name} books {window.held()} units for {lies} messages that lie there")
-        size = self._sizes[node.key, channel] = max(self._sizes.get((node.key, channel), 0), window.size)
+        if held < lies - _TINY or (not lies and held > _TINY):
+            raise Wrong(f"{node.name} books {held} units for {lies} messages that lie there")
+        size = self._sizes.get((node.key, channel), 0)
+        if window.size > size:
+            size = self._sizes[node.key, channel] = window.size
         committed = 0
         for conn, share in window._shares.items():
-            name = node.key, channel, ORDINARY, conn
-            highest = self._granted[name] = max(self._granted.get(name, 0), share.limit)
             committed += share.committed()
+            highest = self._highest((node.key, channel, ORDINARY, conn), share.limit)
             if share.received > highest:
                 raise Wrong(f"{node.name} has {share.received} units on a link that it granted {highest}")
         if committed > size:

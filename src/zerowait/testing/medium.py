@@ -10,18 +10,34 @@ from random import Random
 from typing import Final
 
 SECTOR: Final = 512
+Write = tuple[int, bytes | None]  # (offset, bytes), or (length, None) where it was cut
 
 
 class File:
     """data: as its readers see it. stable: what a power cut leaves for certain. named: its name is stable."""
 
-    __slots__ = ("data", "named", "stable", "unstable")
+    __slots__ = ("_stable", "_synced", "data", "named", "unstable")
 
     def __init__(self, data: bytes = b"", *, named: bool = False) -> None:
         self.data = bytearray(data)
-        self.stable = bytearray(data)
-        self.unstable: list[tuple[int, bytes | None]] = []  # (offset, bytes), or (length, None) where it was cut
+        self._stable = bytearray(data)
+        self._synced: list[Write] = []  # not in `_stable` yet: few files ever see a power cut
+        self.unstable: list[Write] = []
         self.named = named
+
+    @property
+    def stable(self) -> bytearray:
+        for offset, data in self._synced:
+            _apply(self._stable, offset, data)
+        self._synced.clear()
+        return self._stable
+
+    def copy(self) -> File:
+        """As another life finds it, and changes it by itself."""
+        copy = File(named=self.named)
+        copy.data, copy.unstable = self.data[:], self.unstable[:]
+        copy._stable, copy._synced = self._stable[:], self._synced[:]
+        return copy
 
     def write(self, offset: int, data: bytes) -> None:
         _put(self.data, offset, data)
@@ -33,24 +49,24 @@ class File:
 
     def sync(self) -> None:
         self.named = True
-        for offset, data in self.unstable:
-            _apply(self.stable, offset, data)
+        self._synced += self.unstable
         self.unstable.clear()
 
     def forget(self, rng: Random) -> None:
         """The sync has failed, or the power: of what was written since the last some is stable, and no more will be."""
+        stable = self.stable
         for offset, data in self.unstable:
             fate = rng.random()
             if fate < 0.4:
                 continue
             if fate < 0.7 or data is None:
-                _apply(self.stable, offset, data)
+                _apply(stable, offset, data)
             elif fate < 0.85:
-                _put(self.stable, offset, data[: rng.randrange(len(data))])
+                _put(stable, offset, data[: rng.randrange(len(data))])
             else:
                 for at in range(0, len(data), SECTOR):
                     if rng.random() < 0.5:
-                        _put(self.stable, offset + at, data[at : at + SECTOR])
+                        _put(stable, offset + at, data[at : at + SECTOR])
         self.unstable.clear()
 
 

@@ -165,19 +165,22 @@ class Node:
         self.when_awake(hear)
 
     def hears(self, conn: int, data: bytes) -> None:
-        def hear() -> None:
-            tag = data[3] if data[0] == ARRAY16 else data[1] if data[0] != MAGIC[0] else 0
-            if tag in (_DROP, _SUBSCRIBED) and conn in self.core.links:
-                self._notes(conn, data)
-            self.core.receive(conn, data, self.around.timeline.now)
-            if tag == _STATE and self.topics is not None and self.topics.durable is not None:
-                self.topics.durable.hears(conn)
-            if tag in _BEATS:
-                self._answer_soon()
-            else:
-                self.touch()
+        if self.paused or not self.alive:
+            self.when_awake(lambda: self._hear(conn, data))
+        else:
+            self._hear(conn, data)
 
-        self.when_awake(hear)
+    def _hear(self, conn: int, data: bytes) -> None:
+        tag = data[3] if data[0] == ARRAY16 else data[1] if data[0] != MAGIC[0] else 0
+        if tag in (_DROP, _SUBSCRIBED) and conn in self.core.links:
+            self._notes(conn, data)
+        self.core.receive(conn, data, self.around.timeline.now)
+        if tag == _STATE and self.topics is not None and self.topics.durable is not None:
+            self.topics.durable.hears(conn)
+        if tag in _BEATS:
+            self._answer_soon()
+        else:
+            self.touch()
 
     def _notes(self, conn: int, data: bytes) -> None:
         """For the books, and by nobody else's: which requests nobody waits for any more, which subscriptions begin."""

@@ -159,5 +159,5 @@ class Store:
             database = kept.box._file.database
             if database is not None:
                 kept.box._file.database = None
-                database.close()
+                database.close(touch=False)  # what it would bring into the file touches nobody any more
         self.kept.clear()

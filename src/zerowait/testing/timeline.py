@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
-from itertools import count
+from heapq import heappop, heappush
 from typing import Final
 
 START: Final = 1_000.0
@@ -17,11 +16,12 @@ class Timeline:
     def __init__(self) -> None:
         self.now = START
         self.steps = 0
-        self._order = count()
+        self._number = 0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
 
     def call(self, at: float, act: Callable[[], None]) -> None:
-        heapq.heappush(self._queue, (max(at, self.now), next(self._order), act))
+        self._number += 1
+        heappush(self._queue, (max(at, self.now), self._number, act))
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         self.call(self.now + seconds, act)
@@ -30,7 +30,7 @@ class Timeline:
         """Everything up to that time."""
         queue = self._queue
         while queue and queue[0][0] <= until:
-            self.now, _, act = heapq.heappop(queue)
+            self.now, _, act = heappop(queue)
             self.steps += 1
             act()
         self.now = until

@@ -39,7 +39,7 @@ class _Handle:
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
         self._mount.step("write")
-        self._file.write(offset, bytes(data))
+        self._file.write(offset, data)
 
     def xTruncate(self, length: int) -> None:  # noqa: N802
         self._mount.step()
