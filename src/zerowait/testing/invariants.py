@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import ceil
 
-from zerowait.engines.brokerless.protocol.frames import ORDINARY
 from zerowait.engines.brokerless.protocol.link import LinkPhase
 from zerowait.engines.brokerless.protocol.owner.custody import Custody
+from zerowait.engines.brokerless.protocol.worker.share import TINY
 from zerowait.engines.brokerless.protocol.worker.window import Window
 from zerowait.outbox.outbox import Outbox
 from zerowait.outbox.row import unpack_gone
@@ -22,8 +23,10 @@ class Wrong(Exception):
 
 class Invariants:
     def __init__(self) -> None:
-        # The highest limit ever, by process, channel, lane and connection.
-        self._granted: dict[tuple[int, str, int, int], int] = {}
+        # The highest limit ever: that others have said, by process, connection, channel and lane; that a process has
+        # said itself, by its channel, and connection.
+        self._granted: dict[int, dict[int, dict[tuple[str, int], int]]] = {}
+        self._granting: dict[tuple[int, str], dict[int, int]] = {}
         self._sizes: dict[tuple[int, str], int] = {}
         self._looked: dict[int, tuple[int, int]] = {}
 
@@ -76,17 +79,15 @@ class Invariants:
                     raise Wrong(f"{node.name} has events for subscription {cursor.id}, which has room for them")
 
     def _credits(self, node: Node) -> None:
+        links = self._granted.setdefault(node.key, {})
         for link in node.core.links.values():
-            for (channel, lane), credit in link.credits.items():
-                highest = self._highest((-node.key, channel, lane, link.conn), credit.limit)
+            granted = links.setdefault(link.conn, {})
+            for name, credit in link.credits.items():
+                highest = granted.get(name, 0)
+                if credit.limit > highest:
+                    highest = granted[name] = credit.limit
                 if not 0 <= credit.sent <= highest:
                     raise Wrong(f"{node.name} has sent {credit.sent} units, and was never granted more than {highest}")
-
-    def _highest(self, name: tuple[int, str, int, int], limit: int) -> int:
-        highest = self._granted.get(name, 0)
-        if limit > highest:
-            highest = self._granted[name] = limit
-        return highest
 
     def _window(self, node: Node, channel: str, window: Window) -> None:
         desk, held = node.core.worker.desk, window.held()
@@ -97,11 +98,21 @@ class Invariants:
         if window.size > size:
             size = self._sizes[node.key, channel] = window.size
         committed = 0
+        granting = self._granting.setdefault((node.key, channel), {})
         for conn, share in window._shares.items():
-            committed += share.committed()
-            highest = self._highest((node.key, channel, ORDINARY, conn), share.limit)
-            if share.received > highest:
-                raise Wrong(f"{node.name} has {share.received} units on a link that it granted {highest}")
+            highest, received = granting.get(conn, 0), share.received
+            if share.limit > highest:
+                highest = granting[conn] = share.limit
+            if received > highest:
+                raise Wrong(f"{node.name} has {received} units on a link that it granted {highest}")
+            promised = share.promised
+            may_come = promised[0][1] if len(promised) == 1 else max([limit for _, limit in promised])
+            if share.sent > may_come:
+                may_come = share.sent
+            if may_come > received:
+                committed += may_come - received
+            if share.held:
+                committed += ceil(share.held - TINY)
         if committed > size:
             raise Wrong(
                 f"{node.name} has granted {committed} units of {channel}, and its window was never above {size}"
