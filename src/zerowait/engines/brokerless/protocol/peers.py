@@ -148,17 +148,13 @@ class Peers:
 
     def over(self, now: float) -> list[Peer]:
         """Whose grace is over."""
-        return [p for p in self._peers.values() if p.phase is Phase.SILENT and now >= self._over_at(p)]
-
-    def _over_at(self, peer: Peer) -> float:
-        return peer.lost_at + self._config.resume_grace
+        grace = self._config.resume_grace
+        return [p for p in self._peers.values() if p.phase is Phase.SILENT and now >= p.lost_at + grace]
 
     def silent(self, now: float) -> list[Peer]:
         """Whose connection says nothing any more."""
-        return [p for p in self._peers.values() if p.phase is Phase.UP and now >= self._silent_at(p)]
-
-    def _silent_at(self, peer: Peer) -> float:
-        return peer.heard_at + self._config.silence
+        silence = self._config.silence
+        return [p for p in self._peers.values() if p.phase is Phase.UP and now >= p.heard_at + silence]
 
     def paused(self, seconds: float, now: float) -> None:
         """This process itself stood still for so long. What reached the machine meanwhile may still be on its way
@@ -168,11 +164,12 @@ class Peers:
             peer.lost_at = min(now, peer.lost_at + seconds)
 
     def wake(self) -> float:
+        silence, grace = self._config.silence, self._config.resume_grace
         first = inf
         for peer in self._peers.values():
             if peer.prove_at is not None and peer.prove_at < first:
                 first = peer.prove_at
-            at = self._silent_at(peer) if peer.phase is Phase.UP else self._over_at(peer)
+            at = peer.heard_at + silence if peer.phase is Phase.UP else peer.lost_at + grace
             if at < first:
                 first = at
         return first

@@ -163,9 +163,7 @@ class Sessions:
     def tick(self, now: float) -> list[Link]:
         """Pings; gives those links whose handshake takes too long."""
         late: list[Link] = []
-        for conn, at in list(self._ping_at.items()):
-            if at > now:
-                continue
+        for conn in [conn for conn, at in self._ping_at.items() if at <= now]:
             link = self.links[conn]
             if link.phase is not LinkPhase.READY and now >= link.opened_at + self._config.handshake:
                 late.append(link)
