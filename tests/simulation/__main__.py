@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.simulation.seeds import play, replay
+from tests.simulation.seeds import cores, play_on_all_cores, replay
 from zerowait.testing.plan import plan
 from zerowait.testing.simulation import simulate
 
@@ -19,7 +19,8 @@ def main(seeds: int, first: int) -> int:
         print(f"seed {first}: {report.hash}, {report.steps:,} steps, {'fails' if report.wrong else 'is well'}")
         print(f"again: {replay(first)}")
         return bool(report.wrong)
-    tally = play(range(first, first + seeds))
+    beside = min(cores(), seeds)
+    tally = play_on_all_cores([range(first + one, first + seeds, beside) for one in range(beside)])
     print(tally.words())
     return not tally.is_good()
 

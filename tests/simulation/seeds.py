@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from math import sqrt
+from multiprocessing import get_context
 from time import process_time
 
 from msgspec import Struct, field
@@ -45,6 +49,20 @@ class Tally(Struct):
         if report.wrong:
             self.failed.append(report)
 
+    def add(self, other: Tally) -> None:
+        """What another process has played."""
+        self.seeds += other.seeds
+        self.seconds += other.seconds
+        self.failed += other.failed
+        self.unlike += other.unlike
+        for mine, theirs in (
+            (self.fired, other.fired), (self.counts, other.counts), (self.causes, other.causes),
+            (self.ends, other.ends), (self.asked_again, other.asked_again), (self.topics, other.topics),
+        ):  # fmt: skip
+            mine.update(theirs)
+        self.steps += other.steps
+        self.simulated += other.simulated
+
     def seldom(self) -> dict[str, float]:
         """Kinds of faults that have happened too seldom, and in which part of the seeds."""
         if self.seeds < ENOUGH:
@@ -54,8 +72,9 @@ class Tally(Struct):
         return {kind: part for kind in FAULTS if (part := self.fired[kind] / self.seeds) < least}
 
     def words(self) -> str:
+        each_ms = 1_000 * self.seconds / max(1, self.seeds)
         lines = [
-            f"{self.seeds:,} seeds in {self.seconds:.1f} s, {1_000 * self.seconds / max(1, self.seeds):.0f} ms each",
+            f"{self.seeds:,} seeds in {self.seconds:.1f} s of processor time, {each_ms:.0f} ms each",
             f"{self.steps:,} steps in {self.simulated:,.0f} simulated seconds",
             f"messages: {_listed(self.counts)}; started again for {_listed(self.causes)}",
             f"requests: {_listed(self.ends)}; begun again for {_listed(self.asked_again)}",
@@ -82,6 +101,22 @@ def _listed(counts: Counter[str]) -> str:
 
 def replay(seed: int) -> str:
     return f"make simulate SEEDS=1 FROM={seed}"
+
+
+def play_on_all_cores(parts: Sequence[Iterable[int]], *, until: float | None = None) -> Tally:
+    """A process for each part. until: seconds of its processor time after which a process begins no seed."""
+    if len(parts) == 1:
+        return play(parts[0], until=until)
+    tally = Tally()
+    # Spawned: a process that was forked has what threads of earlier tests had in hand.
+    with ProcessPoolExecutor(len(parts), get_context("spawn")) as pool:
+        for other in pool.map(partial(play, until=until), parts):
+            tally.add(other)
+    return tally
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def play(seeds: Iterable[int], *, until: float | None = None) -> Tally:
