@@ -446,6 +446,60 @@ def test_who_is_silent_is_cut_off_also_while_others_speak_without_a_pause(
     until(client, server, that=talks)
 
 
+@pytest.mark.parametrize("side", ["dialler", "listener"])
+def test_what_lies_before_the_thread_that_takes_it_off_the_network_is_seen(
+    make: Make, side: str, endpoint: str
+) -> None:
+    """Peers were given up as silent whose words our own thread had not got to."""
+    server, client = make(), make()
+    ours, theirs = joined(server, client, server.wire.listen(endpoint))
+    speaker, to, hearer, at = (client, ours, server, theirs) if side == "dialler" else (server, theirs, client, ours)
+    assert not hearer.wire.has_unread(at)
+    # given a peer that says more than is taken off while nobody reads here
+    sent = 0
+
+    def lies_there() -> bool:
+        nonlocal sent
+        for _ in range(100):
+            sent += speaker.wire.send(to, bytes(10_000))
+        return hearer.wire.has_unread(at)
+
+    until(speaker, that=lies_there)
+    # when it is read
+    until(hearer, that=lambda: len(hearer.heard(at)) >= sent)
+    # then nothing is left there
+    assert not hearer.wire.has_unread(at)
+    assert not hearer.wire.has_unread(10_000), "a connection that is gone"
+
+
+def test_all_that_a_listener_bears_may_wait_at_once_to_be_accepted(make: Make) -> None:
+    """Three thousand came at once where a thousand could wait: the others tried again after one second, or three."""
+    server = make(connections=3_000)
+    server.wire.listen(LOOPBACK)
+    assert server.wire._listeners[0].bare.socket.get(zmq.BACKLOG) == 3_000
+
+
+def test_a_newcomer_whose_first_words_our_own_thread_has_not_read_is_not_cut_off(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unread = [True]
+
+    def has_unread(descriptor: int) -> bool:
+        return unread[0]
+
+    monkeypatch.setattr(listener, "has_unread", has_unread)
+    server = make(handshake_s=0.5)
+    address = ("127.0.0.1", int(server.wire.listen(LOOPBACK).rpartition(":")[2]))
+    there = server.wire._listeners[0]
+    with socket.create_connection(address):
+        until(server, that=lambda: there._silent)
+        began = time.monotonic()
+        until(server, that=lambda: there.cut_off or time.monotonic() > began + 0.8)
+        assert not there.cut_off, "he may have spoken"
+        unread[0] = False
+        until(server, that=lambda: there.cut_off)
+
+
 def test_who_was_cut_off_is_no_newcomer_for_what_it_had_said_before(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import TypeVar
 
@@ -55,11 +55,12 @@ class Stage:
         config: Config | None = None,
         boot: str = "",
         holds_reads: bool = False,
+        has_unread: Callable[[int], bool] = lambda conn: False,
     ) -> None:
         self.now = 1_000.0
         self.config = config or Config()
         identity = Identity(instance=instance, name="tested", boot=boot, device=1, inode=instance)
-        self.core = Core(identity, self.config, lock=nullcontext(), wall_us=self.wall_us)
+        self.core = Core(identity, self.config, lock=nullcontext(), wall_us=self.wall_us, has_unread=has_unread)
         self.store = store
         self.effects: list[Effect] = []
         self.tickets: list[Ticket] = []

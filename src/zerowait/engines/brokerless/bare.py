@@ -87,10 +87,18 @@ class Sockets:
 
     sockets_most: how many there may be. frame_bytes: a peer that sends a larger one is disconnected. handshake_s,
     heartbeat_s, silence_s: seconds for a handshake, between heartbeats, and without one until the peer is given up.
+    backlog: how many may wait to be accepted; the system lets one more try again after a second, then three.
     """
 
     def __init__(
-        self, *, sockets_most: int, frame_bytes: int, handshake_s: float, heartbeat_s: float, silence_s: float
+        self,
+        *,
+        sockets_most: int,
+        frame_bytes: int,
+        handshake_s: float,
+        heartbeat_s: float,
+        silence_s: float,
+        backlog: int,
     ) -> None:
         self._context = zmq.Context(1)
         self._context.set(zmq.MAX_SOCKETS, min(sockets_most, self._context.get(zmq.SOCKET_LIMIT)))
@@ -100,12 +108,13 @@ class Sockets:
             zmq.MAXMSGSIZE: frame_bytes + SLACK_BYTES,
             zmq.SNDHWM: HIGH_WATER,
             zmq.RCVHWM: HIGH_WATER,
-            zmq.HANDSHAKE_IVL: _ms(handshake_s),
+            # The backstop of who judges better: ZeroMQ's thread ends those, too, whose words lie unread before it.
+            zmq.HANDSHAKE_IVL: _ms(3 * handshake_s),
             zmq.CONNECT_TIMEOUT: _ms(handshake_s),
             zmq.HEARTBEAT_IVL: _ms(heartbeat_s),
             zmq.HEARTBEAT_TIMEOUT: _ms(silence_s),
             zmq.HEARTBEAT_TTL: _ms(silence_s),
-            zmq.BACKLOG: 1024,
+            zmq.BACKLOG: backlog,
         }
 
     def router(self) -> Bare:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
+import termios
 
 
 def raise_descriptor_limit(wanted: int = 65_536) -> int:
@@ -39,6 +41,17 @@ class Spare:
     def take_back(self) -> None:
         if self._held < 0:
             self._held = _take()
+
+
+def has_unread(descriptor: int) -> bool:
+    """Whether something has come by this connection that ZeroMQ's thread has not read yet. Of a descriptor that is
+    another's by now it says that other's."""
+    if descriptor < 0:
+        return False
+    try:
+        return any(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))
+    except OSError:
+        return False
 
 
 def is_any_left() -> bool:

@@ -19,6 +19,7 @@ from zerowait.engines.brokerless.bare import (
     Monitor,
     content,
 )
+from zerowait.engines.brokerless.descriptors import has_unread
 from zerowait.engines.brokerless.shears import Shears, is_itself
 from zerowait.engines.brokerless.wire_events import Event, Heard, Lost, Opened
 
@@ -53,7 +54,7 @@ class Dialled:
         self._connect_until = time.monotonic() + self._connect_s
         self._shears = shears
         self._ended = ended
-        self._connected = False
+        self._descriptor = -1  # of its connection
         self._trouble = ""
 
     @property
@@ -92,7 +93,7 @@ class Dialled:
                 self.opened = True
                 events.append(Opened(self.conn, self.endpoint))
             elif event == CONNECTED:
-                self._connected = True
+                self._descriptor = value
                 if self._is_itself(value):
                     self.end("nobody listens there: the connection met itself", events)
             elif event == CONNECT_FAILED:
@@ -108,14 +109,18 @@ class Dialled:
     def tick(self, now: float, events: list[Event]) -> None:
         if self.opened or self.over:
             return
-        if self._connected:
-            if now >= self.deadline:
+        if self._descriptor >= 0:
+            if now >= self.deadline and not self.has_unread():
                 self.end(f"it took the connection but did not shake hands within {self._handshake_s:g} s", events)
         elif now >= self._connect_until:
             self.end(f"it did not answer within {self._connect_s:g} s", events)
 
     def is_waiting(self) -> bool:
         return not self.opened
+
+    def has_unread(self) -> bool:
+        """Whether its other end has said something that ZeroMQ's thread has not read yet."""
+        return has_unread(self._descriptor)
 
     def end(self, reason: str, events: list[Event]) -> None:
         self.over = True

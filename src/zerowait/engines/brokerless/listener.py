@@ -39,7 +39,7 @@ from zerowait.engines.brokerless.bare import (
     connection_of,
     content,
 )
-from zerowait.engines.brokerless.descriptors import Spare, is_any_left
+from zerowait.engines.brokerless.descriptors import Spare, has_unread, is_any_left
 from zerowait.engines.brokerless.dialled import FRAMES_A_TURN, SEVERAL_PARTS
 from zerowait.engines.brokerless.shears import Shears, cut
 from zerowait.engines.brokerless.wire_events import Event, Heard, Lost
@@ -85,6 +85,10 @@ class Caller:
             self.line.depart(self, "the connection is gone")
             return True
         return taken
+
+    def has_unread(self) -> bool:
+        """Whether it has said something that ZeroMQ's thread has not read yet, as far as its connection is known."""
+        return self.door is not None and has_unread(self.door.descriptor)
 
 
 class Listener:
@@ -258,14 +262,14 @@ class Listener:
 
     def tick(self, now: float, events: list[Event]) -> None:
         patience = self._handshake_s if len(self._silent) <= self._handshakes else min(CROWDED_S, self._handshake_s)
-        if self._silent and self.is_behind:
-            # His first words may be among what is unread; not for ever, since others may speak without a pause. The
-            # socket is not asked here: that would take the sign from its descriptor that there is something to read.
-            patience += BEHIND_S
         for door in list(self._silent.values()):
             if now - door.since < patience:
                 break
-            self._cut(door, events)
+            # His first words may be among what is unread, here or before ZeroMQ's thread; not for ever, since others
+            # may speak without a pause. The socket is not asked here: that would take the sign from its descriptor
+            # that there is something to read.
+            if now - door.since >= patience + BEHIND_S or not (self.is_behind or has_unread(door.descriptor)):
+                self._cut(door, events)
         for _ in range(len(self._to_cut)):
             at, door = self._to_cut.popleft()
             if at <= now:

@@ -46,6 +46,7 @@ from zerowait.engines.brokerless.resolve import Resolver
 from zerowait.engines.brokerless.silence import Silence
 from zerowait.engines.brokerless.started import Started
 from zerowait.engines.brokerless.topical import Topical
+from zerowait.engines.brokerless.unread import Unread
 from zerowait.engines.brokerless.views import PeerView, TopicView, Views
 from zerowait.engines.brokerless.wire import (
     Heard,
@@ -65,6 +66,9 @@ from zerowait.turns import Turn
 
 log = logging.getLogger("zerowait.node")
 T = TypeVar("T")
+# ZeroMQ's own heartbeat is the backstop of ours: it gives peers up whose words lie unread before its thread, and of
+# three thousand quiet ones each frame of it counts. So it asks as seldom as we give up, and waits this much longer.
+BACKSTOP = 3
 
 
 class Plainly(Protocol):
@@ -127,6 +131,7 @@ class Node:
         self._leaving = False
         self._calls = Calls(name, self.wake)
         self._wanted = Wanted(self.wake)
+        self._unread = Unread()
         self._plain_again: float | None = None  # in how many seconds a bare socket is to be tried again
         self._since_us = wall_us(clock())
 
@@ -375,6 +380,9 @@ class Node:
 
     # -- for the parts -------------------------------------------------------------------------------------------------
 
+    def _has_unread(self, conn: int) -> bool:
+        return self._wire is not None and self._wire.has_unread(conn)
+
     def _whence(self, conn: int) -> str:
         """Of somebody who has not said his name."""
         return self._contacts.address_of(conn) or f"somebody who dialled {' or '.join(self.endpoints)}"
@@ -431,7 +439,9 @@ class Node:
             crash_limit=settings.crash_limit,
             no_responder=settings.no_responder,
         )
-        self.core = core = Core(identity_of(me), config, lock=threading.Lock(), wall_us=self._wall_us)
+        self.core = core = Core(
+            identity_of(me), config, lock=threading.Lock(), wall_us=self._wall_us, has_unread=self._has_unread
+        )
         core.inherit([directory.ending(instance) for instance in directory.ended(self.name, OBITUARIES)])
         self.outboxes.open(core)
         self.topical.open(core)
@@ -459,7 +469,8 @@ class Node:
             connections=settings.connections,
             handshakes=settings.handshakes,
             handshake_s=settings.handshake_timeout,
-            silence_s=settings.silence,
+            heartbeat_s=settings.silence,
+            silence_s=BACKSTOP * settings.silence,
         )
         self._outlets = Outlets(wire.send)
         self._finder = Finder(self._wanted, core, directory, contacts, wire, self._resolver.refresh)
@@ -511,6 +522,7 @@ class Node:
                     core.lost(event.conn, now, event.reason)
                 case PlainHeard() | PlainJoined() | PlainParted():
                     self._plainly.heard(event)
+        core.read_until = self._unread.read(len(core.links), now, is_behind=wire.is_behind())
         self._loop.carry(now)
         self._from_others(now)
         # What has come goes on before anything else is looked at: somebody may wait for it.

@@ -54,6 +54,7 @@ NAP_S = 1.0  # the longest sleep: should a ring ever be missed, this is what it 
 TICK_S = 0.1
 CLOSE_S = 1.0
 OWN_SOCKETS = 64
+BACKLOG = 1_024  # at least so many may wait to be accepted
 
 
 class Wire:
@@ -86,6 +87,7 @@ class Wire:
             handshake_s=handshake_s,
             heartbeat_s=heartbeat_s,
             silence_s=silence_s,
+            backlog=max(BACKLOG, connections),  # all of them may come at once
         )
         self._lookout = Lookout()
         self._shears = Shears()
@@ -186,6 +188,19 @@ class Wire:
         if now >= self._tick_at or any(listener.is_urgent() for listener in self._listeners):
             self._tick(now, events)
         return events
+
+    def is_behind(self) -> bool:
+        """Whether more had come in by a listener than the last `poll()` gave."""
+        for listener in self._listeners:  # noqa: SIM110 - each turn asks, and a generator costs more than the answer
+            if listener.is_behind:
+                return True
+        return False
+
+    def has_unread(self, conn: Conn) -> bool:
+        """Whether something has come by this connection that ZeroMQ has not even read yet, as far as the system says:
+        its thread may be behind, too."""
+        peer = self._dialled.get(conn) or self._callers.get(conn)
+        return peer is not None and peer.has_unread()
 
     def wake(self) -> None:
         """From any thread, and from a signal handler: `poll()` returns. Costs nothing while it is not waiting."""

@@ -49,6 +49,7 @@ class Core:
         *,
         lock: AbstractContextManager[object],
         wall_us: Callable[[float], int],
+        has_unread: Callable[[int], bool] = lambda conn: False,
     ) -> None:
         self.me = me
         self.config = config
@@ -61,6 +62,8 @@ class Core:
         self.sessions = Sessions(
             me, config, self.effects, self.peers, self.owner, self.worker, self.publisher, self.subscriber
         )
+        self.read_until = inf  # what had come by then was read: set while the shell is behind with reading
+        self._has_unread = has_unread
         self.still_ms = 0  # how long the handlers' loop has not turned, as the shell saw it last
         self.obituaries: list[
             Obituary
@@ -375,10 +378,12 @@ class Core:
             self.worker.tick(now, stands=self.still_ms >= self.config.stuck * 1_000)
 
     def _timers(self, now: float) -> None:
-        for peer in self.peers.silent(now):
-            if peer.instance != self.me.instance and peer.link is not None:
-                self.sessions.close(peer.link, f"nothing heard for {self.config.silence:g} s", now)
-        for peer in self.peers.over(now):
+        # Nobody is late whose words may lie unread.
+        heard = min(now, self.read_until)
+        for link in self._read([peer.link for peer in self.peers.silent(now, heard)]):
+            if link.instance != self.me.instance:
+                self.sessions.close(link, f"nothing heard for {self.config.silence:g} s", now)
+        for peer in self.peers.over(now, heard):
             self.peers.forget(peer)
             is_death = self.peers.seems_dead(peer)
             returned = self.owner.gone(peer.instance, is_death=is_death, name=peer.hello.name)
@@ -388,13 +393,21 @@ class Core:
             self.effects.add(Say("gone", words, peer.instance, messages=returned))
         for peer in self.peers.proofs_wanted(now):
             self.effects.add(Prove(peer.instance, peer.hello.boot, peer.hello.device, peer.hello.inode))
-        for link in self.sessions.tick(now):
+        for link in self._read(self.sessions.tick(now, heard)):
             self._refuse(link, frames.SILENT, f"no HELLO and STATE within {self.config.handshake:g} s", now)
-        for peer in self.sessions.deaf(now):
-            self._stuck(peer, now, self.config.stuck, f"it has not answered for {self.config.stuck:g} s")
+        for link in self._read(self.sessions.deaf(now, heard)):
+            deaf = self.peers.get(link.instance)
+            if deaf is not None and deaf.link is link:
+                self._stuck(deaf, now, self.config.stuck, f"it has not answered for {self.config.stuck:g} s")
         self.publisher.tick(now)
         self._calm_until = self._calm()
         self.sessions.changed = False
+
+    def _read(self, links: Sequence[Link | None]) -> list[Link]:
+        """These, unless one of them has said something that was not even taken off the network: then the thread that
+        does that is behind, and what the others have said may have been taken off just now. All are looked at again."""
+        there = [link for link in links if link is not None]
+        return [] if any(self._has_unread(link.conn) for link in there) else there
 
     def _calm(self) -> float:
         """When a timer of a peer or link fires next; infinity: none is set."""

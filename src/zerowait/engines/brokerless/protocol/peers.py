@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
-from math import inf
 
 from zerowait.engines.brokerless.protocol.config import Config
+from zerowait.engines.brokerless.protocol.due import Due
 from zerowait.engines.brokerless.protocol.frames import Hello, Owned
 from zerowait.engines.brokerless.protocol.link import Link
 
+LOOK_AGAIN = 0.1  # at who may have been heard, and was not read yet
 REMEMBERED = 4_096  # instances of which it is known that they are dead, or how old a HELLO of theirs may be
 
 
@@ -41,7 +42,6 @@ class Peer:
         "link",
         "lost_at",
         "phase",
-        "prove_at",
         "serves",
         "stuck_since",
     )
@@ -55,7 +55,6 @@ class Peer:
         self.phase = Phase.SILENT
         self.heard_at = now
         self.lost_at = now
-        self.prove_at: float | None = None
         self.stuck_since: float | None = None
         self.draining = False  # when it was last there
         self.is_abrupt = False  # its connection closed in the midst of life, and not because nothing was heard any more
@@ -68,6 +67,9 @@ class Peers:
         self._peers: dict[int, Peer] = {}
         self._dead: dict[int, None] = {}  # insertion order: the oldest go first
         self._serials: dict[int, int] = {}
+        self._silent = Due()  # when who is there may be silent for too long; looked at again if he was heard meanwhile
+        self._over = Due()  # likewise, when the grace of who is away may be over
+        self._prove = Due()
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(list(self._peers.values()))
@@ -98,7 +100,10 @@ class Peers:
         peer = self._peers.get(hello.instance)
         if peer is None:
             peer = self._peers[hello.instance] = Peer(hello, now)
-        peer.hello, peer.link, peer.phase, peer.heard_at, peer.prove_at = hello, link, Phase.UP, now, None
+        peer.hello, peer.link, peer.phase, peer.heard_at = hello, link, Phase.UP, now
+        self._silent.set(peer.instance, self._silent_at(peer))
+        self._over.discard(peer.instance)
+        self._prove.discard(peer.instance)
         return peer
 
     def lost(self, peer: Peer, now: float) -> None:
@@ -112,7 +117,10 @@ class Peers:
         peer.phase = Phase.SILENT
         peer.lost_at = now
         peer.stuck_since = None
-        peer.prove_at = now if self.is_local(peer) else None
+        self._silent.discard(peer.instance)
+        self._over.set(peer.instance, self._over_at(peer))
+        if self.is_local(peer):
+            self._prove.set(peer.instance, now)
 
     def is_local(self, peer: Peer) -> bool:
         return bool(self._boot) and peer.hello.boot == self._boot and peer.hello.inode != 0
@@ -127,34 +135,58 @@ class Peers:
         self._dead[instance] = None
         while len(self._dead) > REMEMBERED:
             del self._dead[next(iter(self._dead))]
-        peer = self._peers.pop(instance, None)
+        peer = self._peers.get(instance)
         if peer is not None:
-            peer.phase = Phase.DEAD
+            self._drop(peer, Phase.DEAD)
         return peer
 
     def forget(self, peer: Peer) -> None:
         """It did not come back within the grace. Not dead for all we know: it may return and say what it holds."""
-        peer.phase = Phase.GONE
+        self._drop(peer, Phase.GONE)
+
+    def _drop(self, peer: Peer, phase: Phase) -> None:
+        peer.phase = phase
         self._peers.pop(peer.instance, None)
+        for timer in (self._silent, self._over, self._prove):
+            timer.discard(peer.instance)
 
     def proofs_wanted(self, now: float) -> list[Peer]:
         """Whom to prove dead now: each 50 ms within the first 0.3 s, then each second."""
-        wanted: list[Peer] = []
-        for peer in self._peers.values():
-            if peer.prove_at is not None and peer.prove_at <= now:
-                peer.prove_at = now + (0.05 if now - peer.lost_at < self._config.proof_within else 1.0)
-                wanted.append(peer)
+        wanted = [peer for instance in self._prove.take(now) if (peer := self._peers.get(instance)) is not None]
+        for peer in wanted:
+            pause = 0.05 if now - peer.lost_at < self._config.proof_within else 1.0
+            self._prove.set(peer.instance, now + pause)
         return wanted
 
-    def over(self, now: float) -> list[Peer]:
-        """Whose grace is over."""
-        grace = self._config.resume_grace
-        return [p for p in self._peers.values() if p.phase is Phase.SILENT and now >= p.lost_at + grace]
+    def over(self, now: float, heard: float) -> list[Peer]:
+        """Whose grace is over. heard: what had come by then was read; what came later may lie unread."""
+        found: list[Peer] = []
+        for instance in self._over.take(now):
+            peer = self._peers.get(instance)
+            if peer is None or peer.phase is not Phase.SILENT:
+                continue
+            if (at := self._over_at(peer)) <= heard:
+                found.append(peer)
+            self._over.set(instance, max(at, now + LOOK_AGAIN))
+        return found
 
-    def silent(self, now: float) -> list[Peer]:
-        """Whose connection says nothing any more."""
-        silence = self._config.silence
-        return [p for p in self._peers.values() if p.phase is Phase.UP and now >= p.heard_at + silence]
+    def _over_at(self, peer: Peer) -> float:
+        return peer.lost_at + self._config.resume_grace
+
+    def silent(self, now: float, heard: float) -> list[Peer]:
+        """Whose connection says nothing any more. heard: what had come by then was read."""
+        found: list[Peer] = []
+        for instance in self._silent.take(now):
+            peer = self._peers.get(instance)
+            if peer is None or peer.phase is not Phase.UP:
+                continue
+            if (at := self._silent_at(peer)) <= heard:
+                found.append(peer)
+            self._silent.set(instance, max(at, now + LOOK_AGAIN))
+        return found
+
+    def _silent_at(self, peer: Peer) -> float:
+        return peer.heard_at + self._config.silence
 
     def paused(self, seconds: float, now: float) -> None:
         """This process itself stood still for so long. What reached the machine meanwhile may still be on its way
@@ -164,12 +196,4 @@ class Peers:
             peer.lost_at = min(now, peer.lost_at + seconds)
 
     def wake(self) -> float:
-        silence, grace = self._config.silence, self._config.resume_grace
-        first = inf
-        for peer in self._peers.values():
-            if peer.prove_at is not None and peer.prove_at < first:
-                first = peer.prove_at
-            at = peer.heard_at + silence if peer.phase is Phase.UP else peer.lost_at + grace
-            if at < first:
-                first = at
-        return first
+        return min(self._silent.next(), self._over.next(), self._prove.next())

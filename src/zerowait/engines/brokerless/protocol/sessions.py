@@ -8,15 +8,15 @@ different connections arrive: exactly one stays."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import inf
 
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config, Identity
+from zerowait.engines.brokerless.protocol.due import Due
 from zerowait.engines.brokerless.protocol.effects import Effects, Met, Say
 from zerowait.engines.brokerless.protocol.frames import Goodbye, Hello, Limits, Ping, ProtocolError, State
 from zerowait.engines.brokerless.protocol.link import Link, LinkPhase
 from zerowait.engines.brokerless.protocol.owner.owner import Owner
-from zerowait.engines.brokerless.protocol.peers import Peer, Peers
+from zerowait.engines.brokerless.protocol.peers import LOOK_AGAIN, Peers
 from zerowait.engines.brokerless.protocol.publisher.publisher import Publisher
 from zerowait.engines.brokerless.protocol.subscriber.subscriber import Subscriber
 from zerowait.engines.brokerless.protocol.worker.worker import Worker
@@ -46,7 +46,8 @@ class Sessions:
         self.changed = False  # there may be an earlier time to wake than was reckoned last
         self._serial = 0
         self._pings = 0
-        self._ping_at: dict[int, float] = {}
+        self._ping = Due()
+        self._deaf = Due()  # when who was asked may owe an answer for too long
 
     # -- beginning -------------------------------------------------------------------------------------------------
 
@@ -56,7 +57,7 @@ class Sessions:
     def opened(self, conn: int, now: float, *, ours: bool, side: str) -> None:
         link = self.links[conn] = Link(conn, ours=ours, side=side, now=now)
         self._effects.live.add(conn)
-        self._ping_at[conn] = now + self._config.handshake
+        self._ping.set(conn, now + self._config.handshake)
         self.changed = True
         if ours:
             self._hello(link)
@@ -81,6 +82,7 @@ class Sessions:
         self._effects.add(Met(link.conn, hello.instance))
         self._effects.send(link.conn, state(link.side))
         self.ping(link, now)
+        self._deaf.set(link.conn, now + self._config.stuck)
 
     def _check(self, link: Link, hello: Hello) -> None:
         if link.side != "both":
@@ -137,7 +139,8 @@ class Sessions:
     def lost(self, conn: int, now: float, words: str) -> None:
         """A connection is over."""
         self._effects.live.discard(conn)
-        self._ping_at.pop(conn, None)
+        self._ping.discard(conn)
+        self._deaf.discard(conn)
         link = self.links.pop(conn, None)
         if link is None:
             return
@@ -160,13 +163,16 @@ class Sessions:
 
     # -- time ------------------------------------------------------------------------------------------------------
 
-    def tick(self, now: float) -> list[Link]:
-        """Pings; gives those links whose handshake takes too long."""
+    def tick(self, now: float, heard: float) -> list[Link]:
+        """Pings; gives those links whose handshake takes too long. heard: what had come by then was read."""
         late: list[Link] = []
-        for conn in [conn for conn, at in self._ping_at.items() if at <= now]:
+        for conn in self._ping.take(now):
             link = self.links[conn]
-            if link.phase is not LinkPhase.READY and now >= link.opened_at + self._config.handshake:
+            if link.phase is not LinkPhase.READY and heard >= link.opened_at + self._config.handshake:
                 late.append(link)
+                self._ping.set(conn, now + LOOK_AGAIN)
+            elif heard < now and link.unanswered_since() is not None:
+                self._ping.set(conn, now + self._config.ping)  # one more answer to read would make it no sooner
             else:
                 self.ping(link, now)
         return late
@@ -176,18 +182,19 @@ class Sessions:
         link.ping(self._pings, now)
         self._effects.send(link.conn, Ping(self._pings))
         self._subscriber.beat(link)
-        self._ping_at[link.conn] = now + self._config.ping
+        self._ping.set(link.conn, now + self._config.ping)
 
-    def deaf(self, now: float) -> list[Peer]:
-        """Those whose transport lives while no PONG comes."""
-        return [
-            peer
-            for peer in self._peers
-            if peer.link is not None
-            and peer.stuck_since is None
-            and (since := peer.link.unanswered_since()) is not None
-            and now >= since + self._config.stuck
-        ]
+    def deaf(self, now: float, heard: float) -> list[Link]:
+        """Those whose transport lives while no PONG comes. heard: what had come by then was read."""
+        found: list[Link] = []
+        for conn in self._deaf.take(now):
+            link = self.links[conn]
+            since = link.unanswered_since()
+            at = (now if since is None else since) + self._config.stuck
+            if at <= heard:
+                found.append(link)
+            self._deaf.set(conn, max(at, now + LOOK_AGAIN))
+        return found
 
     def wake(self) -> float:
-        return min(self._ping_at.values(), default=inf)
+        return min(self._ping.next(), self._deaf.next())

@@ -1,0 +1,129 @@
+"""Thousands of peers: what those who are well cost, and that nobody is given up who was only not read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
+from tests.protocol.store import Store
+from zerowait.engines.brokerless.protocol.due import Due
+from zerowait.engines.brokerless.protocol.frames import Ping
+
+INF = float("inf")
+
+
+def steps_of(fn: Callable[[], object]) -> int:
+    """How many steps the interpreter takes for it: exact, whatever else the machine does."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal steps
+        frame.f_trace_opcodes = True
+        steps += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        fn()
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+def pings_of(peer: Puppet) -> list[Ping]:
+    return [frame for frame in peer.heard if isinstance(frame, Ping)]
+
+
+def steps_of_one_ping_among(many: int) -> int:
+    stage = Stage(store=Store(BOX))
+    for index in range(many):
+        stage.peer(300 + index)
+    stage.step(0.5)
+    last = stage.peer(200)
+    stage.step(0.5)
+    stage.step(0.49)
+    pings = len(pings_of(last))
+    stage.now += 0.02
+    core, now = stage.core, stage.now
+    steps = sum(steps_of(fn) for fn in (lambda: core.wake(now), core.next_wake))
+    stage.step()
+    assert len(pings_of(last)) == pings + 1, "it was asked"
+    return steps
+
+
+def test_a_turn_in_which_one_peer_is_due_costs_as_much_among_four_hundred_as_among_four() -> None:
+    """Each turn looked at all of them eight times, and with three thousand each turn found that somebody was due."""
+    assert steps_of_one_ping_among(400) <= 1.1 * steps_of_one_ping_among(4)
+
+
+def test_nobody_is_silent_or_gone_whose_words_may_lie_unread() -> None:
+    # given two workers; what came in the last four seconds may lie unread
+    stage = Stage(store=Store(BOX))
+    one, other = stage.peer(200, channels=[CHANNEL], credit=1, answers=False), stage.peer(201, answers=False)
+    stage.core.read_until = stage.now
+    # when both are not heard for longer than silence
+    for _ in range(20):
+        stage.step(0.2)
+    # then neither is given up, or told of as one that does not answer
+    assert not one.closed
+    assert not other.closed
+    assert all(peer.stuck_since is None for peer in stage.core.peers)
+    # and asked once: one more answer to read would make it no sooner
+    assert len(pings_of(one)) == 1
+    # and when all is read they are silent after all
+    stage.core.read_until = INF
+    stage.step(0.2)
+    assert one.closed
+    assert other.closed
+
+
+def test_nobody_is_silent_while_something_lies_before_the_thread_that_takes_it_off_the_network() -> None:
+    # given two peers that are not heard, and a word of one of them that was not taken off the network
+    unread: set[int] = set()
+    stage = Stage(store=Store(BOX), has_unread=unread.__contains__)
+    one, other = stage.peer(200, answers=False), stage.peer(201, answers=False)
+    unread.add(one.conn)
+    # when both are not heard for longer than silence
+    for _ in range(20):
+        stage.step(0.2)
+    # then neither is given up: the other's word may have been taken off just now
+    assert not one.closed
+    assert not other.closed
+    assert all(peer.stuck_since is None for peer in stage.core.peers)
+    # and when nothing is left there, they are
+    unread.clear()
+    stage.step(0.2)
+    assert one.closed
+    assert other.closed
+
+
+def test_a_peer_whose_state_lies_unread_is_not_refused_for_want_of_it() -> None:
+    unread: set[int] = set()
+    stage = Stage(store=Store(BOX), has_unread=unread.__contains__)
+    one = Puppet(stage, 200)
+    unread.add(one.conn)
+    for _ in range(30):
+        stage.step(0.2)
+    assert not one.closed
+    unread.clear()
+    stage.step(0.2)
+    assert one.closed
+
+
+def test_of_timers_those_are_taken_whose_time_has_come_and_each_once() -> None:
+    due = Due()
+    for key, at in ((1, 3.0), (2, 1.0), (3, 1.0), (4, 2.0)):
+        due.set(key, at)
+    due.set(2, 5.0)
+    due.discard(4)
+    assert due.next() == 1.0
+    assert due.take(3.0) == [3, 1]
+    assert due.take(3.0) == []
+    assert due.next() == 5.0
+    due.set(2, 5.0)
+    assert due.take(9.0) == [2]
+    assert due.next() == INF
