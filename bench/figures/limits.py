@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.__main__ import Run
-from bench.figures.crowd import crowd_at
+from bench.__main__ import Run, ask
+from bench.figures.crowd import MIB, crowd_at
 from bench.figures.report import Row, at_least, at_most, percentile
 from bench.messages import DURABLE, order
 from bench.sender import client
@@ -162,7 +162,8 @@ def _close(strangers: list[socket.socket]) -> int:
 def storm(run: Run, many: int, seconds: float = 15.0) -> Iterator[Row]:
     """All peers at once, again and again, beside one who works."""
     with ExitStack() as stack:
-        _, endpoint = stack.enter_context(run.worker("async"))
+        worker, endpoint = stack.enter_context(run.worker("async"))
+        before = int(ask(worker, "now"))
         sender = Sender(run, endpoint, seconds + 5.0)
         began, took = time.monotonic(), list[float]()
         while time.monotonic() < began + seconds:
@@ -170,10 +171,11 @@ def storm(run: Run, many: int, seconds: float = 15.0) -> Iterator[Row]:
             with crowd_at(run, endpoint, many) as crowd:  # killed at its end: every connection breaks
                 took.append(max(each.until_all(at) for each in crowd) - at)
         served = sender.took()
+        most = (int(ask(worker, "memory")) - before) / MIB
     yield Row(
         f"{many:,} peers dial at once, {len(took)} times: push to handled, s",
         {"p50": statistics.median(served), "p99": percentile(served, 99), "most": max(served),
-         "all there after": statistics.median(took), "messages": float(len(served))},
+         "all there after": statistics.median(took), "messages": float(len(served)), "worker's MiB": most},
         at_most("p99", 1.0),
     )  # fmt: skip
 
