@@ -35,6 +35,18 @@ def _(put: Put) -> None:
     put(marking.Marking, "leave_out", nothing)
 
 
+@bug("a row that has a death says all that was learned of it since", by="tests/protocol/test_suspects.py")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def is_said(self: Any, marks: Any) -> bool:
+            instances = {death.instance for death in marks.deaths} if marks is not None else set()
+            return {death.instance for death in self.died.deaths} <= instances and not self.cleared & instances
+
+        return is_said
+
+    put(marking._Wanted, "is_said", made)
+
+
 @bug("where a message runs alone is not noted before it is sent")
 def _(put: Put) -> None:
     put(settlement.Settlement, "_alone", nothing)

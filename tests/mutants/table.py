@@ -137,6 +137,7 @@ RULES: dict[str, tuple[str, ...]] = {
         "a message that was marked waits on before its row says so",
         "what was read before a death was noted is offered as it was",
         "a death that its row tells already makes a message be offered twice",
+        "a row that has a death says all that was learned of it since",
         "a later list does not clear whom it does not name",
         "who is back does not clear its marks",
         "all that a dead worker held is suspect although it has left a list",

@@ -29,9 +29,10 @@ from zerowait.engines.brokerless.protocol.frames import (
     check_obituaries,
     encode,
 )
+from zerowait.engines.brokerless.protocol.owner.marking import Marking
 from zerowait.engines.brokerless.protocol.owner.suspects import Evidence, is_convicted, lane_of, verdict_of
 from zerowait.engines.brokerless.protocol.worker.lanes import Phase
-from zerowait.message import Change, Death, Marks, Verdict
+from zerowait.message import Change, Death, Marks, Numbers, Segment, Verdict
 from zerowait.message import Outcome as Ended
 
 X, Y, Z = 201, 202, 203
@@ -542,6 +543,43 @@ def test_what_another_has_by_then_is_marked_when_it_comes_back() -> None:
     y.say(Outcome(BOX, Verdict.UNSTARTED, (Part(sent.epoch, 1, 1, sent.fence, sent.n),)))
     stage.step()
     assert y.last(Batch).lane == ASIDE
+
+
+def row(*deaths: Death) -> Segment:
+    return Segment(
+        channel=CHANNEL, epoch=1, first=3, count=1, body=b"", ends=b"", accepted_at=0, marks=Marks(deaths) or None
+    )
+
+
+def left_out(marking: Marking, segment: Segment) -> list[tuple[int, int]]:
+    absent = Numbers()
+    marking.leave_out(segment, absent)
+    return list(absent)
+
+
+def test_a_row_read_before_its_death_was_proved_does_not_say_that_it_is() -> None:
+    """It is offered again with what is proved: taken the first time, too, it would be in two places."""
+    # given: a row that has the death of X, of whom no proof was known; now there is one, on its way to the disk
+    marking = Marking()
+    marking.want(1, 3, [death(X)], [], ticket=7)
+    # then what was read before waits
+    assert left_out(marking, row(death(X, proved=False, ran=False))) == [(3, 1)]
+    assert left_out(marking, row()) == [(3, 1)]
+    # and what was read after it is what was waited for, once
+    assert left_out(marking, row(death(Y), death(X))) == []
+    assert not marking
+
+
+def test_a_row_that_is_to_lose_a_death_and_has_another_says_so_when_both_are_written() -> None:
+    marking = Marking()
+    marking.want(1, 3, [death(X), death(Y)], [], ticket=7)
+    marking.want(1, 3, [], [X], ticket=8)
+    assert left_out(marking, row(death(X), death(Y))) == [(3, 1)]
+    assert left_out(marking, row()) == [(3, 1)]
+    marking.lasting(1, 3, 7)
+    assert marking
+    assert left_out(marking, row(death(Y))) == []
+    assert not marking
 
 
 # -- the worker, by itself -------------------------------------------------------------------------------------------

@@ -7,17 +7,23 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from zerowait.message import Marks, Numbers, Segment
+from zerowait.message import Death, Marks, Numbers, Segment
 
 
 class _Wanted(Struct):
     ticket: int
-    died: set[int]  # instances
+    died: Marks  # its deaths
     cleared: set[int]
 
     def is_said(self, marks: Marks | None) -> bool:
-        instances = {death.instance for death in marks.deaths} if marks is not None else set[int]()
-        return self.died <= instances and not self.cleared & instances
+        """Whether the row would not change by it, also in what is known of those deaths: one that it has may be proved
+        only now."""
+        row = said = marks or Marks()
+        for death in self.died.deaths:
+            said = said.died(death)
+        for instance in self.cleared:
+            said = said.cleared(instance)
+        return said == row
 
 
 class Marking:
@@ -29,16 +35,18 @@ class Marking:
     def __bool__(self) -> bool:
         return bool(self._wanted)
 
-    def want(self, epoch: int, number: int, died: Iterable[int], cleared: Iterable[int], ticket: int) -> None:
+    def want(self, epoch: int, number: int, died: Iterable[Death], cleared: Iterable[int], ticket: int) -> None:
         """Its row is to say that it was there at those deaths, and not at these. ticket: of the last such change."""
         wanted = self._wanted.get((epoch, number))
         if wanted is None:
-            wanted = self._wanted[epoch, number] = _Wanted(ticket, set(), set())
+            wanted = self._wanted[epoch, number] = _Wanted(ticket, Marks(), set())
         wanted.ticket = ticket
-        wanted.died.update(died)
-        wanted.cleared.difference_update(died)
-        wanted.cleared.update(cleared)
-        wanted.died.difference_update(cleared)
+        for death in died:
+            wanted.died = wanted.died.died(death)
+            wanted.cleared.discard(death.instance)
+        for instance in cleared:
+            wanted.died = wanted.died.cleared(instance)
+            wanted.cleared.add(instance)
 
     def lasting(self, epoch: int, number: int, ticket: int) -> None:
         """That is durable: what is offered from now on was read since."""

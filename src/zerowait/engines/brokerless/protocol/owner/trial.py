@@ -111,7 +111,7 @@ class Trial:
         if segment is not None:
             self._dispatch.keys.breaks(custody.box, segment)
         ticket.marked.append((epoch, number))
-        custody.marking.want(epoch, number, [death.instance for death in died], cleared, ticket.number)
+        custody.marking.want(epoch, number, died, cleared, ticket.number)
 
     def mark_again(self, custody: Custody, mark: Mark) -> None:
         """The opening before this one had said so; it may not have reached the disk."""
