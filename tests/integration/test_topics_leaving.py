@@ -145,6 +145,6 @@ def test_an_event_that_is_still_on_its_way_in_pieces_comes_before_the_last_word(
         for at in range(3):
             bank.publish(files, bytes([at]) * 12_000_000)
 
-    assert [(event.value[0], len(event.value), event.missed) for event, _ in zip(events, range(3), strict=False)] == [
+    assert [(event.value[0], len(event.value), event.missed) for _, event in zip(range(3), events, strict=False)] == [
         (at, 12_000_000, 0) for at in range(3)
     ]

@@ -161,11 +161,14 @@ def test_callbacks_are_told(settings: Settings) -> None:
 @pytest.mark.asyncio
 async def test_a_wait_that_would_block_the_loop_says_what_to_write(settings: Settings) -> None:
     async with service(settings), Client("asker", settings=settings) as zw:
+        slow, endless = zw.request(COUNT, "slow"), zw.stream(LINES, 10**9)
         with pytest.raises(UsageError, match=r"await zw\.request"):
-            zw.request(COUNT, "slow").result()
+            slow.result()
         with pytest.raises(UsageError, match="async for item in"):
-            for _ in zw.stream(LINES, 10**9):
+            for _ in endless:
                 pass
+        slow.cancel()  # to leave would wait for both
+        endless.cancel()
         with pytest.raises(UsageError, match="async with"), zw.stream(LINES, 1):
             pass
         done = zw.request(COUNT, "abc")

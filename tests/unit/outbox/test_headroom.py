@@ -106,7 +106,7 @@ def test_what_has_filled_the_disk_is_settled_and_makes_room(
 
 def test_outcomes_that_touch_every_page_are_written_bit_by_bit(on_disk: Maker, small: Small) -> None:
     # given: a disk full of messages that have each a row, and little that is kept
-    small.size = MIB
+    small.size = MIB // 2
     bench = on_disk()
     fill(bench, 8, turn_each=True)
     bench.turns()
