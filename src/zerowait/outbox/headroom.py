@@ -25,7 +25,7 @@ TURN_BYTES: Final = 32 << 10  # pages that one transaction touches besides: the 
 ROW_BYTES: Final = 512  # of a piece, whose body often begins a page
 STEP_PAGES: Final = 64  # given back at once: that goes through the log, too, and needs room there
 STEPS: Final = 16  # at one look
-FEW: Final = 16
+FEW: Final = 16  # changes for which what is kept is enough, and of which one sync is not one each
 CHANGE_BYTES: Final = 16 << 10  # two pages, in the log and in the file
 LOG_PART: Final = 4  # of what is kept the log may use a quarter before it is brought into the file
 
@@ -67,17 +67,20 @@ class Headroom:
         return len(fresh)
 
     def at_once(self, database: Database, changes: int) -> int:
-        """How many of so many changes go into one transaction. All of them; where room is short a few, for what they
-        settle is on many pages, which all lie in the log until that is brought into the file."""
+        """How many of so many changes go into one transaction. All of them; where room is short so many as surely fit,
+        and a few in any case, for what they settle is on many pages, which all lie in the log until that is brought
+        into the file."""
         if database.path is None or not changes:
             return changes
         if self._seconds() >= self._look_at:
             self._measured(database)
-        if TURN_BYTES + changes * CHANGE_BYTES <= self._left(database):
-            return changes
-        if database.log_bytes > self._kept // LOG_PART:
+        if self._sure(database) < min(changes, FEW) and database.log_bytes > self._kept // LOG_PART:
             self._look(database, 0)
-        return min(changes, FEW)
+        return min(changes, max(FEW, self._sure(database)))
+
+    def _sure(self, database: Database) -> int:
+        """Changes for which there is room, whatever pages they are on."""
+        return (self._left(database) - TURN_BYTES) // CHANGE_BYTES
 
     def refusal(self, database: Database) -> StoreError:
         """What those hear who push meanwhile."""

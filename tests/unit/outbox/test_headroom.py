@@ -118,6 +118,23 @@ def test_outcomes_that_touch_every_page_are_written_bit_by_bit(on_disk: Maker, s
     assert small.most <= small.size
 
 
+def test_outcomes_for_which_there_is_room_are_not_written_bit_by_bit(on_disk: Maker, small: Small) -> None:
+    # given: more outcomes than there is room for at worst, though nothing is short yet
+    small.size = 3 * MIB
+    bench = on_disk()
+    for number in range(800):
+        bench.push(str(number))
+        bench.turn()
+    bench.turns()
+    before = bench.box.turns
+    # when they all come at once
+    bench.turn(*[handled(segment) for segment in bench.segments[::2]])
+    # then as many as surely fit go together: each transaction is a sync, and a few at a time were 25
+    assert bench.row().handled == 400
+    assert bench.box.turns - before < 12
+    assert small.most <= small.size
+
+
 def test_the_disk_is_not_filled_beyond_what_is_kept(on_disk: Maker, small: Small) -> None:
     fill(on_disk(), 5_000)
     assert small.most <= small.size - small.size // KEPT_PART
