@@ -11,7 +11,7 @@ from zerowait import serving
 from zerowait.engines.brokerless import entries
 from zerowait.engines.brokerless.protocol.owner import sender
 from zerowait.engines.brokerless.protocol.worker import claims, owners, worker
-from zerowait.outbox import headroom, intake, trouble
+from zerowait.outbox import headroom, intake, outbox, trouble
 
 RULES = "tests/protocol/test_rules.py"
 OUTPUTS = "tests/protocol/test_outputs.py"
@@ -76,6 +76,11 @@ def _(put: Put) -> None:
 @bug("where room is short all outcomes are written at once", by=HEADROOM)
 def _(put: Put) -> None:
     put(headroom.Headroom, "at_once", lambda right: lambda self, database, changes: changes)
+
+
+@bug("whoever has too little room for pushes does nothing else in time either", by=HEADROOM)
+def _(put: Put) -> None:
+    put(outbox.Outbox, "next_due", lambda right: lambda self: right(self) if self.intake.broken is None else 1.0)
 
 
 @bug("who leaves keeps room free rather than what was accepted", by=HEADROOM)

@@ -70,6 +70,7 @@ RULES: dict[str, tuple[str, ...]] = {
         "whoever waits for a file that stays closed waits for ever",
         "new messages are stored up to the last byte of the disk",
         "where room is short all outcomes are written at once",
+        "whoever has too little room for pushes does nothing else in time either",
         "who leaves keeps room free rather than what was accepted",
         "news that found no room in the directory are never announced",
     ),

@@ -67,6 +67,7 @@ class Outbox:
         self._followed = Followed()
         self._trouble = Trouble(database.path, intake, self.notices, clock.seconds)
         self._headroom = Headroom(clock.seconds)
+        self._is_held = False  # what is pushed, for want of room, since a turn that did all else
         self._fresh: list[Fresh] = []  # these three are for the next transaction
         self._changes: list[Change] = []
         self._spoilt: list[Row] = []
@@ -141,7 +142,8 @@ class Outbox:
         except StoreError as error:
             self._break(error)
             raise
-        if self._headroom.is_short:  # and all else goes on
+        self._is_held = self._headroom.is_short
+        if self._is_held:  # and all else goes on
             self._trouble.begins(self._headroom.refusal(database), is_open=True)
         else:
             self._trouble.ends()
@@ -265,11 +267,11 @@ class Outbox:
         now = self._clock.now()
         if self.intake.held:
             return HELD_AGAIN
-        if self.intake.broken is not None:
+        if self.intake.broken is not None and not self._is_held:
             return TRY_AGAIN
-        if self._spoilt or self._fresh or self._books.ahead.wants(now):
+        if self._spoilt or (self._fresh and not self._is_held) or self._books.ahead.wants(now):
             return 0.0
-        times = [self._books.aging.next_look(self.ledger, now)]
+        times = [self._books.aging.next_look(self.ledger, now), TRY_AGAIN if self._is_held else None]
         if (due := self._books.ahead.next_due()) is not None:
             times.append(max(0.0, (due - now) / 1e6))
         return min((wait for wait in times if wait is not None), default=None)
@@ -283,6 +285,7 @@ class Outbox:
         return described
 
     def _break(self, error: StoreError) -> None:
+        self._is_held = False
         if self._trouble.begins(error, is_open=self._file.database is not None):
             self._give_up()
 

@@ -13,6 +13,7 @@ from zerowait.errors import StoreError
 from zerowait.outbox import headroom as headroom_module
 from zerowait.outbox.database import Database, Disk
 from zerowait.outbox.headroom import KEPT_PART
+from zerowait.outbox.outbox import TRY_AGAIN
 
 Maker = Callable[..., Bench]
 MIB = 1 << 20
@@ -172,6 +173,24 @@ def test_who_leaves_stores_what_was_accepted_in_what_is_kept(on_disk: Maker, sma
     bench.reopen()
     # then it is there for the next
     assert values(bench.turns()) == ["first", "held"]
+
+
+def test_what_is_due_or_waits_to_be_read_is_not_late_while_pushes_are_held(
+    on_disk: Maker, time: Time, small: Small
+) -> None:
+    # given: a message that is due soon, and one that is held, for others have taken the room
+    bench = on_disk()
+    bench.push("soon", due=time.now_us() + 200_000)
+    bench.turn()
+    bench.push("held")
+    small.others = small.size
+    bench.turn()
+    # then that one is looked for when it is due, and the next time when there may be room again
+    assert bench.box.next_due() == pytest.approx(0.2, abs=0.01)
+    time.pass_(0.2)
+    assert bench.box.next_due() == 0
+    assert values(bench.turn()) == ["soon"]
+    assert bench.box.next_due() == TRY_AGAIN
 
 
 def test_pushes_are_held_and_outcomes_are_not_while_others_fill_the_disk(
