@@ -175,6 +175,25 @@ def test_what_one_of_two_publishers_of_a_name_had_not_sent_is_told_by_the_other(
     assert [got[2:] for got in feed.take()] == [(51, 18)]
 
 
+def test_what_could_not_be_read_of_one_that_has_left_is_told_by_the_other_of_its_name() -> None:
+    """It had sent all there was, and its last event was missed all the same."""
+    world, bank, (screen,) = met("screen")
+    other = Process(world, "bank")
+    world.dial(screen, other)
+    feed = Feed(world, screen, "a.*", 1)
+    world.run(world.now + 0.05)
+    publish(bank, ("a.b", 1))
+    world.run(world.now + 0.05)
+    assert [got[2:] for got in feed.take()] == [(1, 0)]
+    feed.inbox.unread(bank.core.me.instance, 1)
+
+    leave(bank)
+
+    publish(other, ("a.b", 50))
+    world.run(world.now + 0.05)
+    assert [got[2:] for got in feed.take()] == [(50, 1)]
+
+
 @pytest.mark.parametrize("missed", [{1: -1}, {1: 2**62}])
 def test_a_goodbye_that_no_publisher_can_say_ends_the_link_as_any_wrong_frame(missed: dict[int, int]) -> None:
     stage = Stage()

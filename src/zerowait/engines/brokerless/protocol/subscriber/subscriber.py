@@ -171,15 +171,16 @@ class Subscriber:
         taps = self._taps.get(link.conn, {})
         for id, tap in [(id, tap) for id, tap in taps.items() if tap.is_answered]:
             del taps[id]  # there is no place to go on from
-            if count := missed.get(id, 0):
-                self._lost(link, tap, count)
+            self._lost(link, tap, missed.get(id, 0))
 
     def _lost(self, link: Link, tap: Tap, count: int) -> None:
         wanted = tap.wanted
-        if wanted.ended is not None:  # rather nothing than with holes
+        if count and wanted.ended is not None:  # rather nothing than with holes
             wanted.ended(tap.source.sender, count, "it has left")
             return
-        wanted.inbox.part(tap.source, count)
+        wanted.inbox.part(tap.source, count)  # also of none: what was missed before may be told by another of its name
+        if not count:
+            return
         if wanted.lost is not None:
             wanted.lost(count)
         words = f"{count} events that waited there for this process are missed"
