@@ -67,7 +67,8 @@ class Footing:
             if not self._is_announced:
                 raise
             self._say(error)
-        self._is_announced = True
+        else:
+            self._is_announced, self._failed = True, ""
 
     def _announce(self) -> None:
         me = self._me
