@@ -41,9 +41,10 @@ class Wanted:
             is_new = channel not in self.channels
             self._asked.pop(channel, None)
             self._asked[channel] = None
-            if len(self._asked) > ASKED_MOST:
+            is_too_many = len(self._asked) > ASKED_MOST
+            if is_too_many:
                 del self._asked[next(iter(self._asked))]
-            if is_new:
+            if is_new or is_too_many:
                 self._use(self.used)
         if is_new:
             self.look_at = 0.0
