@@ -81,6 +81,26 @@ def test_nobody_is_silent_or_gone_whose_words_may_lie_unread() -> None:
     assert other.closed
 
 
+def test_nobody_is_stuck_whose_answer_may_lie_behind_all_that_he_says() -> None:
+    # given a worker that says much, while only the first word of each is surely read
+    stage = Stage(store=Store(BOX))
+    one = stage.peer(200, channels=[CHANNEL], credit=1, answers=False)
+    # when no PONG has come of it for longer than a peer may stand still
+    for serial in range(25):
+        one.say(Ping(serial))
+        stage.core.read_until = stage.now
+        stage.step(0.2)
+    # then it is not told of as one that does not answer
+    (peer,) = [each for each in stage.core.peers if each.instance == 200]
+    assert peer.stuck_since is None
+    # and when all that it has said is read, it is
+    one.say(Ping(25))
+    stage.core.read_until = INF
+    stage.step(0.2)
+    assert not one.closed
+    assert peer.stuck_since is not None
+
+
 def test_nobody_is_silent_while_something_lies_before_the_thread_that_takes_it_off_the_network() -> None:
     # given two peers that are not heard, and a word of one of them that was not taken off the network
     unread: set[int] = set()

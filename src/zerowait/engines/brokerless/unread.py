@@ -17,8 +17,8 @@ class Unread:
         self._behind: deque[float] = deque()  # when was read before each of the last turns that did not read all
 
     def read(self, peers: int, now: float, *, is_behind: bool) -> float:
-        """After each turn's reading: what had come by the time that this gives was read, infinity being all of it.
-        peers: how many may have said something. is_behind: there was more than a turn reads."""
+        """After each turn's reading: of what had come by the time that this gives each peer's first word was read;
+        infinity: all is. peers: how many may have said something. is_behind: there was more than a turn reads."""
         last, self._last = self._last, now
         if not is_behind:
             if self._behind:

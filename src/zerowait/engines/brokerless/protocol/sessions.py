@@ -185,16 +185,21 @@ class Sessions:
         self._ping.set(link.conn, now + self._config.ping)
 
     def deaf(self, now: float, heard: float) -> list[Link]:
-        """Those whose transport lives while no PONG comes. heard: what had come by then was read."""
+        """Those whose transport lives while no PONG comes. heard: what had come by then was read, of each at least the
+        first. So who says more than is read at once is not deaf while that lasts: his PONG may lie behind it."""
         found: list[Link] = []
         for conn in self._deaf.take(now):
             link = self.links[conn]
             since = link.unanswered_since()
             at = (now if since is None else since) + self._config.stuck
-            if at <= heard:
+            if at <= heard and (heard == now or not self._is_heard(link, at - self._config.stuck)):
                 found.append(link)
             self._deaf.set(conn, max(at, now + LOOK_AGAIN))
         return found
+
+    def _is_heard(self, link: Link, since: float) -> bool:
+        peer = self._peers.get(link.instance)
+        return peer is not None and peer.link is link and peer.heard_at > since
 
     def wake(self) -> float:
         return min(self._ping.next(), self._deaf.next())
