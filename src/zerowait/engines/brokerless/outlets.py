@@ -67,7 +67,9 @@ class Outlets:
         """It is closed: what can still be sent at once is; the rest is not."""
         outlet = self._blocked.pop(conn, None)
         waiting = (*outlet.frames, *outlet.fragments) if outlet is not None else ()
-        all(self._send(conn, data) for data in waiting)
+        for data in waiting:
+            if not self._send(conn, data):
+                break
 
     def forget(self, conn: int) -> None:
         self._blocked.pop(conn, None)

@@ -362,7 +362,7 @@ class Publisher:
 
     def tick(self, now: float) -> None:
         if not self._streams:
-            return  # nobody has ever subscribed, and so nobody is away
+            return  # nobody has subscribed, or is away: a stream stays as long as that
         for ghost in [each for each in self._ghosts if each.until is not None and each.until <= now]:
             self._end_ghost(ghost)
         for key, group in list(self._groups.items()):
