@@ -12,7 +12,7 @@ work, and what it runs is never given to another while it lives (rules §4.3).""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 
 from zerowait.engines.brokerless.protocol.config import Config
@@ -160,29 +160,26 @@ class Peers:
 
     def over(self, now: float, heard: float) -> list[Peer]:
         """Whose grace is over. heard: what had come by then was read; what came later may lie unread."""
-        found: list[Peer] = []
-        for instance in self._over.take(now):
-            peer = self._peers.get(instance)
-            if peer is None or peer.phase is not Phase.SILENT:
-                continue
-            if (at := self._over_at(peer)) <= heard:
-                found.append(peer)
-            self._over.set(instance, max(at, now + LOOK_AGAIN))
-        return found
+        return self._late(self._over, Phase.SILENT, self._over_at, now, heard)
 
     def _over_at(self, peer: Peer) -> float:
         return peer.lost_at + self._config.resume_grace
 
     def silent(self, now: float, heard: float) -> list[Peer]:
         """Whose connection says nothing any more. heard: what had come by then was read."""
+        return self._late(self._silent, Phase.UP, self._silent_at, now, heard)
+
+    def _late(self, timer: Due, phase: Phase, due_at: Callable[[Peer], float], now: float, heard: float) -> list[Peer]:
+        """Of those in that phase whose timer fires who is late, as is now known of them. All are looked at again: who
+        is late, too, unless that ends the phase."""
         found: list[Peer] = []
-        for instance in self._silent.take(now):
+        for instance in timer.take(now):
             peer = self._peers.get(instance)
-            if peer is None or peer.phase is not Phase.UP:
+            if peer is None or peer.phase is not phase:
                 continue
-            if (at := self._silent_at(peer)) <= heard:
+            if (at := due_at(peer)) <= heard:
                 found.append(peer)
-            self._silent.set(instance, max(at, now + LOOK_AGAIN))
+            timer.set(instance, max(at, now + LOOK_AGAIN))
         return found
 
     def _silent_at(self, peer: Peer) -> float:
