@@ -10,7 +10,7 @@ from typing import Any
 from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
 from tests.protocol.store import Store
 from zerowait.engines.brokerless.protocol.due import Due
-from zerowait.engines.brokerless.protocol.frames import Ping
+from zerowait.engines.brokerless.protocol.frames import Ping, Pong
 
 INF = float("inf")
 
@@ -79,6 +79,34 @@ def test_nobody_is_silent_or_gone_whose_words_may_lie_unread() -> None:
     stage.step(0.2)
     assert one.closed
     assert other.closed
+
+
+def test_who_is_known_to_stand_still_costs_no_turns_and_is_found_again() -> None:
+    # given a peer that speaks and does not answer
+    stage = Stage(store=Store(BOX))
+    one = stage.peer(200, channels=[CHANNEL], credit=1, answers=False)
+    (peer,) = [each for each in stage.core.peers if each.instance == 200]
+
+    def rests() -> list[float]:
+        """For how long there is nothing to do, step after step; until it is known to stand still, or not."""
+        found: list[float] = []
+        for serial in range(20):
+            one.say(Ping(serial))
+            stage.step(0.2)
+            found.append((stage.core.next_wake() or INF) - stage.now)
+        return found
+
+    rests()
+    assert peer.stuck_since is not None
+    # then nobody looks after it more often than it is asked
+    assert max(rests()[:4]) > 0.3
+    # when it answers, and then does not again
+    one.say(Pong(pings_of(one)[-1].serial, 0))
+    stage.step(0.01)
+    assert peer.stuck_since is None
+    rests()
+    # then that is known in its time
+    assert peer.stuck_since is not None
 
 
 def test_nobody_is_stuck_whose_answer_may_lie_behind_all_that_he_says() -> None:

@@ -190,16 +190,15 @@ class Sessions:
         found: list[Link] = []
         for conn in self._deaf.take(now):
             link = self.links[conn]
+            peer = self._peers.get(link.instance)
             since = link.unanswered_since()
             at = (now if since is None else since) + self._config.stuck
-            if at <= heard and (heard == now or not self._is_heard(link, at - self._config.stuck)):
+            if peer is not None and peer.stuck_since is not None:
+                at = now + self._config.stuck  # that has been said; once it answers it owes nothing for so long
+            elif at <= heard and (heard == now or peer is None or peer.heard_at <= at - self._config.stuck):
                 found.append(link)
             self._deaf.set(conn, max(at, now + LOOK_AGAIN))
         return found
-
-    def _is_heard(self, link: Link, since: float) -> bool:
-        peer = self._peers.get(link.instance)
-        return peer is not None and peer.link is link and peer.heard_at > since
 
     def wake(self) -> float:
         return min(self._ping.next(), self._deaf.next())
