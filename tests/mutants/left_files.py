@@ -246,7 +246,7 @@ def _(put: Put) -> None:
 
 @bug("all namespaces are one", by=f"{DIRECTORY}::test_namespaces_never_meet")
 def _(put: Put) -> None:
-    put(directory, "open_folders", lambda right: lambda home, namespace: right(home, "one"))
+    put(directory, "open_folders", lambda right: lambda home, namespace, **others: right(home, "one", **others))
 
 
 @bug("a copy of an outbox is opened beside it", by=DIRECTORY)

@@ -39,7 +39,10 @@ def _(put: Put) -> None:
 
 @bug("who speaks another version is not told which one this is", by=MEETING)
 def _(put: Put) -> None:
-    put(sessions.Sessions, "end", lambda right: lambda self, link, code, words, now: self.close(link, words, now))
+    def end(self: Any, link: Any, code: int, words: str, now: float, *, missed: Any = None) -> None:
+        self.close(link, words, now)
+
+    put(sessions.Sessions, "end", lambda right: end)
 
 
 @bug("each dialling of who speaks another version is told again", by="tests/unit/test_telling.py")

@@ -108,17 +108,17 @@ def _(put: Put) -> None:
 
 @bug("silence is not noticed")
 def _(put: Put) -> None:
-    put(Peers, "silent", lambda right: lambda self, now: [])
+    put(Peers, "silent", lambda right: lambda self, now, heard: [])
 
 
 @bug("who does not come back is waited for for ever")
 def _(put: Put) -> None:
-    put(Peers, "over", lambda right: lambda self, now: [])
+    put(Peers, "over", lambda right: lambda self, now, heard: [])
 
 
 @bug("who answers no more gets new work")
 def _(put: Put) -> None:
-    put(sessions.Sessions, "deaf", lambda right: lambda self, now: [])
+    put(sessions.Sessions, "deaf", lambda right: lambda self, now, heard: [])
 
 
 @bug("what has not begun stays with who leaves")

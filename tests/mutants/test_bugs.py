@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, signature
+from types import FunctionType
+
 import pytest
 
 from tests.mutants.hunt import hunt
@@ -22,6 +26,24 @@ def test_a_bug_is_there_while_it_is_planted_and_gone_afterwards(words: str) -> N
     with planted(words):
         assert all(vars(owner)[name] is not right for owner, name, right in puts)
     assert all(vars(owner)[name] is right for owner, name, right in puts)
+
+
+@pytest.mark.parametrize("words", BUGS)
+def test_what_is_planted_is_called_as_what_is_right(words: str) -> None:
+    """Else whoever calls it fails, which any test would find, whatever the bug."""
+
+    def put(owner: object, name: str, made: Callable[[object], object]) -> None:
+        right = vars(owner)[name]
+        bug = made(right)
+        if isinstance(right, FunctionType) and callable(bug):
+            told = signature(right).parameters.values()
+            by_name = {each.name: None for each in told if each.kind is Parameter.KEYWORD_ONLY}
+            in_order = [
+                each for each in told if each.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+            ]
+            signature(bug).bind(*in_order, **by_name)
+
+    BUGS[words](put)
 
 
 def test_a_seed_is_well_again_once_the_bug_is_out() -> None:
