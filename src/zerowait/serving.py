@@ -291,11 +291,11 @@ class Serving:
         until = time.monotonic() + self.drain
         opened = self._opened
         while opened is not None and time.monotonic() < until:
-            if await self._is_own_finished(opened):
+            if await self._is_own_finished(opened, until):
                 return
             await asyncio.sleep(0.005)
 
-    async def _is_own_finished(self, opened: Opened) -> bool:
+    async def _is_own_finished(self, opened: Opened, until: float) -> bool:
         """What a handler sends is in flight, then prepared until its run is chosen, then stored and offered, then in
         flight again. No moment sees all of that, so it is followed in its own direction: what has passed from the
         prepared to the stored since the first look has made more that was accepted."""
@@ -303,7 +303,10 @@ class Serving:
         accepted = estate.accepted()
         if not estate.is_stored():
             return False
-        await asyncio.wrap_future(estate.turned())  # what is stored has been offered, too
+        try:  # what is stored has been offered, too; a disk that hangs holds up nobody for longer than `drain`
+            await asyncio.wait_for(asyncio.wrap_future(estate.turned()), until - time.monotonic())
+        except TimeoutError:
+            return False
         if not await asyncio.wrap_future(opened.node.call(self._has_finished_own)):
             return False
         return not estate.is_choosing() and estate.is_stored() and estate.accepted() == accepted

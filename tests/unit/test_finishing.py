@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -54,9 +55,9 @@ def _done(value: object) -> Future[Any]:
     return done
 
 
-def finished(way: Way) -> str:
+def finished(way: Way, drain: float = 5.0) -> str:
     serving: Any = Serving(App("stage"))
-    serving.drain = 5.0
+    serving.drain = drain
     serving._opened = way
     serving._has_finished_own = lambda: not way.is_in_flight()
     asyncio.run(serving.finish_own())
@@ -79,3 +80,11 @@ def test_a_block_does_not_end_while_an_output_passes_from_place_to_place_between
 def test_a_block_in_which_nothing_waits_ends_at_once() -> None:
     way = Way("handled")
     assert finished(way) == "handled"
+
+
+def test_a_block_whose_disk_hangs_ends_when_drain_is_over() -> None:
+    way = Way("stored")
+    way.estate.turned = Future
+    began = time.monotonic()
+    assert finished(way, drain=0.05) == "stored"
+    assert time.monotonic() - began < 5
