@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import FrameType
 from typing import Any
 
 from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
 from tests.protocol.store import Store
 from zerowait.engines.brokerless.protocol.due import Due
-from zerowait.engines.brokerless.protocol.frames import Ping, Pong
+from zerowait.engines.brokerless.protocol.frames import Ping, Pong, Room, Subscribed
+from zerowait.engines.brokerless.protocol.subscriber.inbox import Inbox
+from zerowait.engines.brokerless.protocol.subscriber.subscriber import Wanted
 
 INF = float("inf")
 
@@ -79,6 +82,23 @@ def test_nobody_is_silent_or_gone_whose_words_may_lie_unread() -> None:
     stage.step(0.2)
     assert one.closed
     assert other.closed
+
+
+def test_what_was_taken_is_told_also_while_much_lies_unread() -> None:
+    """A publisher that leaves waits for who tells it that, and for nobody else."""
+    # given a subscription, whose publisher has not answered a PING yet, for all that is known
+    stage = Stage()
+    inbox = Inbox(nullcontext(), 10, renew=lambda: None, notify=lambda: None)
+    stage.core.subscriber.add(Wanted(1, "a.*", inbox))
+    bank = stage.peer(200, name="bank", answers=False)
+    bank.say(Subscribed(1, 200, 3, 3, 0))
+    stage.core.read_until = stage.now
+    # when one event is taken, which is little, and the time has come for the next PING
+    inbox.source(200, "bank").taken += 1
+    stage.step(1.1)
+    # then there is room for one more
+    assert len(pings_of(bank)) == 1
+    assert bank.last(Room).limit == 11
 
 
 def test_who_is_known_to_stand_still_costs_no_turns_and_is_found_again() -> None:

@@ -172,7 +172,9 @@ class Sessions:
                 late.append(link)
                 self._ping.set(conn, now + LOOK_AGAIN)
             elif heard < now and link.unanswered_since() is not None:
-                self._ping.set(conn, now + self._config.ping)  # one more answer to read would make it no sooner
+                # One more answer to read would make it no sooner. What was taken is told all the same.
+                self._subscriber.beat(link)
+                self._ping.set(conn, now + self._config.ping)
             else:
                 self.ping(link, now)
         return late
