@@ -303,13 +303,27 @@ def _answer(opened: Observed, question: Question) -> Any:
         last = {box: name for box in boxes if (name := args["boxes"].get(f"{box.id:016x}")) is not None}
         return {f"{box.id:016x}": _drop(opened, box, args["channel"], (n[0], n[1])) for box, n in last.items()}
     if question.verb == "dead.retry":
-        return [id for box in boxes for id in _retry(opened, box, question)]
-    answers = [estate.ask(box, partial(letters_answer, box, question)).result(ANSWER_S) for box in boxes]
+        return [id for ids in _of_each(estate, boxes, lambda box: _retry(opened, box, question)) for id in ids]
+    answers = _of_each(
+        estate, boxes, lambda box: estate.ask(box, partial(letters_answer, box, question)).result(ANSWER_S)
+    )
     if question.verb == "dead.show":
         return next((letter for letter in answers if letter is not None), None)
     if question.verb == "dead.edit":
         return any(answers)
     return [found for each in answers for found in each]
+
+
+def _of_each(estate: Estate, boxes: Sequence[Outbox], ask: Callable[[Outbox], T]) -> list[T]:
+    """What each says. One that was given back meanwhile says nothing: it is another's now, who is asked as well."""
+    said: list[T] = []
+    for box in boxes:
+        try:
+            said.append(ask(box))
+        except StoreError:
+            if box in estate.boxes():
+                raise
+    return said
 
 
 def _waiting(opened: Observed, box: Outbox, channel: str) -> WaitingStatus:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import click
@@ -159,7 +160,8 @@ def edit(
         binary = Binary(() if paths else reach.types(letter.channel), paths)
     except NotBytes as error:
         raise Failure(f"{error}.", MISUSED) from None
-    replies = reach.ask_all(Question("dead.edit", {"id": id, "payload": _encoded(payload, binary, value)}))
+    question = Question("dead.edit", {"id": id, "payload": _encoded(payload, binary, value)})
+    replies = reach.ask_for_letters(question, lambda reply: reply.value(bool) is True)
     if not any(reply.value(bool) for reply in replies):
         # Who has it may have refused the payload, or not have answered: only if neither is so, it is gone.
         why = " ".join(f"{who}: {error}" for who, error in _silent(replies).items())
@@ -290,12 +292,17 @@ def _done(reach: Reach, what: Literal["retry", "drop"], ids: Sequence[str]) -> t
     done: set[str] = set()
     silent: dict[str, str] = {}
     for start in range(0, len(ids), PAGE):
-        args = {"ids": list(ids[start : start + PAGE])}
-        replies = reach.ask_all(Question("dead.retry" if what == "retry" else "dead.drop", args))
+        page = list(ids[start : start + PAGE])
+        question = Question("dead.retry" if what == "retry" else "dead.drop", {"ids": page})
+        replies = reach.ask_for_letters(question, partial(_is_done, len(page)))
         silent.update(_silent(replies))
         for reply in replies:
             done.update(reply.value(list[str]) or [])
     return done, silent
+
+
+def _is_done(count: int, reply: Reply) -> bool:
+    return len(reply.value(list[str]) or ()) == count
 
 
 def _silent(replies: Iterable[Reply]) -> dict[str, str]:

@@ -5,8 +5,9 @@ opened under its lock, and only for as long as the answer takes: a process that 
 
 An outbox changes hands: a script that leaves still holds its lock when it answers nobody any more, and whoever looks
 into a file, to take it over or to show it, holds that for a moment. What lies in such a file is not known, and not
-nothing: it is waited for (`_wait`), by who only looks until it is said who has it, by who is to act on all of it until
-somebody says what is in it.
+nothing: it is waited for (`_wait`), by who only looks for a moment, by who is to act on all of it until somebody says
+what is in it. It may change hands between the look at who has it and the question, too: then who was asked has nothing
+to say of it, and all are asked again (`_heard`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ TYPES_S = 1.0  # the same, where only the reading of what is given is helped by 
 HANDS_S, LOOK_S = 0.5, 0.05  # how long, and how often, it is waited for that an outbox has changed hands
 TAKEN_OVER_S = 3.0  # in which a process has found and opened what another has left
 AT_ONCE = 16
+TAKEN = Answer(False, error="somebody opens or closes it at this moment: ask again")
 PAGE = 500  # letters or ids in one question or answer: far below what one frame holds
 
 
@@ -44,6 +46,11 @@ class Reply(Struct, frozen=True):
 
     who: str
     answer: Answer
+
+    @property
+    def is_taken(self) -> bool:
+        """An outbox that changes hands at this moment: what is in it, somebody else says."""
+        return self.answer is TAKEN
 
     def value(self, kind: type[T]) -> T | None:
         """What it says, typed; nothing if it could not say it."""
@@ -128,11 +135,29 @@ class Reach:
             for entry in living
             if entry.endpoints
         ]
+        known = {box for entry in living for box in entry.boxes}
         return processes + [
             Place(_name_of(file), partial(self._ask_file, file), living=False, outbox=file.name)
             for file in files
-            if not file.owned and _other_format(file) is None
+            if file.id not in known and (file.owned or _other_format(file) is None)
         ]
+
+    def _heard(self, ask: Callable[[], bool], within: float, is_enough: Callable[[], bool] = lambda: False) -> None:
+        """Asks until no outbox has changed hands meanwhile, for at most so many seconds. ask: asks all, and says
+        whether each could answer. is_enough: what they said is all that was asked for."""
+
+        def is_heard() -> bool:
+            before = self._holders()
+            is_known = ask()
+            after = self._holders()
+            return is_enough() or (is_known and all(after.get(box, pid) == pid for box, pid in before.items()))
+
+        _wait(is_heard, within)
+
+    def _holders(self) -> dict[int, int | None]:
+        """The process that says of each outbox that it has it; None: nobody says so."""
+        pids = {box: entry.pid for entry in self._alive() for box in entry.boxes}
+        return {file.id: pids.get(file.id) for file in self.files()}
 
     def _alive(self) -> list[Entry]:
         """The living, as they are now."""
@@ -181,7 +206,24 @@ class Reach:
             for place in self.places()
             if place.living or not (living_only or (outbox is not None and place.outbox not in (None, outbox)))
         ]
-        return _at_once(lambda place: place.reply(question), places)
+        replies = _at_once(lambda place: place.reply(question), places)
+        return [reply for reply in replies if not reply.is_taken]
+
+    def ask_for_letters(self, question: Question, is_found: Callable[[Reply], bool] = lambda _: False) -> list[Reply]:
+        """Everybody's answer to a question of dead letters, asked again while their outboxes change hands; for
+        TAKEN_OVER_S at most, and not once one is what was asked for. What is done to a letter is done once: of the
+        answers to all rounds, one says so."""
+        replies: list[Reply] = []
+
+        def ask() -> bool:
+            replies[:] = [reply for reply in replies if reply.answer.ok]
+            places = self.places()
+            told = _at_once(lambda place: place.reply(question), places)
+            replies.extend(told)
+            return not any(_is_passing(place, reply) for place, reply in zip(places, told, strict=True))
+
+        self._heard(ask, TAKEN_OVER_S, lambda: any(map(is_found, replies)))
+        return replies
 
     def status(self) -> Found:
         """The living, and the ledgers of the outboxes that nobody owns."""
@@ -216,7 +258,7 @@ class Reach:
         for place, reply in zip(places, _at_once(lambda place: place.reply(Question("status")), places), strict=True):
             if place.living and (status := reply.value(Status)) is not None:
                 found.statuses.append(status)
-            elif not place.living and reply.answer.ok and reply.answer.value is None:
+            elif reply.is_taken:
                 continue  # somebody took it since we looked
             elif not place.living and (box := reply.value(BoxStatus)) is not None:
                 found.boxes.append(box)
@@ -226,7 +268,8 @@ class Reach:
 
     def letter(self, id: str) -> LetterDetail:
         """One dead letter whole. Raises Failure if those who answered have none of that id."""
-        replies = self.ask_all(Question("dead.show", {"id": id}))
+        question = Question("dead.show", {"id": id})
+        replies = self.ask_for_letters(question, lambda reply: reply.value(LetterDetail) is not None)
         for reply in replies:
             if (letter := reply.value(LetterDetail)) is not None:
                 return letter
@@ -238,10 +281,22 @@ class Reach:
     def letters(self, which: LetterFilter, limit: int | None) -> Found:
         """Dead letters from everywhere, the oldest first, at most `limit`."""
         found = Found(unreadable=self.unreadable())
-        for letters, silent in _at_once(lambda place: _letters(place, which, limit), self.places()):
-            found.letters.extend(letters)
-            found.silent.update(silent)
-        found.letters.sort(key=lambda letter: letter.died_at or letter.accepted_at)
+        letters: dict[str, LetterStatus] = {}  # by id: one whose outbox has changed hands may be told twice
+
+        def ask() -> bool:
+            found.silent.clear()
+            letters.clear()
+            places, is_known = self.places(), True
+            told = _at_once(lambda place: _letters(place, which, limit), places)
+            for place, (its, failed) in zip(places, told, strict=True):
+                letters.update((letter.id, letter) for letter in its)
+                if failed is not None:
+                    found.silent[failed.who] = failed.answer.error
+                    is_known = is_known and not _is_passing(place, failed)
+            return is_known
+
+        self._heard(ask, TAKEN_OVER_S)
+        found.letters = sorted(letters.values(), key=lambda letter: letter.died_at or letter.accepted_at)
         del found.letters[limit if limit is not None else len(found.letters) :]
         return found
 
@@ -252,7 +307,7 @@ class Reach:
         assert self._directory is not None
         lock = self._directory.lock_outbox(file.path)
         if lock is None:
-            return Answer(True)
+            return TAKEN
         try:
             box = Outbox.open(file.path, file.name, now_us=_now_us, lock=lock)
         except BaseException:
@@ -305,8 +360,14 @@ def _ask_process(entry: Entry, question: Question, *, patience: float = PATIENCE
     return ask(entry.endpoints[0], question, patience)
 
 
-def _letters(place: Place, which: LetterFilter, limit: int | None) -> tuple[list[LetterStatus], dict[str, str]]:
-    """One place's dead letters, page by page; and its name with the reason if it fell silent."""
+def _is_passing(place: Place, reply: Reply) -> bool:
+    """Whether it may be otherwise in a moment: the outbox is between two hands, or the process leaves, and is found for
+    longer than it answers. A file that cannot be read stays so."""
+    return not reply.answer.ok and (place.living or reply.is_taken)
+
+
+def _letters(place: Place, which: LetterFilter, limit: int | None) -> tuple[list[LetterStatus], Reply | None]:
+    """One place's dead letters, page by page; and its reply if it fell silent."""
     found: list[LetterStatus] = []
     last: dict[str, str] = {}  # a process may have several outboxes, and each goes on behind its own last one
     while True:
@@ -314,12 +375,12 @@ def _letters(place: Place, which: LetterFilter, limit: int | None) -> tuple[list
         args = {"which": to_builtins(which), "limit": page, "after": list(last.values())}
         reply = place.reply(Question("dead.list", args))
         if not reply.answer.ok:
-            return found, {reply.who: reply.answer.error}
+            return found, reply
         more = reply.value(list[LetterStatus]) or []
         found.extend(more)
         last.update((letter.id.partition("-")[0], letter.id) for letter in more)
         if len(more) < page or (limit is not None and len(found) >= limit):
-            return found, {}
+            return found, None
 
 
 def _at_once(ask: Callable[[Place], T], places: Iterable[Place]) -> list[T]:

@@ -19,6 +19,7 @@ from zerowait.cli import delivering
 from zerowait.cli import reach as reaching
 from zerowait.cli.reach import Found, Place, Reach
 from zerowait.engines.brokerless.directory import Directory
+from zerowait.engines.brokerless.shelf import OutboxLock
 from zerowait.message import Bury
 from zerowait.outbox.letters import Letters
 from zerowait.outbox.outbox import Outbox
@@ -283,13 +284,16 @@ def test_looking_leaves_the_file_to_others(zerowait: Zerowait, dead: str, direct
     assert not file.owned
 
 
-def test_a_file_that_somebody_has_open_is_not_opened(zerowait: Zerowait, dead: str, directory: Directory) -> None:
+def test_a_file_that_somebody_has_open_is_not_opened(
+    zerowait: Zerowait, dead: str, directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaching, "TAKEN_OVER_S", 0.2)
     [file] = directory.outboxes("counter")
     lock = directory.lock_outbox(file.path)
     assert lock is not None
     with lock:
         assert listed(zerowait) == []
-        assert zerowait("dead", "retry", dead).code == 1
+        assert zerowait("dead", "retry", dead).code == 3, "whether it is there, only who has it knows"
 
 
 def test_a_foreign_file_is_named_and_left_as_it_was(zerowait: Zerowait, dead: str, directory: Directory) -> None:
@@ -388,6 +392,52 @@ def test_what_is_taken_over_while_it_is_to_be_delivered_is_not_called_delivered(
     assert "0 delivered, 0 left" in ran.err
     assert f"counter (pid {os.getpid()}) has 1 message of counter and goes on delivering it." in ran.err
     assert ran.code == 0
+
+
+@pytest.mark.parametrize("deed", ["list", "show", "edit", "retry", "retry all", "drop"])
+def test_a_dead_letter_is_found_though_its_outbox_changes_hands_between_the_look_and_the_question(
+    zerowait: Zerowait, dead: str, directory: Directory, monkeypatch: pytest.MonkeyPatch, deed: str
+) -> None:
+    # given that somebody opens it after we have looked, and is done with it after that
+    [file] = directory.outboxes("counter")
+    places, locks = Reach.places, list[OutboxLock]()
+
+    def places_and_then_taken(reach: Reach, within: float = 0.0) -> list[Place]:
+        for lock in locks:
+            lock.release()
+        found = places(reach, within)
+        if not locks:
+            taken = directory.lock_outbox(file.path)
+            assert taken is not None
+            locks.append(taken)
+        return found
+
+    monkeypatch.setattr(Reach, "places", places_and_then_taken)
+    said = {
+        "list": lambda: zerowait("dead", "list"),
+        "show": lambda: zerowait("dead", "show", dead),
+        "edit": lambda: zerowait("dead", "edit", dead, '{"n": 2}'),
+        "retry": lambda: zerowait("dead", "retry", dead),
+        "retry all": lambda: zerowait("dead", "retry", "--all", "--yes"),
+        "drop": lambda: zerowait("dead", "drop", dead, "--yes"),
+    }[deed]()
+    assert locks
+    assert (said.code, "not found" in said.err, "No dead letters" in said.err) == (0, False, False)
+    assert dead in said.out or "1 dead letter" in said.err or f"Dead letter {dead} has that payload now" in said.err
+
+
+def test_a_dead_letter_whose_outbox_stays_between_two_hands_is_not_called_nothing(
+    zerowait: Zerowait, dead: str, directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaching, "TAKEN_OVER_S", 0.2)
+    [file] = directory.outboxes("counter")
+    lock = directory.lock_outbox(file.path)
+    assert lock is not None
+    with lock:
+        for deed in (("list",), ("show", dead), ("retry", dead), ("retry", "--all", "--yes")):
+            ran = zerowait("dead", *deed)
+            assert ran.code == 3
+            assert "somebody opens or closes it at this moment: ask again" in ran.err
 
 
 def test_what_nobody_tells_of_is_not_called_nothing(

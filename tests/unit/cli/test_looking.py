@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.unit.cli.conftest import Zerowait
-from zerowait.cli.reach import Place, Reach
+from zerowait.cli.reach import TAKEN, Place, Reach
 from zerowait.errors import StoreError
 from zerowait.snapshot import (
     Answer,
@@ -473,11 +473,10 @@ def test_dropping_from_an_outbox_that_is_not_there_or_does_not_answer_is_no_succ
 
 
 def test_an_outbox_taken_since_we_looked_is_passed_over(monkeypatch: pytest.MonkeyPatch, zerowait: Zerowait) -> None:
-    gone = Place("counter.00ff.db", lambda question: Answer(True), living=False)
+    gone = Place("counter.00ff.db", lambda question: TAKEN, living=False)
 
     def as_it_was(reach: Reach, within: float = 0.0) -> list[Place]:
         return [gone]
 
     monkeypatch.setattr(Reach, "places", as_it_was)
     assert zerowait("status").code == 0
-    assert zerowait("dead", "list").code == 0
