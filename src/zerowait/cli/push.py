@@ -98,8 +98,10 @@ def command(
     """
     from zerowait import log
     from zerowait.client import Client
+    from zerowait.names import check_channel
     from zerowait.settings import Settings
 
+    check_channel(channel)  # before anything is opened, which would tell of all that it finds there
     settings = Settings.load(flags={"namespace": namespace, "drain": 0.0 if wait and drain is None else drain})
     way = _Way.of(channel, settings, memory=memory, wait=wait)
     log.configure("warning", "text", coloured=colours(sys.stderr))
@@ -188,8 +190,8 @@ class _Left(Struct, frozen=True):
                 earlier[of] += stays.messages - (mine.messages if (box, of) == (name, channel) else 0)
         return cls(mine, dict(+earlier))
 
-    def lines(self, channel: str, name: str) -> list[str]:
-        """What stays of this run, by what it waits for; and that there is something of earlier ones."""
+    def lines(self, channel: str) -> list[str]:
+        """What stays of this run, by what it waits for."""
         mine, said = self.mine, list[str]()
         if mine.handled:
             said.append(f"{plural(mine.handled, 'message')} {_are(mine.handled)} being handled by workers")
@@ -199,14 +201,18 @@ class _Left(Struct, frozen=True):
             wait = "waits" if mine.waiting == 1 else "wait"
             who = "for a free worker" if mine.served else f"for a worker: nobody takes {channel}"
             said.append(f"{plural(mine.waiting, 'message')} in the outbox {wait} {who}")
+        return said
+
+    def tell_earlier(self, name: str) -> None:
+        """That there is something of earlier runs. Not under the number of what this run has pushed: read twice, that
+        would be pushed twice."""
         if self.earlier:
             each = ", ".join(f"{count:,} for {of}" for of, count in sorted(self.earlier.items()))
             count = sum(self.earlier.values())
-            said.append(
+            tell(
                 f"{plural(count, 'message')} of earlier runs {_are(count)} in the outbox {name}, too ({each}): see "
                 "`zerowait status`"
             )
-        return said
 
 
 def _are(count: int) -> str:
@@ -285,14 +291,14 @@ class _Pushing:
         if self._dead:
             died = f"{plural(len(self._dead), 'dead letter')}: {self._dead[0]}"
             tell(f"{pushed}; {died}")
-        lines = left.lines(self._channel, self._name)
-        for line in lines:
-            tell(f"{pushed}; {line}")
+        if lines := left.lines(self._channel):
+            tell(f"{pushed}; {', '.join(lines)}")
         if not self.pushed:
             tell(f"{pushed}: there was none on stdin")
         elif not left.mine.messages and not self._dead:
             of = "of it " if left.earlier else ""
             tell(f"{pushed}: {'the socket took all' if self._way.plain else f'nothing {of}waits any more'}")
+        left.tell_earlier(self._name)
         return OK if not self._dead else PARTIAL if len(self._dead) < self.pushed else FAILED
 
     def _is_lost(self, receipt: Receipt) -> bool:

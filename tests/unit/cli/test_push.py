@@ -264,9 +264,10 @@ def test_what_is_handled_what_is_not_due_and_what_waits_are_told_apart(zerowait:
     fates.left["cli", "numbers", True] = Stays(messages=6, handled=1, later=3, due_in_s=60.0, served=True)
     ran = zerowait("push", "numbers", "1", "--count", "6")
     assert ran.code == 0
-    assert "1 message is being handled by workers" in ran.err
-    assert re.search(r"3 messages are not due before \d\d:\d\d:\d\d\n", ran.err)
-    assert "2 messages in the outbox wait for a free worker" in ran.err
+    assert "6 messages pushed to numbers; 1 message is being handled by workers, " in ran.err
+    assert re.search(r" 3 messages are not due before \d\d:\d\d:\d\d, ", ran.err)
+    assert " 2 messages in the outbox wait for a free worker\n" in ran.err
+    assert ran.err.count("pushed") == 1
     assert "earlier runs" not in ran.err
 
 
@@ -280,11 +281,19 @@ def test_what_earlier_runs_have_left_is_told_in_one_line_as_what_it_is(zerowait:
     assert ran.code == 0
     waits, old = ran.err.splitlines()
     assert waits == "1 message pushed to numbers; 1 message in the outbox waits for a worker: nobody takes numbers"
-    assert old.endswith(
+    assert old == (
         "6 messages of earlier runs are in the outbox cli, too (4 for numbers, 2 for numbres): see `zerowait status`"
     )
     fates.left["cli", "numbers", True] = Stays(messages=4, earlier=4)
     assert "1 message pushed to numbers: nothing of it waits any more" in zerowait("push", "numbers", "1").err
+
+
+def test_a_name_that_no_channel_can_have_is_refused_before_anything_is_opened(zerowait: Zerowait) -> None:
+    zerowait("push", "numbers", "1", "--drain", "0")
+    ran = zerowait("push", "bad name!", "1")
+    assert ran.code == 2
+    [line] = ran.err.splitlines()
+    assert line.startswith("error: 'bad name!' cannot be the name of a channel")
 
 
 def test_nothing_on_stdin_is_said_to_be_nothing(zerowait: Zerowait, fates: Fates, stdin: Stdin) -> None:
