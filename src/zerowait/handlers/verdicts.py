@@ -103,7 +103,14 @@ class Overdue(TimeoutError):
 
 
 def type_of(error: BaseException) -> str:
-    kind = TimeoutError if isinstance(error, Overdue) else type(error)
+    """Its class as text. Ours have the names of what they stand for: nobody can look up or catch an inner class."""
+    match error:
+        case Overdue():
+            kind: type[BaseException] = TimeoutError
+        case Undecodable():
+            kind = msgspec.ValidationError
+        case _:
+            kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 

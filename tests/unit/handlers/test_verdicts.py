@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.handlers.fakes import delivery
 from zerowait.errors import Reject, RetryLater
-from zerowait.handlers.verdicts import Judge, Overdue, Undecodable, story_of
+from zerowait.handlers.verdicts import Judge, Overdue, Undecodable, story_of, type_of
 from zerowait.message import Outcome, Verdict
 from zerowait.retry import Retry
 
@@ -127,3 +127,8 @@ def test_a_group_of_exceptions_is_told_whole() -> None:
     told = note(judged(ExceptionGroup("several", [ValueError("one"), KeyError("two")])))
     assert "one" in told["traceback"]
     assert "two" in told["traceback"]
+
+
+def test_a_class_of_ours_is_told_by_the_name_of_what_it_stands_for() -> None:
+    assert type_of(Undecodable("no")) == "msgspec.ValidationError"
+    assert type_of(Overdue(1)) == "TimeoutError"
