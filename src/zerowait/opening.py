@@ -377,7 +377,8 @@ class Opened(Ground):
                 rows = asked.result(max(0.0, until - time.monotonic()))
                 flying = self.node.in_flight(box.id)
                 for channel, row in rows.items():
-                    known = found.get((box.name, channel, True), Stays(served=bool(self.node.workers(channel))))
+                    served, unfit = self.node.there_for(channel, box.id)
+                    known = found.get((box.name, channel, True), Stays(served=served, unfit=unfit))
                     found[box.name, channel, True] = known.and_(
                         handled=flying.get(channel, 0),
                         later=row.later,

@@ -64,7 +64,7 @@ def test_messages_wait_for_a_worker_of_their_type_and_everybody_is_told_why(
     assert "renamed" not in witness.read_text()
 
 
-def test_closing_does_not_wait_for_workers_that_do_not_fit() -> None:
+def test_closing_does_not_wait_for_workers_that_do_not_fit(caplog: pytest.LogCaptureFixture) -> None:
     app = App("newer")
 
     @app.pull(PushChannel[str]("work"))
@@ -79,6 +79,7 @@ def test_closing_does_not_wait_for_workers_that_do_not_fit() -> None:
             zw.push(WORK, Work(1)).result(5)
             wait_until(lambda: told, within=10)
             assert zw.close(drain=30).result(5) == 1
+    assert "(1 for work: wait for a worker of their type, newer expects another)" in caplog.text
 
 
 def test_an_app_does_not_give_itself_what_it_does_not_expect() -> None:

@@ -107,12 +107,14 @@ def test_what_is_handled_what_is_not_due_and_what_waits_are_told_apart(
         ("me", "b", True): Stays(handled=1, later=2, due_in_s=60.0, served=True).of(6),
         ("me", "c", True): Stays(later=2, due_in_s=90_000.0).of(1),
         ("me", "d", True): Stays(served=True).of(2),
+        ("me", "e", True): Stays(unfit=("old",)).of(2),
     }
     telling.left(left, Path("/x"), {})
     [said] = caplog.messages
     assert "(6 for a: being handled; 6 for b: 1 being handled, 2 not due before " in said
     assert ", 3 wait for a free worker; 1 for c: not due before 20" in said
-    assert "; 2 for d: wait for a free worker) undelivered" in said
+    assert "; 2 for d: wait for a free worker; " in said
+    assert "; 2 for e: wait for a worker of their type, old expects another) undelivered" in said
 
 
 def test_what_is_left_in_the_outbox_of_another_is_told_by_its_name(

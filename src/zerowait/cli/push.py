@@ -199,7 +199,8 @@ class _Left(Struct, frozen=True):
             said.append(f"{plural(mine.later, 'message')} {_are(mine.later)} not due before {mine.due()}")
         if mine.waiting:
             wait = "waits" if mine.waiting == 1 else "wait"
-            who = "for a free worker" if mine.served else f"for a worker: nobody takes {channel}"
+            is_there = mine.served or mine.unfit
+            who = mine.awaited() if is_there else f"for a worker: nobody takes {channel}"
             said.append(f"{plural(mine.waiting, 'message')} in the outbox {wait} {who}")
         return said
 

@@ -265,6 +265,10 @@ class Node:
         """Who serves this channel now, by name."""
         return self._views.workers(channel) if self.counter is not None else []
 
+    def there_for(self, channel: str, box: int) -> tuple[bool, tuple[str, ...]]:
+        """Whether somebody may take what this outbox has for the channel; and by name, who expects another type."""
+        return self._views.there_for(channel, box) if self.counter is not None else (False, ())
+
     def misfits(self, channel: str) -> list[tuple[str, Mismatch]]:
         """Who serves this channel and expects another type than is pushed here: name, and the difference."""
         return self._views.misfits(channel) if self.counter is not None else []

@@ -32,7 +32,8 @@ LEFT = ("it left", "left", "it had to leave")  # said goodbye: "has left" follow
 class Stays(Struct, frozen=True, kw_only=True):
     """What stays of a channel in an outbox when its process leaves: so many messages. Of these handled: workers have
     them. later: not due yet, the first of them in due_in_s. The rest waits. earlier: of all, accepted before this life;
-    later_earlier: of these not due yet. served: somebody serves the channel."""
+    later_earlier: of these not due yet. served: somebody may take them. unfit: who serves the channel and
+    expects another type, by name."""
 
     messages: int = 0
     handled: int = 0
@@ -41,6 +42,7 @@ class Stays(Struct, frozen=True, kw_only=True):
     earlier: int = 0
     later_earlier: int = 0
     served: bool = False
+    unfit: tuple[str, ...] = ()
 
     def and_(self, *, handled: int, later: int, due_in_s: float, earlier: int, later_earlier: int) -> Stays:
         return Stays(
@@ -51,6 +53,7 @@ class Stays(Struct, frozen=True, kw_only=True):
             earlier=self.earlier + earlier,
             later_earlier=self.later_earlier + later_earlier,
             served=self.served,
+            unfit=self.unfit,
         )
 
     def of(self, messages: int) -> Stays:
@@ -80,15 +83,22 @@ class Stays(Struct, frozen=True, kw_only=True):
         at = datetime.now(UTC).astimezone() + timedelta(seconds=min(self.due_in_s, 1e9))
         return at.strftime("%H:%M:%S" if self.due_in_s < 43_200 else "%Y-%m-%d %H:%M")
 
+    def awaited(self) -> str:
+        """Whom they wait for, where there is somebody."""
+        if self.served or not self.unfit:
+            return "for a free worker"
+        names = ", ".join(self.unfit[:LISTED])
+        return f"for a worker of their type, {names} {'expects' if len(self.unfit) == 1 else 'expect'} another"
+
     def in_words(self) -> str:
-        wait = "wait for a free worker" if self.served else "that nobody takes"
+        wait = f"wait {self.awaited()}" if self.served or self.unfit else "that nobody takes"
         parts = [
             (self.handled, "being handled"),
             (self.later, f"not due before {self.due()}"),
             (self.waiting, wait),
         ]
         said = [(count, words) for count, words in parts if count]
-        if self.waiting == self.messages and not self.served:
+        if self.waiting == self.messages and not self.served and not self.unfit:
             return f"nobody takes {'it' if self.messages == 1 else 'them'}"
         if len(said) == 1:
             return said[0][1]

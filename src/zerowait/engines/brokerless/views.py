@@ -108,6 +108,11 @@ class Views:
             for each in publisher.announced.values()
         ]
 
+    def there_for(self, channel: str, box: int) -> tuple[bool, tuple[str, ...]]:
+        """Whether somebody may take what this outbox has for the channel; and by name, who expects another type."""
+        fit, unfit = self._core.owner.there_for(channel, box)
+        return bool(fit), tuple(sorted({link.hello.name for link in unfit if link.hello is not None}))
+
     def misfits(self, channel: str) -> list[tuple[str, Mismatch]]:
         """Who serves this channel and expects another type than is pushed here: name, and the difference."""
         return [(link.hello.name, each) for link, each in self._core.owner.misfits(channel) if link.hello is not None]

@@ -87,6 +87,10 @@ class Contracts:
     def may_fit(self, link: Link, channel: str, box: int) -> bool:
         return (channel, self._whose(channel, box)) not in link.unfit
 
+    def mismatch(self, link: Link, channel: str, box: int) -> Mismatch | None:
+        """Why what is in this outbox does not go there; None: it may, or that is not known yet."""
+        return link.unfit.get((channel, self._whose(channel, box)))
+
     def _whose(self, channel: str, box: int) -> int:
         """Whose types count for what is in this outbox: OURS, or its own."""
         has_own = box in self._left.get(channel, ())

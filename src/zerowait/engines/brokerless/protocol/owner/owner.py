@@ -227,6 +227,11 @@ class Owner:
     def misfits(self, channel: str) -> list[tuple[Link, Mismatch]]:
         return self.sender.misfits(channel)
 
+    def there_for(self, channel: str, box: int) -> tuple[list[Link], list[Link]]:
+        """Those who serve it: who may take what is in this outbox, and who expects something else."""
+        unfit = [link for link in self.sender.serving(channel) if self.sender.contracts.mismatch(link, channel, box)]
+        return [link for link in self.sender.there(channel) if link not in unfit], unfit
+
     def takers(self, channel: str) -> list[Link]:
         """Those who serve it, take more, and expect something of what waits."""
         links = self.sender.serving(channel)
