@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -11,10 +12,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from zerowait.cli.output import MISUSED, Failure
+from zerowait.errors import UsageError
 from zerowait.names import nearest
 
 if TYPE_CHECKING:
     from zerowait.app import App
+
+OURS = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 def find_app(target: str) -> App:
@@ -92,9 +96,12 @@ def _not_found(name: str, missing: str, here: str) -> str:
 
 
 def _broken(name: str, error: BaseException) -> Failure:
-    """Only the frames of the user's own code: those before are how we came there."""
+    """Only the frames of the user's own code: those before are how we came there, and where we have refused what it
+    says is no part of the mistake."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "importlib" not in frame.filename and frame.filename != __file__]
+    if isinstance(error, UsageError):
+        own = [frame for frame in own if not frame.filename.startswith(OURS)]
     lines = traceback.format_list(own) + traceback.format_exception_only(error)
     return Failure(f"importing {name} failed:\n{''.join(lines).rstrip()}", MISUSED)
 

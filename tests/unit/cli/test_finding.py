@@ -104,6 +104,14 @@ def test_a_module_that_fails_is_shown_from_its_own_line(folder: Path) -> None:
     assert "hunter2" not in said
 
 
+def test_what_we_refuse_is_shown_without_our_own_lines(folder: Path) -> None:
+    write(folder / "zw_refused.py", "from zerowait import App\n\napp = App('bad name!')\n")
+    said = refused("zw_refused:app")
+    assert "zw_refused.py" in said
+    assert "'bad name!' cannot be the name of an app" in said
+    assert said.count('File "') == 1
+
+
 def test_a_module_that_lacks_a_dependency_is_not_said_to_be_missing(folder: Path) -> None:
     write(folder / "zw_needs.py", "import zw_not_there")
     said = refused("zw_needs:app")
