@@ -90,7 +90,7 @@ def command() -> None:
     """
 
 
-@command.command("list")
+@command.command("list", short_help="List dead letters, each with its reason.")
 @_filtered
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="At most so many.")
 @_common
@@ -119,7 +119,7 @@ def list_letters(limit: int, namespace: str | None, as_json: bool, **said: Any) 
     return _code(found)
 
 
-@command.command("show")
+@command.command("show", short_help="Show one whole: payload, attempts, traceback.")
 @click.argument("id")
 @_common
 def show_letter(id: str, namespace: str | None, as_json: bool) -> int:
@@ -128,7 +128,7 @@ def show_letter(id: str, namespace: str | None, as_json: bool) -> int:
     return OK
 
 
-@command.command("edit")
+@command.command("edit", short_help="Put another payload in place of one's.")
 @click.argument("id")
 @click.argument("payload", metavar="[JSON]", required=False)
 @click.option("--retry", "and_retry", is_flag=True, help="Give it back to its channel then.")
@@ -211,7 +211,7 @@ def _encoded(payload: str, binary: Binary, before: Any) -> bytes:
         ) from None
 
 
-@command.command("retry")
+@command.command("retry", short_help="Give dead letters back to their channels.")
 @_chosen
 @_common
 def retry(**options: Any) -> int:

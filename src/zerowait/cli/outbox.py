@@ -39,7 +39,7 @@ def command() -> None:
     """The files in which messages wait until they are settled."""
 
 
-@command.command("list")
+@command.command("list", short_help="List the outboxes on disk, and what waits in them.")
 @click.option("--namespace", help="Whose outboxes on this machine; else the setting.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, one object a line.")
 def list_boxes(namespace: str | None, as_json: bool) -> int:
@@ -75,7 +75,7 @@ def list_boxes(namespace: str | None, as_json: bool) -> int:
     return OK if not found.silent else PARTIAL if boxes else UNAVAILABLE
 
 
-@command.command("deliver")
+@command.command("deliver", short_help="Deliver what an outbox still holds, now.")
 @click.argument("name")
 @options.timeout("How long to go on while messages are left.")
 @click.option("--namespace", help="Whose outboxes on this machine; else the setting.")
@@ -91,7 +91,7 @@ def deliver(name: str, timeout: float, namespace: str | None) -> int:
     return delivering.deliver(reach, name, timeout)
 
 
-@command.command("check")
+@command.command("check", short_help="Read outboxes wholly; change nothing.")
 @click.argument("name", required=False)
 @click.option("--namespace", help="Whose outboxes on this machine; else the setting.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, one object for each outbox.")
@@ -109,7 +109,7 @@ def check(name: str | None, namespace: str | None, as_json: bool) -> int:
     return reports.code()
 
 
-@command.command("repair")
+@command.command("repair", short_help="Save what is whole in a damaged outbox.")
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--namespace", help="Whose outboxes on this machine; else the setting.")
@@ -226,7 +226,7 @@ def _hint(name: str, names: Sequence[str]) -> str:
     return f" Did you mean {meant}?" if meant else f" There are: {', '.join(names)}." if names else ""
 
 
-@command.command("drop")
+@command.command("drop", short_help="Drop for good what waits for a channel.")
 @click.argument("name")
 @click.option("--channel", required=True, help="Whose waiting messages are dropped.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

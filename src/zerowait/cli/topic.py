@@ -32,7 +32,7 @@ def command() -> None:
     """Topics, and the durable groups for which publishers keep what is published."""
 
 
-@command.command("forget")
+@command.command("forget", short_help="Forget a durable group, and drop what waits for it.")
 @click.argument("topic")
 @click.argument("group")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -102,3 +102,10 @@ def test_completion_knows_the_commands() -> None:
     completer = ShellComplete(cli, {}, "zerowait", "_ZEROWAIT_COMPLETE")
     assert "dead" in [item.value for item in completer.get_completions([], "")]
     assert [item.value for item in completer.get_completions(["dead"], "re")] == ["retry"]
+
+
+@pytest.mark.parametrize("group", ["outbox", "dead", "topic"])
+def test_what_a_command_does_is_not_cut_off_in_the_help_of_its_group(zerowait: Zerowait, group: str) -> None:
+    _, found, commands = zerowait(group, "--help").out.partition("Commands:")
+    assert found
+    assert "..." not in commands
