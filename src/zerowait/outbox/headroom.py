@@ -4,6 +4,9 @@ To settle a message something must be written, and only then its room is free. A
 byte could never be emptied again, though its workers had long done everything. So new messages are taken only as far as
 KEPT_BYTES stay free beside what the write-ahead log may add to the file; outcomes, and what handlers send, are written
 into what is kept. The rest of it is for whoever must start to take the backlog away: a process needs a few small files.
+
+Others fill the same disk, at the same moment, and none of them knows what the others' logs will yet add to their files.
+So once it is scarce each looks before every transaction, takes only a part of what it finds, and keeps its log short.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from zerowait.errors import StoreError
-from zerowait.outbox.database import Database, DatabaseError, is_passing
+from zerowait.outbox.database import BOUNDLESS, Database, DatabaseError, is_passing
 from zerowait.outbox.row import Fresh
 
 KEPT_BYTES: Final = 4 << 20
 KEPT_PART: Final = 8  # of a small file system at most so large a part is kept: an eighth
-LOOK_S: Final = 0.5  # what others write is noticed so soon
+LOOK_S: Final = 0.5  # what others write is noticed so soon …
+SCARCE_BYTES: Final = 256 << 20  # … and at once when no more than this may be used
+SHARE: Final = 4  # then a transaction takes at most a quarter of it, but always one message …
 # What is written goes into the log, and from there into the file, which may become longer by it.
 TWICE: Final = 2
 TURN_BYTES: Final = 32 << 10  # pages that one transaction touches besides: the ledger, the indexes
@@ -27,7 +32,7 @@ STEP_PAGES: Final = 64  # given back at once: that goes through the log, too, an
 STEPS: Final = 16  # at one look
 FEW: Final = 16  # changes for which what is kept is enough, and of which one sync is not one each
 CHANGE_BYTES: Final = 16 << 10  # two pages, in the log and in the file
-LOG_PART: Final = 4  # of what is kept the log may use a quarter before it is brought into the file
+LOG_PART: Final = 4  # of what is kept the log may use a quarter before it is brought into the file, if room is scarce
 
 
 class Headroom:
@@ -38,7 +43,8 @@ class Headroom:
         self._spare = 0  # bytes that might be used at the last look …
         self._log_bytes = 0  # … with so much in the log
         self._kept = 0
-        self._look_at = 0.0
+        self._measured_at = 0.0
+        self._look_at = 0.0  # when more is made, if it must be
         self.is_short = False  # pushes are held, or refused
         self._is_used_up = False
 
@@ -53,11 +59,15 @@ class Headroom:
         need = TWICE * (TURN_BYTES + sum(map(_size, fresh)))
         # Once it was short there must be clearly more before all is taken again: else each message would be news.
         wanted = need + self._kept // 2 if self.is_short else need
+        self._notice(database)
         if self._seconds() >= self._look_at or (need > self._left(database) and not self.is_short):
             self._look(database, wanted)
         left = self._left(database)
         self.is_short = wanted > left
-        if not self.is_short:
+        if self.is_scarce and fresh:
+            first = TWICE * (TURN_BYTES + _size(fresh[0]))
+            left = max(left // SHARE, first if first <= left else 0)
+        if need <= left:
             return len(fresh)
         left -= TWICE * TURN_BYTES
         for fitting, each in enumerate(fresh):
@@ -72,15 +82,32 @@ class Headroom:
         into the file."""
         if database.path is None or not changes:
             return changes
-        if self._seconds() >= self._look_at:
-            self._measured(database)
-        if self._sure(database) < min(changes, FEW) and database.log_bytes > self._kept // LOG_PART:
+        self._notice(database)
+        if self._sure(database) < min(changes, FEW) and database.log_bytes > self._most_log():
             self._look(database, 0)
         return min(changes, max(FEW, self._sure(database)))
 
     def _sure(self, database: Database) -> int:
         """Changes for which there is room, whatever pages they are on."""
         return (self._left(database) - TURN_BYTES) // CHANGE_BYTES
+
+    @property
+    def is_scarce(self) -> bool:
+        """There was little at the last look."""
+        return self._spare <= SCARCE_BYTES
+
+    def is_wanted(self, database: Database) -> bool:
+        """Whether others may want what this outbox does not need."""
+        if database.path is None:
+            return False
+        self._measured(database)
+        return self.is_scarce
+
+    def make(self, database: Database) -> bool:
+        """Leave to others what it does not need; True: there is more of it. Raises DatabaseError."""
+        if database.log_bytes:
+            database.checkpoint(truncate=True)
+        return database.give_back(keep=0, most=STEP_PAGES)
 
     def refusal(self, database: Database) -> StoreError:
         """What those hear who push meanwhile."""
@@ -92,6 +119,10 @@ class Headroom:
             errno=errno.ENOSPC,
         )
 
+    def _notice(self, database: Database) -> None:
+        if self.is_scarce or self._seconds() >= self._measured_at + LOOK_S:
+            self._measured(database)
+
     def _left(self, database: Database) -> int:
         """Of what was free at the last look."""
         written = database.log_bytes - self._log_bytes
@@ -100,7 +131,8 @@ class Headroom:
         return self._spare - TWICE * written
 
     def _look(self, database: Database, wanted: int) -> None:
-        if 0 < wanted <= self._measured(database):
+        self._look_at = self._seconds() + LOOK_S
+        if 0 < wanted <= self._measured(database) and database.log_bytes <= self._most_log():
             return
         try:
             # The log often holds a page many times, and what was settled is still in the file.
@@ -114,9 +146,12 @@ class Headroom:
                 raise
         self._measured(database)
 
+    def _most_log(self) -> int:
+        return self._kept // LOG_PART if self.is_scarce else BOUNDLESS
+
     def _measured(self, database: Database) -> int:
         free, whole = database.disk.room(database.path) if database.path is not None else (0, 0)
-        self._look_at = self._seconds() + LOOK_S
+        self._measured_at = self._seconds()
         self._log_bytes = database.log_bytes
         self._kept = min(KEPT_BYTES, whole // KEPT_PART)
         self._spare = max(0, free - self._kept - self._log_bytes)

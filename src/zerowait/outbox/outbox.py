@@ -461,6 +461,9 @@ class Outbox:
         if database is None:
             return False
         try:
+            if idle and self._headroom.is_wanted(database):
+                with self.outside():
+                    return self._headroom.make(database)
             if database.wal_pages > (WAL_IDLE_PAGES if idle else WAL_MOST_PAGES):
                 with self.outside():
                     database.checkpoint()

@@ -215,3 +215,44 @@ def test_pushes_are_held_and_outcomes_are_not_while_others_fill_the_disk(
     assert values(bench.turn()) == ["held"]
     assert sheaf.is_stored(index)
     assert [notice.kind for notice in bench.box.notices] == ["failed", "mended"]
+
+
+@pytest.mark.parametrize(("many", "size"), [(20, 30_000), (300, 2_000)])
+def test_outboxes_that_fill_a_disk_together_leave_room_to_settle(
+    on_disk: Maker, small: Small, monkeypatch: pytest.MonkeyPatch, many: int, size: int
+) -> None:
+    # given: three processes that push much at once, each at the same moment as the others, until all are refused
+    monkeypatch.setattr(headroom_module, "LOOK_S", 60.0)
+    small.size = 8 * MIB
+    benches = [on_disk() for _ in range(3)]
+    left = list(benches)
+    while left:
+        for bench in list(left):
+            try:
+                bench.push(*[text(size) for _ in range(many)])
+            except StoreError:
+                left.remove(bench)
+            bench.turn()
+    # then the disk was never full
+    assert small.most <= small.size
+    # when all that is stored is settled: then that finds room, whoever begins
+    monkeypatch.setattr(headroom_module, "LOOK_S", 0.0)
+    for bench in benches:
+        stored = sum(segment.count for segment in bench.segments)
+        assert stored
+        bench.turn(*[handled(segment) for segment in bench.segments])
+        assert bench.row().handled == stored
+    assert small.most <= small.size
+
+
+def test_what_an_outbox_does_not_need_is_left_to_others_where_room_is_scarce(on_disk: Maker, small: Small) -> None:
+    # given: one that was full, and is empty
+    bench = on_disk()
+    fill(bench, 2_000)
+    bench.turns()
+    bench.turn(*[handled(segment) for segment in bench.segments])
+    # when it rests
+    while bench.box.rest():
+        pass
+    # then another can have the disk
+    assert small.used() < small.size // 4
