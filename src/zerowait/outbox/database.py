@@ -67,6 +67,8 @@ class Disk:
             found = os.statvfs(path)
         except OSError:
             return BOUNDLESS, BOUNDLESS
+        if not found.f_blocks:  # of a file system in user space that does not say: it may have any
+            return BOUNDLESS, BOUNDLESS
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
     def rename(self, path: Path, to: Path) -> None:

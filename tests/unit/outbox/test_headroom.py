@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -256,3 +257,21 @@ def test_what_an_outbox_does_not_need_is_left_to_others_where_room_is_scarce(on_
         pass
     # then another can have the disk
     assert small.used() < small.size // 4
+
+
+def test_a_file_system_that_does_not_say_what_is_free_is_not_taken_for_full(
+    tmp_path: Path, on_disk: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given: one in user space that leaves all of it zero, as libfuse does
+    nothing = os.statvfs_result((512, 0, 0, 0, 0, 0, 0, 0, 0, 255))
+
+    def statvfs(_: Path) -> os.statvfs_result:
+        return nothing
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    # when something is pushed: then it is stored
+    bench = on_disk()
+    bench.push("first")
+    assert values(bench.turn()) == ["first"]
+    bench.push("second")
+    assert values(bench.turn()) == ["second"]
