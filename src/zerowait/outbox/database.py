@@ -235,6 +235,11 @@ def explain(error: DatabaseError, path: Path | None, number: int | None) -> Stor
         number = errno.ENOSPC if path else errno.ENOMEM
         room = "on its disk is no room left" if path else "its room is used up"
         said = f"{where} cannot be written: {room}. What it holds is safe. It goes on by itself once there is room."
+    elif number == errno.EDQUOT:
+        said = (
+            f"{where} cannot be written: what this user may have on its disk is used up. What it holds is safe. "
+            "It goes on by itself once there is room."
+        )
     elif isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
         said = (
             f"{where} is damaged ({error}). Nothing more is taken. End this process; then `zerowait outbox repair "

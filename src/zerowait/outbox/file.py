@@ -126,6 +126,7 @@ class File:
         self._place = Place(database.path) if database.path is not None and database.disk is DISK else None
         self._lock = lock
         self._is_closed = False
+        self._number: int | None = None  # the system's, of the error for which it could not be opened again
 
     def failed(self, error: DatabaseError, *, committing: bool) -> StoreError:
         """What was begun is undone, and the file is closed unless all is certain. Gives the error for people.
@@ -134,7 +135,7 @@ class File:
         """
         database = self.database
         if database is None:  # while opening it again
-            return explain(error, self.path, None)
+            return explain(error, self.path, self._number)
         described = explain(error, self.path, database.errno())
         passing = self.path is None or (is_passing(error) and not committing)
         try:
@@ -165,6 +166,7 @@ class File:
                 "the client and open it again to begin a new one.",
                 path=path,
             )
+        self._number = None
         renew_log(path, self._disk)
         database = Database(path, self._disk)
         try:
@@ -179,6 +181,7 @@ class File:
             database.checkpoint(truncate=True)
             epoch = raise_epoch(database, clock, epoch)
         except BaseException:
+            self._number = database.errno()
             database.close()
             raise
         self.database = database

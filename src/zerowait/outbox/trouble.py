@@ -34,7 +34,7 @@ class Trouble:
             self._notices.append(Notice("failed", error.message, reason=reason))
         self._intake.broken = error
         self._is_told = True
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             self._closed_since = None  # what is in memory stays there; there will be room again
         elif not is_open:
             if self._closed_since is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -21,7 +22,7 @@ from tests.unit.outbox.faults import Faults
 from zerowait.errors import OutcomeUnknown, StoreError
 from zerowait.message import Again, Bury, Change, Forget, Note, Settle, Verdict
 from zerowait.outbox import database as database_module
-from zerowait.outbox.database import VERSION
+from zerowait.outbox.database import VERSION, Database
 from zerowait.outbox.letters import Letters
 from zerowait.outbox.outbox import Outbox
 
@@ -362,6 +363,32 @@ def test_a_file_that_stays_closed_is_told_to_who_waits_and_what_was_stored_is_sa
     bench.push("after")
     assert values(bench.turns()) == ["after"]
     assert (bench.row().accepted, bench.room()[0]) == (2, 2)
+
+
+def test_what_a_quota_refuses_waits_as_it_does_for_a_full_disk(
+    faults: Faults, on_disk: Maker, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given: a user who has used up his share of the disk, which SQLite takes for an I/O error
+    bench = on_disk(store_grace=0.0)
+    bench.push("stored")
+    bench.turn()
+
+    def used_up(_: Database) -> int:
+        return errno.EDQUOT
+
+    monkeypatch.setattr(Database, "errno", used_up)
+    faults.failing = apsw.IOError
+    sheaf, index = bench.push("held")
+    # when that lasts
+    for _ in range(3):
+        with pytest.raises(StoreError, match="what this user may have on its disk is used up") as failure:
+            bench.turn()
+        assert failure.value.errno == errno.EDQUOT
+    # then nobody is told that it is lost, and it is there when there is room
+    assert sheaf.error is None
+    faults.failing = None
+    assert values(bench.turns()) == ["stored", "held"]
+    assert sheaf.is_stored(index)
 
 
 def test_a_file_that_was_removed_or_exchanged_under_us_is_not_written(
