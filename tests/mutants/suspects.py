@@ -38,9 +38,9 @@ def _(put: Put) -> None:
 @bug("a row that has a death says all that was learned of it since", by="tests/protocol/test_suspects.py")
 def _(put: Put) -> None:
     def made(right: Any) -> Any:
-        def is_said(self: Any, marks: Any) -> bool:
-            instances = {death.instance for death in marks.deaths} if marks is not None else set()
-            return {death.instance for death in self.died.deaths} <= instances and not self.cleared & instances
+        def is_said(self: Any, row: Any) -> bool:
+            instances = {death.instance for death in row.deaths}
+            return {death.instance for death in self.died} <= instances and not {*self.cleared} & instances
 
         return is_said
 

@@ -11,15 +11,17 @@ from zerowait.message import Death, Marks, Numbers, Segment
 
 
 class _Wanted(Struct):
-    ticket: int
-    died: Marks  # its deaths
-    cleared: set[int]
+    """A change of its row that is not known to be durable."""
 
-    def is_said(self, marks: Marks | None) -> bool:
-        """Whether the row would not change by it, also in what is known of those deaths: one that it has may be proved
+    ticket: int
+    died: tuple[Death, ...]
+    cleared: tuple[int, ...]
+
+    def is_said(self, row: Marks) -> bool:
+        """Whether that row would not change by it, also in what is known of those deaths: one that it has may be proved
         only now."""
-        row = said = marks or Marks()
-        for death in self.died.deaths:
+        said = row
+        for death in self.died:
             said = said.died(death)
         for instance in self.cleared:
             said = said.cleared(instance)
@@ -30,28 +32,23 @@ class Marking:
     """Of one outbox, by (epoch, number)."""
 
     def __init__(self) -> None:
-        self._wanted: dict[tuple[int, int], _Wanted] = {}
+        self._wanted: dict[tuple[int, int], list[_Wanted]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._wanted)
 
     def want(self, epoch: int, number: int, died: Iterable[Death], cleared: Iterable[int], ticket: int) -> None:
-        """Its row is to say that it was there at those deaths, and not at these. ticket: of the last such change."""
-        wanted = self._wanted.get((epoch, number))
-        if wanted is None:
-            wanted = self._wanted[epoch, number] = _Wanted(ticket, Marks(), set())
-        wanted.ticket = ticket
-        for death in died:
-            wanted.died = wanted.died.died(death)
-            wanted.cleared.discard(death.instance)
-        for instance in cleared:
-            wanted.died = wanted.died.cleared(instance)
-            wanted.cleared.add(instance)
+        """Its row is to say that it was there at those deaths, and not at these. ticket: of the change."""
+        self._wanted.setdefault((epoch, number), []).append(_Wanted(ticket, tuple(died), tuple(cleared)))
 
     def lasting(self, epoch: int, number: int, ticket: int) -> None:
         """That is durable: what is offered from now on was read since."""
         wanted = self._wanted.get((epoch, number))
-        if wanted is not None and wanted.ticket <= ticket:
+        if wanted is None:
+            return
+        if left := [each for each in wanted if each.ticket > ticket]:
+            self._wanted[epoch, number] = left
+        else:
             del self._wanted[epoch, number]
 
     def concerns(self, segment: Segment) -> bool:
@@ -64,7 +61,9 @@ class Marking:
     def leave_out(self, segment: Segment, absent: Numbers) -> None:
         """Adds to `absent` what of the segment was read before its row said that: it will be read again."""
         for epoch, number in self._names(segment):
-            if segment.count == 1 and self._wanted[epoch, number].is_said(segment.marks):
+            row = segment.marks or Marks()
+            # One that changes the row has it read again, even if the next undoes it.
+            if segment.count == 1 and all(each.is_said(row) for each in self._wanted[epoch, number]):
                 del self._wanted[epoch, number]
             else:
                 absent.add(number, 1)
