@@ -42,6 +42,7 @@ class Headroom:
         self._seconds = seconds
         self._spare = 0  # bytes that might be used at the last look …
         self._log_bytes = 0  # … with so much in the log
+        self._free = 0
         self._kept = 0
         self._measured_at = 0.0
         self._look_at = 0.0  # when more is made, if it must be
@@ -59,7 +60,7 @@ class Headroom:
         need = TWICE * (TURN_BYTES + sum(map(_size, fresh)))
         # Once it was short there must be clearly more before all is taken again: else each message would be news.
         wanted = need + self._kept // 2 if self.is_short else need
-        self._notice(database)
+        self.notice(database)
         if self._seconds() >= self._look_at or (need > self._left(database) and not self.is_short):
             self._look(database, wanted)
         left = self._left(database)
@@ -82,7 +83,7 @@ class Headroom:
         into the file."""
         if database.path is None or not changes:
             return changes
-        self._notice(database)
+        self.notice(database)
         if self._sure(database) < min(changes, FEW) and database.log_bytes > self._most_log():
             self._look(database, 0)
         return min(changes, max(FEW, self._sure(database)))
@@ -90,6 +91,13 @@ class Headroom:
     def _sure(self, database: Database) -> int:
         """Changes for which there is room, whatever pages they are on."""
         return (self._left(database) - TURN_BYTES) // CHANGE_BYTES
+
+    def pressure(self, database: Database) -> int:
+        """What is to be taken for handlers that send, as `Intake.pressure`: 1 while pushes have no room, and what they
+        send uses what is kept; 2 once it has used half of that, which is left to what settles."""
+        if database.path is None or self._is_used_up or (left := self._left(database)) > TWICE * TURN_BYTES:
+            return 0
+        return 2 if left + self._free_of_kept() < self._kept // 2 else 1
 
     @property
     def is_scarce(self) -> bool:
@@ -119,7 +127,9 @@ class Headroom:
             errno=errno.ENOSPC,
         )
 
-    def _notice(self, database: Database) -> None:
+    def notice(self, database: Database) -> None:
+        if database.path is None:
+            return
         if self.is_scarce or self._seconds() >= self._measured_at + LOOK_S:
             self._measured(database)
 
@@ -146,6 +156,9 @@ class Headroom:
                 raise
         self._measured(database)
 
+    def _free_of_kept(self) -> int:
+        return max(0, min(self._kept, self._free - self._log_bytes))
+
     def _most_log(self) -> int:
         return self._kept // LOG_PART if self.is_scarce else BOUNDLESS
 
@@ -153,6 +166,7 @@ class Headroom:
         free, whole = database.disk.room(database.path) if database.path is not None else (0, 0)
         self._measured_at = self._seconds()
         self._log_bytes = database.log_bytes
+        self._free = free
         self._kept = min(KEPT_BYTES, whole // KEPT_PART)
         self._spare = max(0, free - self._kept - self._log_bytes)
         return self._spare

@@ -97,6 +97,7 @@ class Intake:
         # What workers take is read back from the disk, for it was pushed faster than they took it. That costs as much
         # as to store it: they would never catch up with who goes on pushing at full speed, though they could.
         self.is_behind = False
+        self.disk_pressure = 0  # as `pressure`: how near its disk is to being full
         self.is_plain = False  # what is taken here goes to a bare socket, which acknowledges nothing
         self.callbacks: Any = None  # what receipts call back on, and how they withdraw: given by who composes
         self.withdraw: Callable[[Sheaf, int], Any] | None = None
@@ -332,7 +333,7 @@ class Intake:
         used = max(self._messages / max(1, limits.messages), self._bytes / max(1, limits.nbytes))
         if used >= FOR_OUTPUTS:
             return 2
-        return 1 if used >= 1.0 or (before and used > ROOMY) else 0
+        return max(self.disk_pressure, 1 if used >= 1.0 or (before and used > ROOMY) else 0)
 
     def _tell_of_room(self) -> None:
         if self._room_watchers and (self.closed is not None or self._is_roomy()):

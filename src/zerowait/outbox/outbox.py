@@ -142,6 +142,7 @@ class Outbox:
         except StoreError as error:
             self._break(error)
             raise
+        self.intake.disk_pressure = self._headroom.pressure(database)
         self._is_held = self._headroom.is_short
         if self._is_held:  # and all else goes on
             self._trouble.begins(self._headroom.refusal(database), is_open=True)
@@ -178,6 +179,7 @@ class Outbox:
     def _store(self, database: Database, now: int, shift: int) -> None:
         """What was pushed, as far as there is room for it, and all that was decided."""
         headroom = self._headroom
+        headroom.notice(database)
         fits, is_over = headroom.fits(database, self._fresh), False
         while not is_over:
             changes = headroom.at_once(database, len(self._changes))
@@ -271,7 +273,7 @@ class Outbox:
             return TRY_AGAIN
         if self._spoilt or (self._fresh and not self._is_held) or self._books.ahead.wants(now):
             return 0.0
-        times = [self._books.aging.next_look(self.ledger, now), TRY_AGAIN if self._is_held else None]
+        times = [self._books.aging.next_look(self.ledger, now), TRY_AGAIN if self._is_held or self.intake.disk_pressure else None]
         if (due := self._books.ahead.next_due()) is not None:
             times.append(max(0.0, (due - now) / 1e6))
         return min((wait for wait in times if wait is not None), default=None)

@@ -275,3 +275,28 @@ def test_a_file_system_that_does_not_say_what_is_free_is_not_taken_for_full(
     assert values(bench.turn()) == ["first"]
     bench.push("second")
     assert values(bench.turn()) == ["second"]
+
+
+def test_what_handlers_send_leaves_half_of_what_is_kept_to_what_settles(
+    on_disk: Maker, time: Time, small: Small
+) -> None:
+    """Without: a worker that sends beside an owner on the same full disk uses up what the owner needs to settle, and
+    both stand still."""
+    # given: the outbox of a worker that sends, and pushes nothing itself
+    bench = on_disk()
+    kept = small.size // KEPT_PART
+
+    def pressure(free: int) -> int:
+        small.others = 0
+        small.others = small.size - small.used() - free
+        bench.turn()
+        return bench.intake.pressure(0)
+
+    # when others fill its disk: then it takes one message at a time, and nothing once half of what is kept is used
+    assert pressure(MIB) == 0
+    assert bench.box.next_due() is None
+    assert pressure(kept - 4_096) == 1
+    assert pressure(kept // 2 - 65_536) == 2
+    # and looks by itself whether there is room
+    assert bench.box.next_due() == TRY_AGAIN
+    assert pressure(MIB) == 0
