@@ -273,7 +273,10 @@ class Outbox:
             return TRY_AGAIN
         if self._spoilt or (self._fresh and not self._is_held) or self._books.ahead.wants(now):
             return 0.0
-        times = [self._books.aging.next_look(self.ledger, now), TRY_AGAIN if self._is_held or self.intake.disk_pressure else None]
+        times = [
+            self._books.aging.next_look(self.ledger, now),
+            TRY_AGAIN if self._is_held or self.intake.disk_pressure else None,
+        ]
         if (due := self._books.ahead.next_due()) is not None:
             times.append(max(0.0, (due - now) / 1e6))
         return min((wait for wait in times if wait is not None), default=None)
