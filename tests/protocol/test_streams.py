@@ -220,8 +220,10 @@ def test_items_of_a_stream_that_its_worker_may_have_forgotten_are_lost() -> None
     at.x.say(Outcome(BOX, Verdict.HANDLED, (at.part(),), ((EPOCH, 1, 3, b""),)))
     at.x.lose()
     at.stage.now += at.stage.config.resume_grace + 1
-    at.worker(X, serial=2)
+    back = at.worker(X, serial=2)
     assert at.why() == "lost"
+    # and it need not keep what it has not forgotten
+    assert back.last(Credit).serial > 3
 
 
 def test_what_was_stopped_at_the_end_of_its_time_is_not_said_to_have_never_run() -> None:

@@ -264,6 +264,7 @@ class Asks:
         there = Numbers((part.first, part.count) for part in (*held.queued, *held.running))
         for number, flow in list(asked.flows.items()):
             if flow.instance == instance and number not in there:
+                self.feed(custody.box, number, flow.limit, over=True)  # it has just been told that we read it
                 self._lose(custody.box, (custody.epoch, number, 1), asked.lost)
         return again
 
