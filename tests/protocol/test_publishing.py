@@ -8,8 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from tests.protocol.feeds import Feed, Got, publish
+from tests.protocol.puppet import Stage
 from tests.protocol.world import Process, World
+from zerowait.engines.brokerless.protocol.frames import Events, Room, Subscribe, Subscribed
 from zerowait.engines.brokerless.protocol.publisher import publisher as publishing
+from zerowait.engines.brokerless.protocol.publisher.history import block_of
 
 
 def subscribed(pattern: str, **how: Any) -> tuple[World, Process, Process, Feed]:
@@ -98,6 +101,29 @@ def test_what_several_histories_have_is_replayed_once(replay: int) -> None:
     world.run(world.now + 0.05)
 
     assert [got[2:] for got in later.take()] == [(number, 0) for number in range(max(1, 8 - replay), 9)]
+
+
+def test_a_subscribe_that_was_on_its_way_before_is_not_sent_again_what_came_first() -> None:
+    """What an earlier session had left in the pipe begins at nothing; who sent it has had the retained values."""
+    # given: a subscriber that has had the retained value, and says so before its connection breaks
+    stage = Stage()
+    block = block_of([b"\x01"], (("a.b", 0, 1, True, False),), 0, stage.now)
+    stage.core.publisher.publish(block)
+    first = stage.peer(7)
+    begins = Subscribe(1, "a.*", limit=100, queue=10)
+    first.say(begins)
+    stage.step()
+    assert len(first.all(Events)) == 1
+    first.say(Room(1, 101, first.last(Subscribed).count))
+    stage.step()
+    first.lose()
+    # when its first words come once more in front of the next connection
+    again = stage.peer(7, serial=2)
+    again.say(begins)
+    stage.step()
+    # then it goes on where it was
+    assert again.all(Events) == []
+    assert again.last(Subscribed).count == first.last(Subscribed).count
 
 
 def test_one_connection_has_so_many_subscriptions_and_no_more_be_they_of_groups_or_not(

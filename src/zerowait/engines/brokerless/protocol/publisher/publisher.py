@@ -232,6 +232,10 @@ class Publisher:
             cursor.c = said.count
             if ghost is not None:
                 cursor.take_over(ghost)
+        elif ghost is not None and ghost.beginning is None and not said.epoch:
+            # It has heard of us, and would name that: this was on its way before. What it had first is not sent again.
+            cursor.c = ghost.seen
+            cursor.take_over(ghost)
         else:
             missed = UNKNOWN if said.epoch else 0
             if ghost is not None and ghost.beginning is not None and not is_ours:
