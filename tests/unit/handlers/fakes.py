@@ -206,14 +206,24 @@ SENT = Sent(0xBA5E, [])
 
 
 class FakeOpening:
+    """It may open before anybody waits for it: then who comes is called at once."""
+
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._callbacks: list[Callable[[Sent | BaseException], object]] = []
+        self._given: Sent | BaseException | None = None
 
     def when_open(self, callback: Callable[[Sent | BaseException], object]) -> None:
-        self._callbacks.append(callback)
+        with self._lock:
+            if self._given is None:
+                self._callbacks.append(callback)
+                return
+        callback(self._given)
 
     def open(self, given: Sent | BaseException = SENT) -> None:
         """Calls back from another thread, as a store does."""
+        with self._lock:
+            self._given = given
         thread = threading.Thread(target=lambda: [callback(given) for callback in self._callbacks])
         thread.start()
         thread.join()
@@ -226,7 +236,7 @@ class FakeOutputs:
         self.at_once = at_once
         self.sent: list[Output] = []
         self.tagged: list[tuple[int, Output]] = []
-        self.pending: list[FakeOpening] = []
+        self.pending: deque[FakeOpening] = deque()
         self.refuses: BaseException | None = None
 
     def prepare(self, to: object, value: object, options: Any) -> Output:

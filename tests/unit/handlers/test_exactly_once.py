@@ -190,6 +190,5 @@ async def test_a_drain_in_the_midst_of_it_reports_nothing_twice_and_loses_only_w
 async def store_all(outputs: FakeOutputs) -> None:
     while True:
         await asyncio.sleep(0.001)
-        pending, outputs.pending = outputs.pending, []
-        for stored in pending:
-            threading.Thread(target=stored.open).start()
+        while outputs.pending:
+            threading.Thread(target=outputs.pending.popleft().open).start()
