@@ -167,6 +167,8 @@ class ThreadCrew(Crew):
         """A second job for an idle neighbour, before the first begins."""
         if self._idle and not self._is_lone() and (job := self._take()) is not None and not self._ring(job):
             self._rests.append(job)  # all have found work meanwhile: the next that asks takes it
+            if self._idle:  # one has asked already, and lain down
+                self._ring()
 
     # Running
 
