@@ -41,8 +41,9 @@ log = logging.getLogger("zerowait.outbox")
 
 NEVER = 1 << 62  # an epoch that none reaches
 # A file of our name may be locked for the moment in which another process looks what waits in it: it is tried again,
-# for the ids in it (`id=`) are known to that file and to no new one.
+# for the ids in it (`id=`) are known to that file and to no new one. Whoever really has it says so in its entry.
 LOOKED_INTO_S = (0.02, 0.04, 0.08, 0.16)
+LOOKED_INTO_AGAIN_S = (0.2,) * 13  # what holds such a look up is a disk, or a machine that is busy
 
 
 class Estate:
@@ -271,16 +272,17 @@ class Estate:
         directory, opened = self._opened.node.directory, self._opened
         assert directory is not None
         assert self._disk_intake is not None
-        for pause in LOOKED_INTO_S:
-            files = directory.outboxes(opened.name)
-            for file in files:
+        for looks, pause in enumerate((*LOOKED_INTO_S, *LOOKED_INTO_AGAIN_S), 1):
+            locked: set[int] = set()
+            for file in directory.outboxes(opened.name):
                 try:
                     lock = None if file.owned else directory.lock_outbox(file.path)
                     if lock is not None:
                         return self._open_file(file.path, lock, self._disk_intake)
+                    locked.add(file.id)
                 except StoreError as error:
                     self._adopter.tell_once(file.path, error)  # left as it is; a new one beside it
-            if not files:
+            if not locked or (looks >= len(LOOKED_INTO_S) and locked <= directory.announced()):
                 break
             time.sleep(pause)
         path, _, lock = directory.new_outbox(opened.name)

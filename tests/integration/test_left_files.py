@@ -63,6 +63,33 @@ def test_the_next_process_of_a_name_opens_what_the_last_one_has_left_and_no_othe
         assert files(settings) == [left]
 
 
+def test_a_file_that_somebody_only_looks_into_is_waited_for_however_slow_the_disk_is(settings: Settings) -> None:
+    """The ids in it (`id=`) are known to that file and to no new one."""
+    # given: a bill that was pushed, and a process that looks whether it waits, and is held up
+    with Client("script", settings=settings) as zw:
+        first = zw.push("numbers", 1, id="bill-1").result(10)
+    [left] = files(settings)
+    looking = Directory(settings.home_folder(), settings.namespace).lock_outbox(left)
+    assert looking is not None
+    # when it is pushed again by the next process of that name
+    with Client("script", settings=settings) as zw:
+        again = zw.push("numbers", 1, id="bill-1")
+        threading.Timer(0.8, looking.release).start()  # the fault
+        again.result(10)
+    # then it is the same one
+    assert (again.id, again.duplicate) == (first.id, True)
+    assert files(settings) == [left]
+
+
+def test_of_a_name_that_somebody_has_open_the_second_gets_a_file_of_its_own_at_once(settings: Settings) -> None:
+    with Client("script", settings=settings) as one, Client("script", settings=settings) as other:
+        one.push("numbers", 1).result(10)
+        before = time.monotonic()
+        other.push("numbers", 2).result(10)
+        assert time.monotonic() - before < 1.5
+        assert len(files(settings)) == 2
+
+
 def test_what_one_of_a_name_leaves_another_of_that_name_takes_over_though_nobody_serves_it(settings: Settings) -> None:
     """Its dead letters and its status are with whoever goes by that name."""
     first, second = Client("script", settings=settings), Client("script", settings=settings)

@@ -237,6 +237,11 @@ class Directory:
         """The outbox files of the namespace, or of one name, and whether somebody has each open. Raises StoreError."""
         return self._shelf.files(name)
 
+    def announced(self) -> set[int]:
+        """The outboxes that living processes of the namespace say they have open. Any thread."""
+        entries = Entries(self._folders.peers, self.boot, self._standing_of)  # our own are the network thread's
+        return {box for entry in entries.look() or () for box in entry.boxes}
+
     def lock_outbox(self, path: Path) -> OutboxLock | None:
         """The right to open this file. None: it is owned, or gone by now. Raises StoreError if it is a copy."""
         return self._shelf.lock(path)
