@@ -60,7 +60,6 @@ class Headroom:
         need = TWICE * (TURN_BYTES + sum(map(_size, fresh)))
         # Once it was short there must be clearly more before all is taken again: else each message would be news.
         wanted = need + self._kept // 2 if self.is_short else need
-        self.notice(database)
         if self._seconds() >= self._look_at or (need > self._left(database) and not self.is_short):
             self._look(database, wanted)
         left = self._left(database)
@@ -128,6 +127,7 @@ class Headroom:
         )
 
     def notice(self, database: Database) -> None:
+        """Look what is free: at each turn where that is little, else now and then. Before `fits`."""
         if database.path is None:
             return
         if self.is_scarce or self._seconds() >= self._measured_at + LOOK_S:
