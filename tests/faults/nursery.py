@@ -63,6 +63,8 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
+    # A sender is told by it to push no more, perhaps before it has begun to listen: by then it must not die of it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     parent = os.getpid()
     for line in sys.stdin.buffer:
         child = os.fork()

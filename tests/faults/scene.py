@@ -37,6 +37,7 @@ class Life:
         self.pid = pid
         self.born_at = time.monotonic()
         self.died_at: float | None = None
+        self.may_end = bool(plan.point)  # there it is killed
         try:
             self._fd: int | None = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -60,6 +61,7 @@ class Life:
     def signal(self, number: signal.Signals) -> None:
         if not self.is_over():
             assert self._fd is not None
+            self.may_end = self.may_end or number in (signal.SIGKILL, signal.SIGTERM)
             signal.pidfd_send_signal(self._fd, number)
 
     def kill(self) -> float:
@@ -139,6 +141,7 @@ class Scene:
             )
         self._processes.append(process)
         life = Life(whole, process.pid)
+        life.may_end = "signal=KILL" in inject
         self.lives.append(life)
         return life
 
@@ -158,9 +161,12 @@ class Scene:
             process.wait(10)
 
     def whole(self) -> bool:
-        """Fails at once if a life ended by an error of its own."""
+        """Fails at once if a life ended by an error of its own, or though nobody had it end."""
         broke = self.folder / BROKE
         assert not broke.exists(), broke.read_text()
+        for life in self.lives:
+            if not life.may_end and life.is_over():
+                raise AssertionError(f"{life.plan.role} {life.pid} has ended by itself:\n{life.log()[-4_000:]}")
         return True
 
     # -- what they wrote -----------------------------------------------------------------------------------------------

@@ -22,6 +22,14 @@ def finish(scene: Scene, sender: Life) -> None:
     until_stored(scene, sender)
 
 
+def test_a_sender_that_is_to_stop_pushing_at_its_birth_lives_and_says_so(scene: Scene) -> None:
+    """Of the scene itself: else what it is to take over would wait for ever."""
+    scene.worker()
+    for _ in range(5):
+        finish(scene, scene.sender(pace=0.002))
+    scene.assert_accounted()
+
+
 @pytest.mark.parametrize(("role", "seconds"), [("sender", 2.0), ("worker", 0.5)])
 def test_a_stop_shorter_than_silence_changes_nothing(scene: Scene, role: str, seconds: float) -> None:
     worker, sender = scene.worker(), scene.sender(pace=0.002)
