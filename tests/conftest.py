@@ -12,6 +12,8 @@ from uuid import uuid4
 
 import pytest
 
+from tests.simulation.beside import BESIDE, BUDGET_S, MANY, SEEDS, Beside
+from tests.simulation.seeds import cores
 from tests.waiting import wait_until
 from zerowait.settings import Settings
 
@@ -26,6 +28,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     long = [item for item in items if item.get_closest_marker("long") is not None]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in set(long)]
+    seeds = [item for item in items if item.get_closest_marker("beside") is not None]
+    if seeds and len(items) > MANY and not config.option.collectonly:
+        items[:] = [item for item in items if item not in set(seeds)] + seeds
+        config.stash[BESIDE] = Beside(SEEDS, cores(), BUDGET_S)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (beside := config.stash.get(BESIDE, None)) is not None:
+        beside.end()
 
 
 @pytest.fixture(autouse=True)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from tests.simulation.beside import BESIDE, BUDGET_S, SEEDS, Beside
 from tests.simulation.seeds import cores, play, play_on_all_cores, replay
 from zerowait.testing.simulation import simulate
 
-SEEDS = 2_000
-BUDGET_S = 80.0  # of each core; what a slow machine does not play in that time is left out
-
 
 @pytest.mark.slow
+@pytest.mark.beside
 @pytest.mark.timeout(600)
-def test_nothing_is_lost_and_everything_comes_to_rest_whatever_goes_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    beside = cores()
-    tally = play_on_all_cores([range(1 + one, SEEDS + 1, beside) for one in range(beside)], until=BUDGET_S)
+def test_nothing_is_lost_and_everything_comes_to_rest_whatever_goes_wrong(
+    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Since the first of all tests began, if there were others.
+    beside = request.config.stash.get(BESIDE, None) or Beside(SEEDS, cores(), BUDGET_S)
+    try:
+        tally = beside.tally(within=500)
+    finally:
+        beside.end()
     with capsys.disabled():
         print(f"\n{tally.words()}")
     assert tally.is_good(), tally.words()
@@ -43,10 +50,22 @@ def test_a_seed_is_the_same_in_another_process_with_other_hashes_of_strings() ->
 
 
 def test_what_processes_play_beside_one_another_is_counted_together() -> None:
-    beside, alone = play_on_all_cores([range(3, 5), range(5, 6)]), play(range(3, 6))
-    assert beside.seeds == 3
-    assert (beside.steps, beside.fired) == (alone.steps, alone.fired)
-    assert (beside.counts, beside.ends, beside.topics) == (alone.counts, alone.ends, alone.topics)
+    all_cores, alone = play_on_all_cores([range(1, 3), range(3, 4)]), play(range(1, 4))
+    beside = Beside(3, 2, until=60)
+    for together in (all_cores, beside.tally(within=50)):
+        assert together.seeds == 3
+        assert (together.steps, together.fired) == (alone.steps, alone.fired)
+        assert (together.counts, together.ends, together.topics) == (alone.counts, alone.ends, alone.topics)
+
+
+def test_a_process_that_breaks_while_it_plays_is_no_good_tally() -> None:
+    beside = Beside(3, 1, until=60)
+    try:
+        os.kill(beside.pids[0], signal.SIGKILL)
+        with pytest.raises(subprocess.CalledProcessError):
+            beside.tally(within=50)
+    finally:
+        beside.end()
 
 
 def test_a_seed_that_fails_names_the_command_that_plays_it_again() -> None:
