@@ -160,7 +160,8 @@ class Crew(ABC):
             mean = (now - run.since) / done
             average = self.average
             self.average = average = average + (mean - average) * done / (done + REMEMBERED) if average else mean
-            self.most = min(JOB_MESSAGES, int(JOB_SECONDS / (average or 1e-9))) if average < FAST else 1
+            # An average of times that are too short to be measured comes near zero, and a reciprocal near infinity.
+            self.most = min(JOB_MESSAGES, int(JOB_SECONDS / max(average, 1e-9))) if average < FAST else 1
         run.settle(run.stop)
         run.job = None
         if self.kit.started is not None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerowait.ambient import AROUND, WAITS
 from zerowait.engines.engine import Job
+from zerowait.handlers import effort
 from zerowait.handlers.calls import Answer, given_by, plain_call
 from zerowait.handlers.crew import Crew, Kit
 from zerowait.handlers.reading import called
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zerowait.handlers")
 
-FRESH = 2e-3  # a job of many begun so recently is about to end: its thread takes what has come meanwhile
-COMPUTES = 0.25  # low, for a thread that computes may still wait for the interpreter half its time
+# A job of many begun so recently is about to end, even if it waits for the interpreter once (5 ms): its thread takes
+# what has come meanwhile.
+FRESH = 7e-3
+REMEMBERED = 8  # jobs: what the running average of waiting ones weighs
 CLOSING = 1.0
 
 
@@ -68,7 +71,7 @@ class ThreadCrew(Crew):
         self._over = False
         self._waiting_for: list[str] = []  # by threads that wait for replies; "" where others serve it
         self._told_waiting = False
-        self._computing = 1.0  # of the time that one thread alone was up, how much it computed; a running average
+        self._waiting_jobs = 0.0  # of those of many messages, in how many the handler waited; a running average
         self._threads: list[threading.Thread] = []
         self._awaited: set[Future[Answer]] = set()
 
@@ -148,7 +151,7 @@ class ThreadCrew(Crew):
 
     def _is_lone(self) -> bool:
         """Whether one thread is better than several."""
-        return self.most > 1 and self._computing > COMPUTES
+        return self.most > 1 and self._waiting_jobs < 0.5
 
     def _is_kept_up(self) -> bool:
         """Whether one thread is enough, and one has a job that is about to end, after which it looks for the next."""
@@ -201,19 +204,22 @@ class ThreadCrew(Crew):
         if self._over:  # whoever gives up looks at the runs after saying so: one of us sees the other
             run.given_up = True
             return False
+        before = None
         if job.stop - job.start > 1:
             self._want_sweep()
-        quick = self.most > 1
-        computed = time.thread_time() if quick else 0.0
+            before = effort.read()
         self._work(run, checked if run.is_mixed else call)
+        # Before the lock, for which it may wait: that is not its handler's.
+        took = time.monotonic() - run.since
+        after = effort.read() if before is not None else None
         with self._lock:
-            now = time.monotonic()
-            if quick and len(self._idle) == len(self._threads) - 1:
-                share = (time.thread_time() - computed) / max(now - run.since, 1e-9)
-                self._computing += (share - self._computing) / 8
-            if not run.given_up:
-                self._end(run, now)
-            return not run.given_up
+            if run.given_up:
+                return False
+            if before is not None and after is not None:
+                waits, took = effort.judge(before, after, run.stop - job.start, took)
+                self._waiting_jobs += (waits - self._waiting_jobs) / REMEMBERED
+            self._end(run, run.since + took)
+            return True
 
     def _sleep(self, berth: Berth) -> Job | None:
         if self._closed:  # whoever closes rings all that lie down before, and none after
