@@ -148,6 +148,7 @@ class Estate:
     def own_disk(self) -> Future[int]:
         """The same of the one on disk, as a future."""
         future: Future[int] = Future()
+        future.set_running_or_notify_cancel()  # a start that is cancelled is no reason not to be told
 
         def told(home: int | BaseException) -> None:
             if isinstance(home, int):

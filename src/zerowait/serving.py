@@ -101,6 +101,7 @@ class _Spooled:
     def __init__(self, parts: list[Prepared]) -> None:
         self.parts = parts
         self.stored: Future[None] = Future()
+        self.stored.set_running_or_notify_cancel()  # who awaits it may be cancelled, and the store thread tells it then
 
 
 class _Released:

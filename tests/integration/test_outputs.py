@@ -7,8 +7,9 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -257,3 +258,49 @@ def test_a_generator_that_gives_more_than_memory_should_hold_is_written_down_as_
     assert set(seen.values()) == {1}
     assert len(spooled) >= 10
     assert list((settings.home_folder() / settings.namespace / "outbox").glob("*.db")) == []
+
+
+def test_a_generator_that_is_cancelled_while_the_disk_takes_what_it_gave_harms_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a disk that takes what a run has sent so far only once that run was cancelled for its timeout
+    monkeypatch.setattr("zerowait.handlers.visits.SPOOL_BYTES", 20_000)
+    cancelled, failed, real = threading.Event(), list[str](), Outbox.turn
+
+    def turn(self: Outbox, changes: Sequence[Change] = (), *args: object) -> object:
+        changes = list(changes)
+        if any(isinstance(change, Spool) for change in changes):
+            assert cancelled.wait(10)
+        try:
+            return real(self, changes, *args)  # type: ignore[arg-type]
+        except Exception as error:
+            failed.append(repr(error))
+            raise
+
+    monkeypatch.setattr(Outbox, "turn", turn)
+    app, seen = App("stage", settings=settings), Counter[int]()
+
+    @app.middleware
+    async def watch(ctx: Context, call: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            return await call()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    @app.pull("numbers", to="out", timeout=1.0, retry=Retry(delay=0.01))
+    async def some(number: int) -> AsyncIterator[int]:
+        for n in range(1_000):
+            yield n
+
+    @app.pull("out")
+    async def see(number: int) -> None:
+        seen[number] += 1
+
+    # When it is tried again
+    with app as zw:
+        zw.push("numbers", 1).handled.result(20)
+        wait_until(lambda: len(seen) == 1_000, within=20)
+    # Then the outbox knows of nothing that went wrong, and all was sent once
+    assert failed == []
+    assert set(seen.values()) == {1}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import Future
+
 import pytest
 
 from zerowait.engines.brokerless.calls import Calls
@@ -27,6 +30,26 @@ def test_what_a_call_calls_runs_in_the_same_turn() -> None:
     later = calls.call(lambda: calls.call(lambda: "second"))
     calls.run()
     assert later.result(0).result(0) == "second"
+
+
+def test_what_nobody_waits_for_any_more_runs_all_the_same_and_what_comes_after_it_does() -> None:
+    calls, done = Calls("tester", lambda: None), list[str]()
+
+    async def given_up() -> None:
+        waiting = asyncio.create_task(_until(calls.call(lambda: done.append("first"))))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    asyncio.run(given_up())
+    last = calls.call(lambda: done.append("second"))
+    calls.run()
+    assert done == ["first", "second"]
+    assert last.result(0) is None
+
+
+async def _until(called: Future[None]) -> None:
+    await asyncio.wrap_future(called)
 
 
 @pytest.mark.parametrize("error", [None, StoreError("no room")])

@@ -27,6 +27,9 @@ class Calls:
 
     def call(self, fn: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
+        # It is done, whoever waits for it: a task that is cancelled would cancel this too, and to set its result would
+        # raise on the thread that runs it.
+        future.set_running_or_notify_cancel()
 
         def run(refused: Exception | None) -> None:
             if refused is not None:
