@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
+import pytest
+
 from tests.protocol.feeds import Feed, publish
 from tests.protocol.world import Process, World
 from zerowait.engines.brokerless.protocol.frames import UNKNOWN
@@ -89,6 +91,34 @@ def test_what_could_not_be_read_of_a_publisher_that_is_gone_is_told_when_it_is_b
     taken = mine.take(10)
     assert taken is not None
     assert taken.missed == 3, "the one that could not be read, and two that never came"
+
+
+@pytest.mark.parametrize("is_taken", [True, False], ids=["taken before", "taken after"])
+def test_what_could_not_be_read_of_a_publisher_that_is_gone_is_told_by_one_of_its_name_that_had_come_by_then(
+    is_taken: bool,
+) -> None:
+    """Of who was gone nothing was known any more once the next of its name had come: what was taken last of it, and
+    could not be read, was lost untold."""
+    # given a publisher that is gone, and the next of its name
+    mine = inbox()
+    source = mine.source(PEER, "prices")
+    mine.mark(source, Mark(0, 0))
+    mine.put(source, event(1))
+    if is_taken:
+        assert mine.take(10) is not None
+    mine.forget(PEER)
+    source = mine.source(ITS_NEXT, "prices")
+    mine.mark(source, Mark(0, 0))
+    if not is_taken:
+        assert mine.take(10) is not None
+    # when who has taken the last event finds that he cannot read it
+    mine.unread(PEER, 1)
+    # then the next one of that name tells it, once
+    for c, missed in ((1, 1), (2, 0)):
+        mine.put(source, event(c))
+        taken = mine.take(10)
+        assert taken is not None
+        assert taken.missed == missed
 
 
 def test_publishers_that_come_and_go_leave_nothing_behind_if_there_is_nothing_to_tell() -> None:

@@ -61,7 +61,7 @@ class Source:
         self.told = 0.0
         self.seen = 0  # the count of the last that has come
         self.is_over = False  # its publisher is gone
-        self.has_left = False  # and will not be back: it has said so
+        self.has_left = False  # and will not be back: it has said so, or another of its name has come in its place
         self.unsent = 0  # by then: told with the next event of one of its name, once what has come is taken
 
     def is_empty(self) -> bool:
@@ -129,10 +129,11 @@ class Inbox:
             source = self._sources.get(instance)
             if source is None:
                 source = self._sources[instance] = Source(instance, sender)
-                for old in [old for old in self._sources.values() if old.is_over and old.sender == sender]:
-                    if old.is_empty():
-                        source.inherit(old)
-                        del self._sources[old.instance]
+                for old in self._sources.values():
+                    if old.is_over and old.sender == sender:
+                        old.has_left = True  # for as long as it is not back: what is learned of it yet is handed on
+                        if old.is_empty():
+                            source.inherit(old)  # it stays until `forget`: its last events may yet be unreadable
             source.is_over = source.has_left = False
             return source
 
