@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from tests.waiting import wait_until
-from zerowait.engines.brokerless import listener
+from zerowait.engines.brokerless import dialled, listener
 from zerowait.engines.brokerless.shears import is_itself
 from zerowait.engines.brokerless.wire import (
     Event,
@@ -498,6 +498,20 @@ def test_a_newcomer_whose_first_words_our_own_thread_has_not_read_is_not_cut_off
         assert not there.cut_off, "he may have spoken"
         unread[0] = False
         until(server, that=lambda: there.cut_off)
+
+
+def test_who_is_dialled_and_says_a_byte_now_and_then_is_given_up_all_the_same(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialled, "has_unread", lambda descriptor: True)
+    monkeypatch.setattr(dialled, "BEHIND_S", 0.5)
+    client = make(handshake_s=0.5)
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        began = time.monotonic()
+        conn = client.wire.dial(f"tcp://127.0.0.1:{there.getsockname()[1]}")
+        until(client, that=lambda: client.lost(conn))
+    assert "did not shake hands" in client.lost(conn)[0].reason, "and not by ZeroMQ, which is three times as patient"
+    assert time.monotonic() - began >= 1.0
 
 
 def test_who_was_cut_off_is_no_newcomer_for_what_it_had_said_before(

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
 from tests.protocol.store import Store
+from zerowait.engines.brokerless.protocol.core import UNREAD_MOST
 from zerowait.engines.brokerless.protocol.due import Due
 from zerowait.engines.brokerless.protocol.frames import Ping, Pong, Room, Subscribed
 from zerowait.engines.brokerless.protocol.subscriber.inbox import Inbox
@@ -167,6 +168,45 @@ def test_nobody_is_silent_while_something_lies_before_the_thread_that_takes_it_o
     stage.step(0.2)
     assert one.closed
     assert other.closed
+
+
+def test_who_trickles_words_keeps_neither_itself_nor_others_from_being_judged_for_ever() -> None:
+    # given two peers that are not heard, one that has not even said HELLO, and words of one that always lie unread
+    unread: set[int] = set()
+    stage = Stage(store=Store(BOX), has_unread=unread.__contains__)
+    one, other = stage.peer(200, answers=False), stage.peer(201, answers=False)
+    mute = Puppet(stage, 202)
+    unread.update((one.conn, mute.conn))
+    # when that goes on for longer than words may lie there
+    judged = stage.now + stage.config.silence + UNREAD_MOST
+    while stage.now < judged - 0.5:
+        stage.step(0.2)
+        assert not one.closed
+        assert not other.closed
+    while stage.now < judged + 0.5:
+        stage.step(0.2)
+    # then those are given up that are late for so long, and nobody before
+    assert one.closed
+    assert other.closed
+    assert not mute.closed
+    for _ in range(20):
+        stage.step(0.2)
+    assert mute.closed
+
+
+def test_who_was_heard_meanwhile_has_as_long_again_before_he_is_judged_in_spite_of_what_lies_unread() -> None:
+    unread: set[int] = set()
+    stage = Stage(store=Store(BOX), has_unread=unread.__contains__)
+    one = stage.peer(200, answers=False)
+    unread.add(one.conn)
+    # when it is late almost for so long, is heard, and is late again
+    for _ in range(2):
+        began = stage.now
+        while stage.now < began + stage.config.silence + UNREAD_MOST - 0.5:
+            stage.step(0.2)
+        assert not one.closed
+        one.say(Ping(25))
+    assert not one.closed
 
 
 def test_a_peer_whose_state_lies_unread_is_not_refused_for_want_of_it() -> None:

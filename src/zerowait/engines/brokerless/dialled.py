@@ -25,6 +25,7 @@ from zerowait.engines.brokerless.wire_events import Event, Heard, Lost, Opened
 
 WATCHED = CONNECTED | CONNECT_FAILED | DISCONNECTED | SHAKEN | HANDSHAKE_FAILED | HANDSHAKE_REFUSED | HANDSHAKE_WRONG
 FRAMES_A_TURN = 256  # of one socket; then the others have their turn
+BEHIND_S = 5.0  # who has not shaken hands, or not spoken, in time has so long in addition while words lie unread
 SEVERAL_PARTS = "it sent a message of several parts, which no peer of ours does"
 
 
@@ -110,7 +111,8 @@ class Dialled:
         if self.opened or self.over:
             return
         if self._descriptor >= 0:
-            if now >= self.deadline and not self.has_unread():
+            # Its words may lie unread; not for ever, or who says a byte now and then is never given up.
+            if now >= self.deadline and (now >= self.deadline + BEHIND_S or not self.has_unread()):
                 self.end(f"it took the connection but did not shake hands within {self._handshake_s:g} s", events)
         elif now >= self._connect_until:
             self.end(f"it did not answer within {self._connect_s:g} s", events)

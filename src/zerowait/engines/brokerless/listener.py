@@ -40,7 +40,7 @@ from zerowait.engines.brokerless.bare import (
     content,
 )
 from zerowait.engines.brokerless.descriptors import Spare, has_unread, is_any_left
-from zerowait.engines.brokerless.dialled import FRAMES_A_TURN, SEVERAL_PARTS
+from zerowait.engines.brokerless.dialled import BEHIND_S, FRAMES_A_TURN, SEVERAL_PARTS
 from zerowait.engines.brokerless.shears import Shears, cut
 from zerowait.engines.brokerless.wire_events import Event, Heard, Lost
 
@@ -48,7 +48,6 @@ WATCHED = LISTENING | ACCEPTED | DISCONNECTED
 EMPTYING_S = 0.5
 PARTING_S = 0.2  # what was sent to a peer just before it was dropped has this long to leave
 CROWDED_S = 1.0  # with too many who have not spoken, this is how long each may be silent
-BEHIND_S = 5.0  # and this long in addition while there are frames that were not read
 RELIEF_S = 0.1  # who has waited so long to be accepted waits for a descriptor
 REBIND_S = (0.1, 5.0)
 

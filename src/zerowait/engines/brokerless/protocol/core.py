@@ -37,6 +37,7 @@ from zerowait.engines.brokerless.protocol.worker.worker import Finished, Worker
 from zerowait.message import Kept, Service
 
 OBITUARIES = 8
+UNREAD_MOST = 10.0  # seconds for which who is late is not judged because words lie unread
 PAUSE = 0.5  # woken so much later than asked for: this process stood still
 FRAGMENT_SLACK_BYTES = 64 * 1024  # what surrounds the largest message in its frame
 
@@ -380,7 +381,7 @@ class Core:
     def _timers(self, now: float) -> None:
         # Nobody is late whose words may lie unread.
         heard = min(now, self.read_until)
-        for link in self._read([peer.link for peer in self.peers.silent(now, heard)]):
+        for link in self._read([peer.link for peer in self.peers.silent(now, heard)], now):
             if link.instance != self.me.instance:
                 self.sessions.close(link, f"nothing heard for {self.config.silence:g} s", now)
         for peer in self.peers.over(now, heard):
@@ -393,9 +394,9 @@ class Core:
             self.effects.add(Say("gone", words, peer.instance, messages=returned))
         for peer in self.peers.proofs_wanted(now):
             self.effects.add(Prove(peer.instance, peer.hello.boot, peer.hello.device, peer.hello.inode))
-        for link in self._read(self.sessions.tick(now, heard)):
+        for link in self._read(self.sessions.tick(now, heard), now):
             self._refuse(link, frames.SILENT, f"no HELLO and STATE within {self.config.handshake:g} s", now)
-        for link in self._read(self.sessions.deaf(now, heard)):
+        for link in self._read(self.sessions.deaf(now, heard), now):
             deaf = self.peers.get(link.instance)
             if deaf is not None and deaf.link is link:
                 self._stuck(deaf, now, self.config.stuck, f"it has not answered for {self.config.stuck:g} s")
@@ -403,11 +404,14 @@ class Core:
         self._calm_until = self._calm()
         self.sessions.changed = False
 
-    def _read(self, links: Sequence[Link | None]) -> list[Link]:
+    def _read(self, links: Sequence[Link | None], now: float) -> list[Link]:
         """These, unless one of them has said something that was not even taken off the network: then the thread that
-        does that is behind, and what the others have said may have been taken off just now. All are looked at again."""
+        does that is behind, and what the others have said may have been taken off just now. All are looked at again;
+        not for ever, or one that says a byte now and then would keep itself and all others."""
         there = [link for link in links if link is not None]
-        return [] if any(self._has_unread(link.conn) for link in there) else there
+        if not any(self._has_unread(link.conn) for link in there):
+            return there
+        return [link for link in there if link.put_off(now) >= UNREAD_MOST]
 
     def _calm(self) -> float:
         """When a timer of a peer or link fires next; infinity: none is set."""

@@ -10,6 +10,7 @@ A link is thin: what crosses links (a late `handled`, the shared window, taking 
 from __future__ import annotations
 
 from enum import Enum
+from math import inf
 
 from msgspec import Struct
 
@@ -28,6 +29,7 @@ from zerowait.engines.brokerless.protocol.owner.credit import Credit
 FRAGMENTED_AT_ONCE = 4  # messages of a connection that may arrive in fragments side by side
 PINGS_REMEMBERED = 16
 TOPIC = "topic"  # the kind of what is published
+PUT_OFF_ANEW = 1.0  # who was not late for so long is late anew
 OURS = 0  # in place of an outbox: what this process pushes itself, to whichever of its own
 
 
@@ -62,6 +64,8 @@ class Link:
         "permitted_until",
         "phase",
         "pings",
+        "put_off_at",
+        "put_off_since",
         "resumed",
         "schemas",
         "serial",
@@ -94,6 +98,7 @@ class Link:
         self.is_round = False  # a PONG has come: what its other end says to our STATE has come before it
         self.pings: dict[int, float] = {}  # serial → when it was sent; answered ones go
         self.parts: dict[int, tuple[bytearray, int]] = {}
+        self.put_off_since = self.put_off_at = -inf
 
     @property
     def instance(self) -> int:
@@ -158,6 +163,13 @@ class Link:
         if sent is not None:
             self.pings = {number: at for number, at in self.pings.items() if number > serial}
         return sent
+
+    def put_off(self, now: float) -> float:
+        """It is late, and is not judged at this look; for how long that goes on without a break, at each look."""
+        if now - self.put_off_at > PUT_OFF_ANEW:
+            self.put_off_since = now
+        self.put_off_at = now
+        return now - self.put_off_since
 
     def unanswered_since(self) -> float | None:
         return next(iter(self.pings.values()), None)
