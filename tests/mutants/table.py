@@ -228,6 +228,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "7.4": ("all that waits goes to one worker", "a lone message goes to whoever came first"),
     "8.1": (
         "what is to run again does not wait for its time",
+        "what is pushed with a delay does not wait for its time",
         "a due time is not written down",
         "what waits for its time is read with the rest",
         "what waits for its time fills the room for reading",

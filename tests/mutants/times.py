@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tests.mutants.planting import Put, bug, nothing
 from zerowait.engines.brokerless.protocol.owner import expiry, sender
 from zerowait.engines.brokerless.protocol.worker import arrival
-from zerowait.outbox import aging, ahead, clock, file, known, numbering, settlement, transaction
+from zerowait.outbox import aging, ahead, clock, file, intake, known, numbering, settlement, transaction
 
 OUTBOX = "tests/unit/outbox/test_outbox.py"
 FILE = "tests/unit/outbox/test_file.py"
@@ -32,6 +32,17 @@ def _(put: Put) -> None:
         return init
 
     put(settlement.Settlement, "__init__", made)
+
+
+@bug("what is pushed with a delay does not wait for its time")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def begin(self: Any, lane: Any, slot: Any, terms: Any, *args: Any, **more: Any) -> Any:
+            return right(self, lane, slot, replace(terms, due=None), *args, **more)
+
+        return begin
+
+    put(intake.Intake, "begin", made)
 
 
 @bug("what waits for its time is read with the rest", by=TIMES)

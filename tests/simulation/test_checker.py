@@ -176,6 +176,46 @@ def test_a_silence_with_the_second_is_a_cause_if_its_runner_had_taken_the_messag
     assert (starts.judge()[0] == []) is is_cause
 
 
+@pytest.mark.parametrize(("waits", "is_wrong"), [(2.9, False), (3.1, True)])
+def test_what_has_failed_must_not_begin_before_its_time(waits: float, *, is_wrong: bool) -> None:
+    starts = Starts("retry")  # which has failed at 1.1, and begins again at 4.0
+    starts.before.wait_s = waits
+    assert bool(starts.judge()[0]) is is_wrong
+
+
+def test_what_has_failed_may_begin_before_its_time_if_its_worker_died_and_may_not_have_been_heard() -> None:
+    starts = Starts("retry")
+    starts.before.wait_s = 10.0
+    starts.life.ended_at, starts.life.unsettled = START + 2.0, 1
+    assert starts.judge() == ([], {"death": 1})
+
+
+@pytest.mark.parametrize(("at", "delay", "is_wrong"), [(0.0, 0.9, False), (0.0, 1.1, True), (0.5, 0.6, True)])
+def test_what_is_pushed_with_a_delay_must_not_begin_before_its_time(at: float, delay: float, *, is_wrong: bool) -> None:
+    starts = Starts("retry")
+    message = starts.history.messages[0]
+    message.pushed_at, message.delay_s = START + at, delay
+    assert any("before its time" in words for words in starts.judge()[0]) is is_wrong
+
+
+@pytest.mark.parametrize(
+    ("openings", "is_wrong"),
+    [
+        ([(0.0, 0), (2.0, 60)], False),
+        ([(0.0, 60), (2.0, 0)], True),  # set back: no time has passed
+        ([(0.0, 60)], True),  # it was ahead from the beginning of that life
+        ([(0.0, 0), (5.0, 60)], True),  # later
+    ],
+)
+def test_a_clock_that_was_set_on_between_two_lives_of_an_outbox_makes_due_what_waits(
+    openings: list[tuple[float, int]], *, is_wrong: bool
+) -> None:
+    starts = Starts("retry")
+    starts.before.wait_s = 10.0
+    starts.history.clocks[BOX] = [(START + at, ahead * 1_000_000) for at, ahead in openings]
+    assert bool(starts.judge()[0]) is is_wrong
+
+
 # -- who ends its process ----------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
 """Why a message was started again. Each second start has a cause that the rules name (§13), or something is wrong.
 
-The causes: the run before failed or was handed back; its worker's life ended; or its outbox's owner and that worker
-could not hear each other for the whole grace."""
+The causes: the run before failed, and its time to run again has come, or was handed back; its worker's life ended; or
+its outbox's owner and that worker could not hear each other for the whole grace. And nothing is started for the first
+time before it is due."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from zerowait.testing.history import LEFT, Message, Run
 from zerowait.testing.node import Node
 
 DEATH, DEATH_WHILE_LEAVING = "death", "death while leaving"
+TINY_S = 1e-5  # microseconds, cut off here and there
 SLACK_S = 0.15  # how much earlier than both of them we may notice that they hear each other again
 
 
@@ -54,6 +56,9 @@ class Causes:
         wrong: list[str] = []
         deaths: Counter[int] = Counter()
         for message in self._cluster.history.messages.values():
+            if message.runs and not self._is_due(message, message.pushed_at, message.delay_s, message.runs[0]):
+                at = f"{self._start(message.runs[0])}, {message.delay_s:g} s after {message.pushed_at:.3f} it was due"
+                wrong.append(f"message {message.token} was started before its time {at}")
             for before, after in pairwise(message.runs):
                 cause = self._cause(message, before, after)
                 if not cause:
@@ -76,8 +81,13 @@ class Causes:
         return f"at {run.started_at:.3f} by {self._cluster.history.lives[run.worker].name}"
 
     def _cause(self, message: Message, before: Run, after: Run) -> str:
-        has_ended = before.ended_at is not None and before.ended_at <= after.started_at
-        if has_ended and before.ending in ("retry", "unstarted"):
+        # What has failed runs again before its time only for another cause: that was not heard.
+        if (
+            before.ended_at is not None
+            and before.ended_at <= after.started_at
+            and before.ending in ("retry", "unstarted")
+            and self._is_due(message, before.ended_at, before.wait_s, after)
+        ):
             return before.ending
         life = self._cluster.history.lives[before.worker]
         if life.ended_at is not None and life.ended_at <= after.started_at:
@@ -85,6 +95,11 @@ class Causes:
                 return "left"
             return DEATH_WHILE_LEAVING if life.was_leaving else DEATH
         return "silence" if self.is_silent(message, before, after) else ""
+
+    def _is_due(self, message: Message, since: float, wait_s: float, run: Run) -> bool:
+        """Whether it began so many seconds after that, as its outbox knows the time."""
+        early = since + wait_s - run.started_at
+        return early <= TINY_S or early <= self._cluster.history.set_on_s(message.box, since, run.started_at) + TINY_S
 
     def is_silent(self, message: Message, before: Run, after: Run) -> bool:
         """Either may have had it in hand while it could not be heard: the first, which ran it, or the second, whose

@@ -282,7 +282,9 @@ class Cluster:
         expires = (due or now) + int(ttl * 1e6) if ttl is not None else None
         for token, key in zip(push.tokens, push.keys, strict=True):
             payload = payload_of(token, self._rng.choice((10, 10, 100, 3_000)))
-            message = self.history.pushed(node.holdings.intake.box, payload, expires=ttl is not None, key=key)
+            message = self.history.pushed(
+                node.holdings.intake.box, payload, expires=ttl is not None, key=key, delay_s=delay or 0.0
+            )
             try:
                 sheaf, index = lane.append(payload, due=due, expires=expires, key=key.encode() or None)
             except StoreError:

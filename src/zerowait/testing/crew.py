@@ -20,6 +20,7 @@ REASONS = {
     "dead": msgpack.encode({"reason": "rejected", "rule": "reject"}),
     "retry": msgpack.encode({"reason": "it failed", "rule": "retry"}),
 }
+RETRY_S, LATER_S = 0.1, 0.6  # until what has failed is to run again; of every fifth message the second
 SLOW_S = 0.02  # a job that lasts so long is listed only with the message that runs
 NEXT = "next"
 _VERDICTS = {"dead": Verdict.DEAD, "retry": Verdict.RETRY, "unstarted": Verdict.UNSTARTED}
@@ -113,8 +114,9 @@ class Crew:
         run.ended_at = self._timeline.now
         outcome = None
         if run.ending != "handled":
-            after = 0.1 if run.ending == "retry" else 0.0
-            outcome = Outcome(_VERDICTS[run.ending], after, REASONS.get(run.ending, b""))
+            if run.ending == "retry":
+                run.wait_s = LATER_S if message is not None and message.token % 5 == 4 else RETRY_S
+            outcome = Outcome(_VERDICTS[run.ending], run.wait_s, REASONS.get(run.ending, b""))
         elif message is not None and (payloads := self._sends(channel, message.token)):
             self._history.sent(message, payloads)
             sent = _prepared(index, payloads)

@@ -27,7 +27,8 @@ def token_of(payload: bytes) -> int:
 
 class Run(Struct, eq=False):
     """A handler at work. worker: the instance. ending: how it is to end. ended_at: None if its process died first.
-    taken_at: when its runner took it, with others that it began before."""
+    taken_at: when its runner took it, with others that it began before. wait_s: how long the next one has to wait for
+    its time, as it has told with its end."""
 
     worker: int
     name: tuple[int, int, int]  # outbox, epoch, number
@@ -35,10 +36,12 @@ class Run(Struct, eq=False):
     ending: str  # "handled", "retry", "dead", "unstarted", "kills"
     ended_at: float | None = None
     taken_at: float | None = None  # None: when it was started
+    wait_s: float = 0.0
 
 
 class Message(Struct, eq=False):
-    """One push, and what is known of it. said: what its receipt or its withdrawal told."""
+    """One push, and what is known of it. said: what its receipt or its withdrawal told. pushed_at, delay_s: it is not
+    to begin before they have passed."""
 
     token: int
     payload: bytes
@@ -52,6 +55,8 @@ class Message(Struct, eq=False):
     key: str = ""
     channel: str = ""  # of an event for a durable group
     topic: str = ""  # likewise, where it was published
+    pushed_at: float = 0.0
+    delay_s: float = 0.0
 
 
 class Noted(Struct, eq=False):
@@ -68,6 +73,7 @@ class History:
         self.messages: dict[int, Message] = {}
         self.strangers: list[str] = []
         self.openings: Counter[int] = Counter()  # of each outbox
+        self.clocks: dict[int, list[tuple[float, int]]] = {}  # likewise: when, and what clock on the wall it found
         self.lives: dict[int, Life] = {}
         self.marks: dict[tuple[tuple[int, int, int], int], Noted] = {}  # (message, instance): it was there as that died
         self.log: Callable[[str], None] | None = None
@@ -87,11 +93,24 @@ class History:
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
-    def pushed(self, box: int, payload: bytes, *, expires: bool, key: str = "") -> Message:
+    def pushed(self, box: int, payload: bytes, *, expires: bool, key: str = "", delay_s: float = 0.0) -> Message:
         token = token_of(payload)
         message = self.messages[token] = Message(token, payload, box, expires, key=key)
+        message.pushed_at, message.delay_s = self._timeline.now, delay_s
         self.tell("push", token)
         return message
+
+    def set_on_s(self, box: int, since: float, until: float) -> float:
+        """By how much openings of that outbox within that time may have set its time on: across lives a clock on the
+        wall that was set on cannot be told from time that has passed (rules §8.1)."""
+        clocks = self.clocks.get(box, [])
+        before = [ahead_us for at, ahead_us in clocks if at <= since]
+        later = [ahead_us for at, ahead_us in clocks if since < at <= until]
+        if not before or not later:
+            return 0.0
+        jump_s = (max(later) - before[-1]) / 1e6
+        # What is less than a jump is not made one (`outbox/clock.py`): due times are told by another clock then.
+        return max(0.0, jump_s) + 0.1 * (len({*before, *later}) > 1)
 
     def sent(self, of: Message, payloads: list[bytes]) -> None:
         """A run of that message has ended well, and sends these if it is chosen."""

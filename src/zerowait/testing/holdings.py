@@ -54,6 +54,7 @@ class Holdings:
         if pushes:
             self.intake = intake
         around.history.openings[box.id] += 1
+        around.history.clocks.setdefault(box.id, []).append((around.timeline.now, node.wall_us(0.0)))
         around.history.tell("open", node.instance, box.id, box.epoch)
         self.outboxes.own(box, {})
         for instance in box.noted:
