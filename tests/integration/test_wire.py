@@ -503,7 +503,10 @@ def test_a_newcomer_whose_first_words_our_own_thread_has_not_read_is_not_cut_off
 def test_who_is_dialled_and_says_a_byte_now_and_then_is_given_up_all_the_same(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialled, "has_unread", lambda descriptor: True)
+    def has_unread(descriptor: int) -> bool:
+        return True
+
+    monkeypatch.setattr(dialled, "has_unread", has_unread)
     monkeypatch.setattr(dialled, "BEHIND_S", 0.5)
     client = make(handshake_s=0.5)
     with socket.create_server(("127.0.0.1", 0)) as there:
