@@ -57,7 +57,11 @@ class Feeds:
         self.press = self._press()
         self._plain_press = self._press()  # of what goes to bare sockets
         self.groups = Groups(
-            self._folder, lane=group_lane, promise=opened.promise, want=lambda channel: opened.node.want(channel)
+            self._folder,
+            lane=group_lane,
+            promise=opened.promise,
+            want=lambda channel: opened.node.want(channel),
+            behind=lambda act: opened.node.call(act),
         )
         self.entrance = TopicEntrance(
             opened.settings,
@@ -213,6 +217,7 @@ class Feeds:
 
     def fail(self, error: ZerowaitError) -> None:
         self.press.fail(error)
+        self.groups.fail(error)
         self._plain_press.fail(error)
         for inbox in list(self._inboxes):
             inbox.end(error)
@@ -225,6 +230,7 @@ class Feeds:
     def end(self) -> None:
         """The network thread is no more: who waits for events is told."""
         self.press.fail(Closed(name=self._opened.name))
+        self.groups.fail(Closed(name=self._opened.name))
         self._plain_press.fail(Closed(name=self._opened.name))
         for inbox in list(self._inboxes):
             inbox.end(Closed(f"The client {self._opened.name!r} is closed: nothing more comes of its subscriptions."))

@@ -87,7 +87,7 @@ def status_of(opened: Observed) -> Status:
     boxes = estate.boxes()
     look = _asked if running_loop() is None else _at_once
     peers, topics, oldest, unknown = look(opened, boxes, is_open)
-    known = opened.feeds.groups.known() if running_loop() is None else opened.feeds.groups.seen()
+    known = opened.feeds.groups.seen()
     told = [
         *(box_status(box, node.in_flight(box.id), at or {}) for box, at in zip(boxes, oldest, strict=True)),
         *(_unopened(opened, intake) for intake in estate.unopened()),
@@ -143,9 +143,12 @@ def _asked(opened: Observed, boxes: list[Outbox], is_open: bool) -> Seen:
     # All are asked before any is waited for: a thread that is in the middle of something costs its time once.
     asked = [estate.ask(box, box.oldest) for box in boxes]
     views = node.call(lambda: (node.peers(), node.topics())) if is_open else None
+    groups = opened.feeds.groups.read()
     waiting = _Waiting()
     seen = waiting.for_(views, "its peers and topics", "the network thread") if views is not None else None
     peers, topics = seen if seen is not None else (None, None)
+    if topics is not None:
+        waiting.for_(groups, "its durable groups", "the disk")
     oldest = [
         waiting.for_(each, f"oldest of outbox {box.name}", _owner(box)) for box, each in zip(boxes, asked, strict=True)
     ]

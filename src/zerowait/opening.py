@@ -331,18 +331,25 @@ class Opened(Ground):
 
     def _begin_closing(self) -> Promise[int]:
         self._closing = closing = self.promise("write `await zw.close()`")
-        asked = [self.requests.intake] if self.requests is not None else []
-        for intake in [*self.estate.intakes(), *asked]:
-            intake.close(self.name)
         self.plains.close(self.name)
         self.feeds.close()
+        if self.requests is not None:
+            self.requests.intake.close(self.name)
+        if not self.feeds.groups.is_holding():  # else that goes into the outbox first
+            self._close_intakes()
         return closing
+
+    def _close_intakes(self) -> None:
+        for intake in self.estate.intakes():
+            intake.close(self.name)
 
     def _close(self, promise: Promise[int], drain: float) -> None:
         began = time.monotonic()
         try:
             if self._error is None:
                 self._wait_for_opening(began + max(drain, 1.0))
+                self._wait_for_groups(began + max(drain, 1.0))
+                self._close_intakes()
                 self._wait_for_workers(began, began + drain)
         except Exception:
             log.exception("waiting for workers while closing %s went wrong; it is closed all the same", self.name)
@@ -393,6 +400,12 @@ class Opened(Ground):
             self._started.result(max(0.0, until - time.monotonic()))
         except (TimeoutError, ZerowaitError):
             return
+
+    def _wait_for_groups(self, until: float) -> None:
+        """What was published before it was known for which durable groups it is to be kept."""
+        if self.feeds.groups.is_holding():
+            with suppress(TimeoutError, ZerowaitError):
+                self.feeds.groups.read().result(max(0.0, until - time.monotonic()))
 
     def _wait_for_workers(self, began: float, until: float) -> None:
         """While something is in flight or workers take more; a second for addresses that have not answered (rules

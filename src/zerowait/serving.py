@@ -253,6 +253,8 @@ class Serving:
         )
         if any(spec.inbox == "disk" for spec in specs):
             await asyncio.wrap_future(opened.estate.own_disk())
+        # What a handler publishes is kept for those groups that are known when it ends.
+        await asyncio.wrap_future(opened.feeds.groups.read())
         self._feeding = feeding = Feeding(node.counter, opened.feeds, specs, stage.ready)
         desk = feeding if len(feeding) else node.counter
         await stage.open(desk, _Outputs(opened), node.list_started(stage.runners))

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from threading import Lock, get_ident
-from typing import Final
+from typing import Any, Final
 
 GIVEN_WAY_S: Final = 0.001  # at most so long
+SEGMENTS_A_TURN: Final = 8  # begun in one turn of an event loop, after which it gives way as a thread does
 
 
 class Turn:
@@ -53,3 +54,24 @@ class Turn:
             lock = self._lock
             if lock.acquire(timeout=GIVEN_WAY_S):
                 lock.release()
+
+
+class InTurn:
+    """How much an event loop begins in one of its turns. It has others to turn for, and does not wait, unless one of
+    its turns pushes segment after segment: then it stands still by its own will, and what it pushes lies in memory for
+    as long."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Any, int] = None, 0  # the loop that pushed last, and segments begun in this turn of it
+
+    def may_wait(self, loop: Any) -> bool:
+        """It begins one more."""
+        known, begun = self._of
+        if known is not loop:
+            begun = 0
+            loop.call_soon(self._turned)
+        self._of = loop, begun + 1
+        return begun >= SEGMENTS_A_TURN
+
+    def _turned(self) -> None:
+        self._of = None, 0

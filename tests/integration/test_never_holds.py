@@ -11,24 +11,30 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.waiting import wait_until_in_loop
-from zerowait import Client, PushChannel, QueueFull, Settings
+from zerowait import Client, PushChannel, QueueFull, RequestChannel, Settings, StreamChannel, Topic
 from zerowait.outbox.database import Database
 
 ROOT = Path(__file__).parents[2]
 DURABLE = PushChannel[bytes]("never.holds", durable=True)
 MEMORY = PushChannel[bytes]("never.holds.memory", durable=False)
+ASKED = RequestChannel[bytes, bytes]("never.holds.asked")
+STREAMED = StreamChannel[bytes, bytes]("never.holds.streamed")
+EVENTS = Topic[bytes]("never.holds.events")
+_numbers = count()
 BLOBS = [bytes(size) for size in (1, 1_000, 65_536)]
 
 
 def calls(zw: Client, blob: bytes) -> dict[str, Callable[[], Any]]:
     """Every public call, on a client that is open."""
     receipt = zw.push(DURABLE, blob)
+    topic = f"never.holds.{next(_numbers)}"  # each time the first event of a topic, which has most to do
     return {
         "push": lambda: zw.push(DURABLE, blob),
         "push in memory": lambda: zw.push(MEMORY, blob),
@@ -39,6 +45,15 @@ def calls(zw: Client, blob: bytes) -> dict[str, Callable[[], Any]]:
         "add_done_callback": lambda: receipt.add_done_callback(lambda over: None),
         "withdraw": receipt.withdraw,
         "status": zw.status,
+        "publish": lambda: (zw.publish(topic, blob).done(), zw.publish(topic, blob)),
+        "publish with options": lambda: zw.publish(EVENTS, blob, retain=True, headers={"a": "b"}),
+        "subscribe": lambda: zw.subscribe(topic, replay=1).cancel(),
+        "subscribers": lambda: (len(zw.subscribers(EVENTS)), zw.subscribers(topic).at_least(1).done()),
+        "publishers": lambda: (len(zw.publishers(EVENTS)), zw.publishers(topic).at_least(1).done()),
+        "request": lambda: zw.request(ASKED, blob, timeout=0.1).cancel(),
+        "request by name": lambda: zw.request(topic, blob, timeout=0.1, key="a").done(),
+        "stream": lambda: zw.stream(STREAMED, blob, timeout=0.1).cancel(),
+        "map": lambda: zw.map(ASKED, [blob] * 3, timeout=0.1).cancel(),
         "workers": lambda: (len(zw.workers(DURABLE)), zw.workers(DURABLE).at_least(1).done()),
         "listen": lambda: zw.listen(object, print)(),
         "repr": lambda: repr(zw),
@@ -169,13 +184,24 @@ async def main():
         await asyncio.sleep(0.01)
         watching = True
     settings = Settings(home=sys.argv[1], namespace=sys.argv[2])
-    for name in ("first", "second"):
+    first_verbs = {
+        "push": lambda zw: zw.push(here.DURABLE, b""),
+        "again": lambda zw: zw.push(here.DURABLE, b""),
+        "publish": lambda zw: zw.publish(here.EVENTS, b""),
+        "subscribe": lambda zw: zw.subscribe(here.EVENTS),
+        "request": lambda zw: zw.request(here.ASKED, b""),
+        "map": lambda zw: zw.map(here.ASKED, [b""]),
+        "workers": lambda zw: len(zw.workers(here.DURABLE)),
+        "subscribers": lambda zw: len(zw.subscribers(here.EVENTS)),
+    }
+    for name, verb in first_verbs.items():
         zw = Client(name, settings=settings)
         watching = True
-        first = zw.push(here.DURABLE, b"")       # the first verb: everything is opened behind it
+        first = verb(zw)                         # the first verb: everything is opened behind it
+        second = zw.push(here.DURABLE, b"")
         zw.push(here.MEMORY, b"")
         watching = False
-        await first
+        await second
         for blob in here.BLOBS * 5:
             watching = True
             for what, call in here.calls(zw, blob).items():

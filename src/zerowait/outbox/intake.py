@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from threading import Lock
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -28,9 +28,7 @@ from zerowait.errors import Closed, QueueFull, Room, StoreError
 from zerowait.message import BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
 from zerowait.outbox.keyed import Keyed
 from zerowait.outbox.sheaf import MESSAGE_COST, Origin, Piece, Sheaf, Terms
-
-if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
+from zerowait.turns import InTurn
 
 PATIENCE: Final = 2.0  # seconds, and PATIENCE_TURNS turns: a thread that gets no turn for long is not lost
 PATIENCE_TURNS: Final = 50
@@ -46,7 +44,6 @@ LONGEST_NAP: Final = 0.05
 BEHIND_NAP: Final = 0.001  # seconds a segment, while workers take what must be read back for them (see `is_behind`)
 LONGEST_NAP_ON_LOOP: Final = 0.002
 FOR_OUTPUTS: Final = 1.1  # of the limit: so far what handlers send may fill it while work is still taken
-SEGMENTS_A_TURN: Final = 8  # begun in one turn of an event loop, after which it gives way as a thread does
 ROOMY: Final = 0.9  # QueueFull.room is done when this part is used: not at each message that leaves
 
 
@@ -117,7 +114,7 @@ class Intake:
         self._messages = 0  # stored, taken, and set aside for open sheaves
         self._bytes = 0
         self._room_watchers: list[Callable[[], object]] = []
-        self._in_turn: tuple[Any, int] = None, 0  # the loop that pushed last, and segments begun in this turn of it
+        self._in_turn = InTurn()
 
     # Room
 
@@ -146,7 +143,7 @@ class Intake:
         5 ms for it; what gathers meanwhile lies in memory.
         """
         loop = running_loop()
-        if loop is not None and not self._may_wait(loop):
+        if loop is not None and not self._in_turn.may_wait(loop):
             return
         begun = self._begun
         unstored = self._taken_bytes
@@ -159,19 +156,6 @@ class Intake:
             sleep(BEHIND_NAP)
         else:
             self.give_way()
-
-    def _may_wait(self, loop: AbstractEventLoop) -> bool:
-        """Not an event loop, which has others to turn for, unless one of its turns pushes segment after segment: then
-        it stands still by its own will, and what it pushes lies in memory for as long."""
-        known, begun = self._in_turn
-        if known is not loop:
-            begun = 0
-            loop.call_soon(self._turned)
-        self._in_turn = loop, begun + 1
-        return begun >= SEGMENTS_A_TURN
-
-    def _turned(self) -> None:
-        self._in_turn = None, 0
 
     def _made(
         self,

@@ -136,7 +136,8 @@ class Durable:
         history, intake = self._node.around.history, self._node.holdings.intake
         if intake is None:
             return True
-        lanes = self._groups.of(topic, _any)
+        self._groups.known()
+        lanes = self._groups.of(topic, _any) or ()
         self._book.publishes(self._node.instance, topic, {lane.channel for lane, _ in lanes})
         for each in lanes:
             token = GROUPED + self._book.count

@@ -14,27 +14,30 @@ from threading import Lock
 from time import sleep
 from typing import Any, Final
 
-from zerowait.callbacks import Callbacks
+from zerowait.callbacks import Callbacks, running_loop
 from zerowait.errors import Closed, QueueFull, ZerowaitError
 from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
 from zerowait.publications import Published
 from zerowait.topics.allowance import Allowance, Allowances
+from zerowait.turns import InTurn
 
 PRESSED: Final = 8  # bundles that wait: from here on who publishes naps, so that the thread that sends keeps up
 NAP_S: Final = 0.001
 LONGEST_NAP_S: Final = 0.02
+LONGEST_NAP_ON_LOOP_S: Final = 0.002
 BUNDLES_MOST: Final = 256  # and from here on is refused: that thread stands still
 
 RETAIN, RELIABLE = 1, 2  # what is said of a run
 
 
 class TopicLane:
-    """One topic, as it is published to. exact: the class of values that go the short way. groups: channels of the
-    durable groups that get it too. encode: a value to what is published, given where that is for a bare socket."""
+    """One topic, as it is published to. exact: the class of values that go the short way; is_short: unless durable
+    groups get it too. groups: their channels; None: not known yet. encode: a value to what is published, given where
+    that is for a bare socket."""
 
     __slots__ = (
         "accepted", "allowances", "codec", "declared", "encode", "encode_into", "exact", "flags", "groups", "is_plain",
-        "name", "press", "published", "reliable", "slot", "terms", "version",
+        "is_short", "name", "press", "published", "reliable", "slot", "terms", "version",
     )  # fmt: skip
 
     def __init__(
@@ -58,7 +61,8 @@ class TopicLane:
         self.is_plain = encode is not None
         self.flags = RETAIN * retain | RELIABLE * reliable
         self.reliable = reliable
-        self.groups: tuple[Any, ...] = ()
+        self.groups: tuple[Any, ...] | None = ()
+        self.is_short = False
         # As it was declared when it was first published on, and by which patterns that is known to others.
         self.terms: Any = None
         self.declared: set[str] = set()
@@ -175,6 +179,7 @@ class Press:
         self._give_way = give_way
         self._room = room
         self._begun: deque[Bundle] = deque()
+        self._in_turn = InTurn()
         self._lock = Lock()
         self._watch = Lock()
         self._rooms: list[Any] = []
@@ -254,9 +259,13 @@ class Press:
             self.closed.append(bundle)
 
     def _keep_pace(self) -> None:
+        loop = running_loop()
+        if loop is not None and not self._in_turn.may_wait(loop):
+            return
         waiting = len(self._begun)
         if waiting > PRESSED:
-            sleep(min(LONGEST_NAP_S, NAP_S * (waiting - PRESSED)))
+            longest = LONGEST_NAP_S if loop is None else LONGEST_NAP_ON_LOOP_S
+            sleep(min(longest, NAP_S * (waiting - PRESSED)))
         else:
             self._give_way()
 

@@ -16,6 +16,7 @@ from zerowait.errors import NotAccepted, TooLarge, UsageError
 from zerowait.message import SEGMENT_BYTES
 from zerowait.names import check_topic
 from zerowait.outbox.entrance import Ready, compare_terms
+from zerowait.outbox.lane import Lane
 from zerowait.outbox.plaincodec import plain_encoder
 from zerowait.patterns import is_wild
 from zerowait.pending import Pending
@@ -23,7 +24,7 @@ from zerowait.plain import Plain, check_plain
 from zerowait.settings import Settings
 from zerowait.topic import Topic
 from zerowait.topics.bundle import Press, TopicLane
-from zerowait.topics.groups import Groups
+from zerowait.topics.groups import Groups, Held, Safe
 
 log = logging.getLogger("zerowait.topics")
 
@@ -111,17 +112,31 @@ class TopicEntrance:
     def release(self, ready: ReadyEvent) -> Pending[int]:
         """Takes it, or raises and has taken nothing."""
         lane = ready.lane
-        if not (groups := lane.groups):
+        if lane.groups == ():
             return lane.press.publish(lane, ready.payload, ready.headers)
         # First all that may be refused: who is told that a queue is full publishes again, and what a group had taken
         # before would be there twice.
         lane.press.reserve(lane)
         try:
-            safe = self._groups.append(groups, lane.name, ready.payload, ready.headers)
+            safe = self._keep(lane, ready)
         except BaseException:
             lane.press.give_back(lane)
             raise
         return safe.beside(lane.press.publish_reserved(lane, ready.payload, ready.headers))
+
+    def _keep(self, lane: TopicLane, ready: ReadyEvent) -> Safe | Held:
+        """For durable groups; while it is not known which there are, in memory."""
+        if lane.groups is None:
+            held = self._groups.hold(lane.name, lane.codec, ready.payload, ready.headers)
+            if held is not None:
+                return held
+        return self._groups.append(self._groups_of(lane), lane.name, ready.payload, ready.headers)
+
+    def _groups_of(self, lane: TopicLane) -> tuple[tuple[Lane, bool], ...]:
+        groups = lane.groups
+        if groups is None:  # known, and this lane is still to be told
+            groups = self._groups.of(lane.name, lane.codec)
+        return groups or ()
 
     def leave(self, ready: ReadyEvent) -> list[Ready]:
         """The same for what a handler publishes, once it has succeeded: taken even if queues are full. Gives what is to
@@ -131,7 +146,8 @@ class TopicEntrance:
             lane.press.publish(lane, ready.payload, ready.headers, force=True)
         except NotAccepted as error:
             log.warning("what a handler published on %s is lost: %s", lane.name, error)
-        return self._groups.ready(lane.groups, lane.name, ready.payload, ready.headers)
+        # An app reads them before it begins to handle anything.
+        return self._groups.ready(self._groups_of(lane), lane.name, ready.payload, ready.headers)
 
     # -- which way -----------------------------------------------------------------------------------------------------
 
@@ -174,7 +190,6 @@ class TopicEntrance:
         if topic is not None:
             lane.terms = topic.terms
             lane.declared.add(declared)
-        self._groups.of(name, codec)  # what may wait for the disk does so here, where nobody waits for us
         is_short = self._headers is None and self._settings.check == "type" and lane.exact is not None
         return self._remember(to, retain, lane, is_short=is_short and retain is None)
 
@@ -191,8 +206,9 @@ class TopicEntrance:
             if not lane.is_plain:
                 # Under the lock: of a group that is met meanwhile either this tells, or who looks at all lanes does.
                 lane.groups = self._groups.of(lane.name, lane.codec)
+            lane.is_short = is_short
             self._lanes[to, retain] = lane
-            if is_short and not lane.groups:
+            if is_short and lane.groups == ():
                 self._short[to] = lane
             return lane
 
@@ -224,14 +240,17 @@ class TopicEntrance:
         self._announce(pattern, codec, topic.history if topic is not None else 0)
 
     def _look_at_groups(self) -> None:
-        """A durable group has come: what is published is kept for it from now on."""
+        """Which groups there are is known by now, or one has come: what is published is kept for it from now on."""
         with self._lock:
             for (to, _), lane in self._lanes.items():
                 if lane.is_plain:
                     continue
+                was_known = lane.groups is not None
                 lane.groups = self._groups.of(lane.name, lane.codec)
                 if lane.groups:
                     self._short.pop(to, None)
+                elif lane.is_short and not was_known and lane.groups is not None:
+                    self._short[to] = lane
 
     # -- options -------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from zerowait.codec import Codec
+from zerowait.errors import QueueFull, ZerowaitError
 from zerowait.outbox.entrance import Ready
 from zerowait.outbox.lane import Lane
 from zerowait.outbox.sheaf import Sheaf
@@ -27,6 +29,9 @@ from zerowait.pending import Pending, Promise
 log = logging.getLogger("zerowait.outbox")
 
 GROUPS_MOST = 1_024
+HELD_BYTES = 16 << 20  # of what is published before the groups are known: as long as a disk that stands still allows
+HELD_COST = 512  # of each event, beside its payload
+_LINE = "write `await zw.publish(…)`"
 
 
 class Safe:
@@ -65,9 +70,50 @@ class Safe:
         return promise
 
 
+class Held:
+    """An event that was published before it was known which groups there are."""
+
+    def __init__(
+        self, promise: Promise[int], topic: str, codec: Codec[Any], payload: bytes, headers: Mapping[str, str] | None
+    ) -> None:
+        self._promise = promise
+        self.topic, self.codec, self.payload, self.headers = topic, codec, payload, headers
+        self.nbytes = len(payload) + HELD_COST
+        self._lock = threading.Lock()
+        self._taken: list[tuple[Sheaf, int]] | Exception | None = None
+        self._published: Pending[int] | None = None
+
+    def beside(self, published: Pending[int]) -> Pending[int]:
+        """As that of `Safe`."""
+        with self._lock:
+            self._published = published
+        self._look()
+        return self._promise
+
+    def went(self, taken: list[tuple[Sheaf, int]] | Exception) -> None:
+        """Appended for all groups there are; or it could not be, and why."""
+        with self._lock:
+            self._taken = taken
+        self._look()
+
+    def _look(self) -> None:
+        with self._lock:
+            published, taken = self._published, self._taken
+            if published is None or taken is None:
+                return
+            self._published = None  # whoever comes second finds nothing to do
+        if isinstance(taken, Exception):
+            self._promise.fail(taken)
+        else:
+            Safe(self._promise, taken).beside(published)
+
+
 class Groups:
     """folder: where they are remembered. lane: the way into the outbox for a group's channel. promise: makes one.
-    want: told of a channel whose workers are to be found. changed: told that there is another group, or one less."""
+    want: told of a channel whose workers are to be found. behind: runs something that may start a thread, behind
+    whoever publishes. changed: told that there is another group, or one less.
+
+    Which there are is read once, behind the first event: what is published meanwhile is held, in its order."""
 
     def __init__(
         self,
@@ -76,40 +122,108 @@ class Groups:
         lane: Callable[[str, Codec[Any]], Lane],
         promise: Callable[[str], Promise[Any]],
         want: Callable[[str], None],
+        behind: Callable[[Callable[[], None]], object] = lambda act: act(),
     ) -> None:
         self.changed: Callable[[], None] = _nothing
         self._folder = folder
         self._lane = lane
         self._promise = promise
         self._want = want
+        self._behind = behind
         self._known: dict[str, tuple[str, str]] | None = None  # channel → (pattern, group); None: not read yet
         self._early: dict[str, tuple[str, str]] = {}  # met before they were read
+        self._held: list[Held] = []
+        self._held_bytes = 0
+        self._room: Promise[None] | None = None  # of who was refused because too much is held
+        self._is_open = False  # they are known, and nothing is held: what is published is appended at once
+        self._opening: Future[None] | None = None
+        self._error: ZerowaitError | None = None  # they will never be known
         self._lock = threading.RLock()  # never held while the disk is waited for: the network thread takes it, too
         self._reading = threading.Lock()
         self._writing = threading.Lock()
 
+    # -- from not known to known ---------------------------------------------------------------------------------------
+
+    def read(self) -> Future[None]:
+        """Has them read behind whoever asks. Done when what is published goes to them at once."""
+        with self._lock:
+            opening, is_first = self._opening, self._opening is None
+            if opening is None:
+                opening = self._opening = Future()
+                opening.set_running_or_notify_cancel()  # who awaits it may be cancelled
+                if self._error is not None:
+                    opening.set_exception(self._error)
+                elif self._is_open:
+                    opening.set_result(None)
+            is_first = is_first and not opening.done()
+        if is_first:
+            self._behind(self._read_behind)
+        return opening
+
     def known(self) -> dict[str, tuple[str, str]]:
-        """All that there are. Read at first use, on this thread: not for the network thread (`seen`)."""
-        if self._known is None:
-            for channel, both in self._read().items():
-                self._begin(channel, both)
+        """All that there are. Read at first use, on this thread: not for the network thread, nor for whoever publishes
+        (`seen`, `read`)."""
+        if not self._is_open:
+            self._open()
         assert self._known is not None
         return self._known
 
-    def _read(self) -> dict[str, tuple[str, str]]:
-        """Gives those that were met meanwhile and are new; none to whoever finds that another was quicker."""
+    def _open(self) -> None:
         with self._reading:
-            if self._known is not None:
-                return {}
+            if self._is_open:
+                return
             found = self._remembered()
             with self._lock:
                 early = ((channel, both) for channel, both in self._early.items() if channel not in found)
                 new = dict(islice(early, max(0, GROUPS_MOST - len(found))))
                 self._known, self._early = found | new, {}
-            return new
+            self._let_go()
+        for channel, both in new.items():
+            self._keep(channel, both)
+        self.changed()
+
+    def _let_go(self) -> None:
+        """What was held goes its way, and what comes meanwhile behind it."""
+        while True:
+            with self._lock:
+                held, self._held, self._held_bytes = self._held, [], 0
+                room, self._room = self._room, None
+                if not held:
+                    self._is_open = True
+                    if self._opening is not None and not self._opening.done():
+                        self._opening.set_result(None)
+            if room is not None:
+                room.set(None)
+            if not held:
+                return
+            for each in held:
+                taken: list[tuple[Sheaf, int]] = []
+                try:
+                    self._append(taken, self._of(each.topic, each.codec), each.topic, each.payload, each.headers)
+                except Exception as error:  # whoever waits for it is told
+                    each.went(error)
+                else:
+                    each.went(taken)
+
+    def fail(self, error: ZerowaitError) -> None:
+        """They will not be read any more: the client is at its end."""
+        with self._lock:
+            held, self._held, self._held_bytes = self._held, [], 0
+            room, self._room = self._room, None
+            if not self._is_open:
+                self._error = error
+                if self._opening is not None and not self._opening.done():
+                    self._opening.set_exception(error)
+        for each in held:
+            each.went(error)
+        if room is not None:
+            room.set(None)
 
     def _read_behind(self) -> None:
-        threading.Thread(target=self.known, name="zerowait groups", daemon=True).start()
+        try:
+            threading.Thread(target=self.known, name="zerowait groups", daemon=True).start()
+        except RuntimeError:  # the interpreter is at its end, and starts no more threads: nobody waits for this one
+            self.known()
 
     def _remembered(self) -> dict[str, tuple[str, str]]:
         return remembered(self._folder())
@@ -119,15 +233,50 @@ class Groups:
         with self._lock:
             return {**(self._known or {}), **self._early}
 
-    def of(self, topic: str, codec: Codec[Any]) -> tuple[Any, ...]:
-        """(channel's lane, whether the topic is to be said) of the groups that get this topic."""
+    # -- what is published ---------------------------------------------------------------------------------------------
+
+    def of(self, topic: str, codec: Codec[Any]) -> tuple[tuple[Lane, bool], ...] | None:
+        """(channel's lane, whether the topic is to be said) of the groups that get this topic. None: which there are is
+        not known yet, and is being read."""
+        if not self._is_open:
+            self.read()
+            return None
+        return self._of(topic, codec)
+
+    def _of(self, topic: str, codec: Codec[Any]) -> tuple[tuple[Lane, bool], ...]:
         found: list[tuple[Lane, bool]] = []
-        known = self.known()
         with self._lock:
-            for channel, (pattern, _) in known.items():
+            for channel, (pattern, _) in (self._known or {}).items():
                 if matches(pattern, topic):
                     found.append((self._lane(channel, codec), is_wild(pattern)))
         return tuple(found)
+
+    def hold(self, topic: str, codec: Codec[Any], payload: bytes, headers: Mapping[str, str] | None) -> Held | None:
+        """Until it is known which groups get it; None: that is known by now. Raises QueueFull, and why they will never
+        be known; then nothing was taken."""
+        with self._lock:
+            if self._is_open:
+                return None
+            if self._error is not None:
+                raise self._error
+            held = Held(self._promise(_LINE), topic, codec, payload, headers)
+            if self._held_bytes + held.nbytes <= HELD_BYTES:
+                self._held.append(held)
+                self._held_bytes += held.nbytes
+                return held
+            room = self._room = self._room or self._promise("write `await error.room`")
+        words = (
+            f"For which durable groups this is kept could not be read yet from {self._folder()}, and "
+            f"{HELD_BYTES >> 20} MiB wait for that: the event on {topic} was not taken, "
+            "what was published before is kept. Try again when `error.room` is done, and look at that disk."
+        )
+        raise QueueFull(words, limit_bytes=HELD_BYTES, limit_messages=0, room=room, channel=topic, durable=True)
+
+    def is_holding(self) -> bool:
+        """Whether something was published that is not on its way to the outbox yet."""
+        return not self._is_open and self._error is None and self._opening is not None
+
+    # -- which there are -----------------------------------------------------------------------------------------------
 
     def met(self, channel: str) -> None:
         """A process serves this group: it is remembered from now on. On the network thread, which waits for no disk."""
@@ -139,12 +288,11 @@ class Groups:
             if both is None or (is_new and len(known) >= GROUPS_MOST):
                 return
             known[channel] = both
-            is_first = is_new and len(known) == 1
         self._want(channel)  # also of one that an earlier life has met: who asks for subscribers is to find it
         if is_read and is_new:
             self._begin(channel, both)
-        elif is_first and not is_read:
-            self._read_behind()
+        elif not is_read:
+            self.read()
 
     def _begin(self, channel: str, both: tuple[str, str]) -> None:
         self._keep(channel, both)
@@ -204,10 +352,22 @@ class Groups:
         """Stores it for each of them. Raises as a push does, and then nothing was taken: the first is refused, or none
         is."""
         taken: list[tuple[Sheaf, int]] = []
+        self._append(taken, lanes, topic, payload, headers, force=False)
+        return Safe(self._promise(_LINE), taken)
+
+    def _append(
+        self,
+        taken: list[tuple[Sheaf, int]],
+        lanes: tuple[tuple[Lane, bool], ...],
+        topic: str,
+        payload: bytes,
+        headers: Mapping[str, str] | None,
+        *,
+        force: bool = True,
+    ) -> None:
         for lane, says_topic in lanes:
             said = _said(headers, topic, says_topic)
-            taken.append(lane.append(payload, headers=said, force=bool(taken)))
-        return Safe(self._promise("write `await zw.publish(…)`"), taken)
+            taken.append(lane.append(payload, headers=said, force=force or bool(taken)))
 
 
 def folder_of(home: Path, namespace: str, client: str = "") -> Path:

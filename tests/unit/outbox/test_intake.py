@@ -23,6 +23,7 @@ from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.lane import Lane
 from zerowait.outbox.sheaf import MESSAGE_COST, Sheaf
 from zerowait.receipts import Receipt
+from zerowait.turns import SEGMENTS_A_TURN
 
 encoder = msgspec.msgpack.Encoder()
 
@@ -387,10 +388,10 @@ def test_an_event_loop_gives_way_only_in_a_turn_that_begins_segment_after_segmen
 
     async def turns() -> None:
         for _ in range(5):
-            begin_segments(intake_module.SEGMENTS_A_TURN)
+            begin_segments(SEGMENTS_A_TURN)
             await asyncio.sleep(0)
         assert given == [], "others turn in between"
-        begin_segments(intake_module.SEGMENTS_A_TURN + 3)
+        begin_segments(SEGMENTS_A_TURN + 3)
         assert len(given) == 3
 
     asyncio.run(turns())
