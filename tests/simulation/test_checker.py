@@ -111,6 +111,44 @@ def test_what_is_planted_is_found(planted: str) -> None:
     assert [line for line in world.wrong() if words in line], world.wrong()
 
 
+# -- what handlers send -----------------------------------------------------------------------------------------------
+
+OUTPUTS = {token: (payload_of(token, 10), "", "") for token in (101, 102, 103)}
+
+
+class Sending(World):
+    """Message 0 was handled by a run that sends 101 and 102, and by one that sends all three; 101 and 102 have left."""
+
+    def __init__(self, *left: int) -> None:
+        super().__init__()
+        again = self.run(0, "handled", START + 1.0)
+        for run, tokens in ((self.messages[0].runs[0], (101, 102)), (again, (101, 102, 103))):
+            self.history.sent(self.messages[0], run, [OUTPUTS[token] for token in tokens])
+        for token in left:
+            self.history.started(OUTPUTS[token][0], Run(WORKER, (BOX + 1, 1, token), START + 2.0, "handled"))
+
+    def outputs(self) -> list[str]:
+        return [words for words in self.wrong() if "sent" in words]
+
+
+@pytest.mark.parametrize("left", [(101, 102), (101, 102, 103)])
+def test_all_that_one_run_sends_leaves(left: tuple[int, ...]) -> None:
+    assert Sending(*left).outputs() == []
+
+
+@pytest.mark.parametrize(
+    ("left", "words"), [((101,), "sent in part"), ((101, 103), "sent in part"), ((), "not sent: what was sent")]
+)
+def test_what_no_run_sends_is_found(left: tuple[int, ...], words: str) -> None:
+    assert words in Sending(*left).outputs()[0]
+
+
+def test_nothing_leaves_where_the_run_that_was_chosen_sends_nothing() -> None:
+    world = Sending()
+    world.run(0, "handled", START + 1.5)
+    assert world.outputs() == []
+
+
 # -- second starts -----------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -85,3 +86,31 @@ def test_a_group_that_gets_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_publisher_that_forgets_its_groups_with_its_life_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RememberedGroups, "_remembered", nothing_remembered)
     assert [words for report in played(12, restarts=True) for words in report.wrong if "keeps an event on" in words]
+
+
+def kept_for_nobody(groups: RememberedGroups, lanes: object, topic: str, payload: bytes, headers: object) -> list[Any]:
+    return []
+
+
+def test_what_handlers_publish_for_a_group_that_does_not_get_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = (simulate(seed) for seed in count(1) if plan(seed).tells)
+    well = next(report for report in reports if report.topics["for them by handlers"])
+    assert not well.wrong
+    monkeypatch.setattr(RememberedGroups, "ready", kept_for_nobody)
+    assert "what was sent for message" in simulate(well.seed).wrong[0]
+
+
+def test_handlers_publish_for_durable_groups_in_a_fifth_of_the_worlds() -> None:
+    plans = [plan(seed) for seed in range(1, 1_001)]
+    assert sum(bool(each.tells) for each in plans) >= 200
+    assert all(each.serves for each in plans if each.tells)
+
+
+def test_what_has_been_heard_and_not_looked_at_yet_may_be_known_and_need_not() -> None:
+    mine = book()
+    for kept_for in (set[str](), {"u.c@mail"}):
+        mine.publishes(PUBLISHER, "u.c", kept_for)
+    assert mine.wrong == []
+    mine.turned(PUBLISHER)
+    mine.publishes(PUBLISHER, "u.c", set())
+    assert "keeps an event on" in mine.wrong[0]

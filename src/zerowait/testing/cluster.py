@@ -11,13 +11,14 @@ from zerowait.engines.brokerless.protocol.core import OBITUARIES
 from zerowait.engines.brokerless.protocol.effects import Withdrawn
 from zerowait.engines.brokerless.protocol.frames import Obituary
 from zerowait.errors import StoreError
+from zerowait.message import Prepared
 from zerowait.outbox.lane import Lane
 from zerowait.outbox.sheaf import Sheaf
 from zerowait.testing.asking import Asking
 from zerowait.testing.crew import NEXT
 from zerowait.testing.durable import Durable, Serve
 from zerowait.testing.events import TOPICS
-from zerowait.testing.history import LEFT, History, Life, Message, payload_of
+from zerowait.testing.history import LEFT, History, Life, Message, Output, payload_of
 from zerowait.testing.network import Network
 from zerowait.testing.node import Node
 from zerowait.testing.plan import KILLS, REFORMS, Plan
@@ -121,6 +122,11 @@ class Cluster:
                 if join.worker == index:
                     come = partial(node.when_awake, partial(topics.subscribe, id, join))
                     self.timeline.after(join.after, come)
+        if self.plan.tells:
+            publishes = node.topics = node.topics or Topics(node)
+            publishes.declare()
+            publishes.durable = Durable(node, self._watch)
+            node.crew.tells = partial(self._tells, publishes.durable)
         if self.plan.has_homes:
             home = self._home_of(name)
             node.core.keep_in(home.box)
@@ -336,6 +342,10 @@ class Cluster:
             return []
         count = self.plan.sends[token % len(self.plan.sends)]
         return [payload_of(OUTPUTS + 10 * token + n, 10 if token % 5 else 3_000) for n in range(count)]
+
+    def _tells(self, durable: Durable, channel: str, token: int, index: int) -> tuple[list[Prepared], list[Output]]:
+        topic = self.plan.tells[token % len(self.plan.tells)] if channel == CHANNEL else ""
+        return durable.tells(topic, token, index) if topic else ([], [])
 
     def _temper(self, token: int) -> tuple[float, str]:
         kind = self.plan.tempers.get(token, "")

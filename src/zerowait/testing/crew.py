@@ -13,7 +13,7 @@ from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
 from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, Outcome, Prepared, Sent, Verdict
 from zerowait.testing.durable import check_arrival
-from zerowait.testing.history import History, Message, Run
+from zerowait.testing.history import History, Message, Output, Run
 from zerowait.testing.timeline import Timeline
 
 REASONS = {
@@ -38,6 +38,12 @@ class Sends(Protocol):
     def __call__(self, channel: str, token: int, /) -> list[bytes]: ...
 
 
+class Tells(Protocol):
+    """What it publishes for durable groups: as it is kept, and for the books. index: the message's."""
+
+    def __call__(self, channel: str, token: int, index: int, /) -> tuple[list[Prepared], list[Output]]: ...
+
+
 class Crew:
     """at_once: how many messages a runner takes. kills: called when a handler takes its process along. home: the outbox
     where what handlers send is to lie.
@@ -58,6 +64,7 @@ class Crew:
         sends: Sends,
     ) -> None:
         self.home = 0
+        self.tells: Tells = lambda channel, token, index: ([], [])
         self._sends = sends
         self._timeline = timeline
         self._history = history
@@ -117,10 +124,14 @@ class Crew:
             if run.ending == "retry":
                 run.wait_s = LATER_S if message is not None and message.token % 5 == 4 else RETRY_S
             outcome = Outcome(_VERDICTS[run.ending], run.wait_s, REASONS.get(run.ending, b""))
-        elif message is not None and (payloads := self._sends(channel, message.token)):
-            self._history.sent(message, payloads)
-            sent = _prepared(index, payloads)
-            outcome = Outcome(Verdict.HANDLED, outputs=Sent(self.home, [sent]))
+        elif message is not None:
+            parts, outputs = self.tells(channel, message.token, index)
+            if payloads := self._sends(channel, message.token):
+                parts.append(_prepared(index, payloads))
+                outputs += [(payload, "", "") for payload in payloads]
+            if parts:
+                self._history.sent(message, run, outputs)
+                outcome = Outcome(Verdict.HANDLED, outputs=Sent(self.home, parts))
         if message is not None:
             self._history.tell("end", message.token, run.worker, run.ending)
         self._core.finish([(taken, index, index + 1, outcome)])

@@ -12,20 +12,30 @@ from msgspec import Struct
 
 from zerowait.codec import Codec
 from zerowait.errors import StoreError
+from zerowait.message import Prepared
+from zerowait.outbox.bundle import bundle
+from zerowait.outbox.entrance import Ready
 from zerowait.outbox.lane import Lane
 from zerowait.outbox.sheaf import Sheaf
 from zerowait.patterns import TOPIC_HEADER, channel_of, is_wild, matches, overlap, parted
 from zerowait.testing.events import DECLARED
-from zerowait.testing.history import Message, payload_of
+from zerowait.testing.history import Message, Output, payload_of
 from zerowait.topics.groups import Groups
 
 if TYPE_CHECKING:
     from zerowait.testing.node import Node
 
 GROUPED: Final = 500_000  # tokens from there on are of events for durable groups
+TOLD: Final = 2_000_000  # likewise, of those that handlers publish
 TEMPERS: Final = 24  # of so many of them it may be planned how their handlers behave
 KEPT_S: Final = 0.01  # until a publisher that has met a group has it on its disk
 GROUPS: Final = tuple(channel_of(*each) for each in (("t.a", "bill"), ("t.*", "bill"), (">", "log"), ("u.c", "mail")))
+
+
+def told(token: int, channel: str) -> int:
+    """The token of what is published for that group while the message of that token is handled."""
+    return TOLD + 10 * token + GROUPS.index(channel)
+
 
 Watch = Callable[[Message, "Node", Sheaf, int], None]
 _any: Codec[Any] = Codec(Any)
@@ -55,23 +65,33 @@ class GroupBook:
         self.remembered: dict[str, set[str]] = {}  # client → the groups on its disk
         self.wrong: list[str] = []
         self.count = 0  # events for groups, each for each
+        self.told = 0  # likewise, of those that handlers have published
         self._met: dict[int, set[str]] = {}  # a life of a publisher → the groups that it knows
+        self._heard: dict[int, set[str]] = {}  # likewise, or has heard of since it turned last
 
     def born(self, instance: int, name: str) -> None:
         self._met[instance] = set(self.remembered.get(name, ()))
+        self._heard[instance] = set(self._met[instance])
 
     def meets(self, instance: int, channels: Iterable[str]) -> None:
         """Somebody has told that publisher that he serves these."""
-        self._met[instance].update(
+        self._heard[instance].update(
             channel
             for channel in channels
             if (both := parted(channel)) is not None and any(overlap(each.pattern, both[0]) for each in DECLARED)
         )
 
+    def turned(self, instance: int) -> None:
+        """It has made of all that it has heard what follows from it."""
+        self._met[instance] |= self._heard[instance]
+
     def publishes(self, instance: int, topic: str, kept_for: set[str]) -> None:
-        there = {channel for channel in self._met[instance] if matches(channel.rpartition("@")[0], topic)}
-        if kept_for != there:
-            words = f"and it knows of {sorted(there)}"
+        least, most = (
+            {channel for channel in channels[instance] if matches(channel.rpartition("@")[0], topic)}
+            for channels in (self._met, self._heard)
+        )
+        if not least <= kept_for <= most:
+            words = f"and it knows of {sorted(most)}"
             self.wrong.append(f"{instance} keeps an event on {topic} for {sorted(kept_for)}, {words}")
 
 
@@ -86,8 +106,8 @@ class RememberedGroups(Groups):
     def _to(self, channel: str, codec: Codec[Any]) -> Lane:
         lane = self._lanes.get(channel)
         if lane is None:
-            intake = self._node.holdings.intake
-            assert intake is not None, "a publisher without an outbox"
+            holdings = self._node.holdings
+            intake = holdings.intake or holdings.boxes[self._node.crew.home].intake
             lane = self._lanes[channel] = Lane(intake, channel)
         return lane
 
@@ -130,6 +150,24 @@ class Durable:
         link = self._node.core.links.get(conn)
         if link is not None and link.begun:
             self._book.meets(self._node.instance, link.served)
+
+    def turned(self) -> None:
+        self._book.turned(self._node.instance)
+
+    def tells(self, topic: str, token: int, index: int) -> tuple[list[Prepared], list[Output]]:
+        """What a handler publishes there for the message of that token: to be sent with its outcome."""
+        self._groups.known()
+        lanes = self._groups.of(topic, _any) or ()
+        self._book.publishes(self._node.instance, topic, {lane.channel for lane, _ in lanes})
+        ready: list[tuple[int, Ready]] = []
+        outputs: list[Output] = []
+        for each in lanes:
+            channel = each[0].channel
+            payload = payload_of(told(token, channel), 3_000 if token % 7 == 0 else 10)
+            outputs.append((payload, channel, topic))
+            ready += [(index, one) for one in self._groups.ready((each,), topic, payload, None)]
+        self._book.told += len(outputs)
+        return bundle(ready, self._node.now_us()), outputs
 
     def publish(self, topic: str) -> bool:
         """For each group that gets it, before anybody else does. False: it was refused, and nobody is to have it."""

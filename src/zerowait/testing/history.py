@@ -16,6 +16,9 @@ _encode = msgpack.Encoder().encode
 _decode = msgpack.Decoder(tuple[int, bytes]).decode
 
 
+Output = tuple[bytes, str, str]  # payload; of an event for a durable group: its channel, and the topic
+
+
 def payload_of(token: int, size: int) -> bytes:
     """What is pushed for that message; nothing else decodes to its token and has these bytes."""
     return _encode((token, blake2b(token.to_bytes(8, "big"), digest_size=16).digest() * (1 + size // 16)))
@@ -37,6 +40,7 @@ class Run(Struct, eq=False):
     ended_at: float | None = None
     taken_at: float | None = None  # None: when it was started
     wait_s: float = 0.0
+    sent: frozenset[int] = frozenset()  # tokens of what it sends if it is chosen
 
 
 class Message(Struct, eq=False):
@@ -112,13 +116,15 @@ class History:
         # What is less than a jump is not made one (`outbox/clock.py`): due times are told by another clock then.
         return max(0.0, jump_s) + 0.1 * (len({*before, *later}) > 1)
 
-    def sent(self, of: Message, payloads: list[bytes]) -> None:
-        """A run of that message has ended well, and sends these if it is chosen."""
-        for payload in payloads:
+    def sent(self, of: Message, run: Run, outputs: list[Output]) -> None:
+        """That run of that message has ended well, and sends these if it is chosen."""
+        for payload, channel, topic in outputs:
             token = token_of(payload)
+            run.sent |= {token}
             if token not in self.messages:
-                self.messages[token] = Message(token, payload, 0, False, "prepared", of=of.token)
-        self.tell("sends", of.token, len(payloads))
+                message = self.messages[token] = Message(token, payload, 0, False, "prepared", of=of.token)
+                message.channel, message.topic = channel, topic
+        self.tell("sends", of.token, *sorted(run.sent))
 
     def started(self, payload: bytes, run: Run) -> Message | None:
         try:

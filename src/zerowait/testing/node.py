@@ -210,6 +210,8 @@ class Node:
         self.core.wake(now)
         self.core.flush(now)
         self._perform(now)
+        if self.topics is not None and self.topics.durable is not None:
+            self.topics.durable.turned()
         if self._stirred:
             self._stirred = False
             self.around.turned(self)

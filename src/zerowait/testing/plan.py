@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from zerowait.testing.durable import GROUPED, TEMPERS, Serve, serves
+from zerowait.testing.durable import GROUPED, TEMPERS, Serve, serves, told
 from zerowait.testing.traffic import Ask, Join, Publication, Push, asks, joins, publications, pushes
 
 # All that can go wrong. Each kind is in about a third of the plans.
@@ -44,6 +44,8 @@ KILLS: Final = {"handler kills", "handler kills both ends"}
 OF_HANDLERS: Final = {"slow handler", "handler fails", "handler rejects"} | KILLS
 SHARE: Final = 0.4
 GROUPS_SHARE: Final = 0.5  # of the worlds in which something is published
+TELLS_SHARE: Final = 0.45  # of the worlds in which something is pushed: there handlers publish for durable groups
+TELLS: Final = (("t.a",), ("t.b", "u.c"), ("u.c", "", "t.a"))
 SHARE_OF_SOME: Final = 0.6  # of what cannot happen in every world
 REFORMS: Final = 20  # runs of a killer after which it does well: who leaves no trace would kill for ever
 LONGEST_S: Final = 4.5  # from there on nothing goes wrong any more
@@ -86,6 +88,7 @@ class Plan(Struct, frozen=True):
     sends: tuple[int, ...]  # how many messages a handler sends on, by token modulo its length; empty: one stage only
     keeps: frozenset[str]  # channels whose outcomes lie on their worker's disk
     serves: tuple[Serve, ...]  # who serves durable groups of topics
+    tells: tuple[str, ...]  # where a handler publishes for them, by token modulo its length; "": nowhere
 
     @property
     def has_files(self) -> bool:
@@ -95,7 +98,7 @@ class Plan(Struct, frozen=True):
     @property
     def has_homes(self) -> bool:
         """Whether workers have outboxes of their own."""
-        return bool(self.sends or self.keeps)
+        return bool(self.sends or self.keeps or self.tells)
 
 
 class Size(Struct, frozen=True):
@@ -173,6 +176,12 @@ def plan(seed: int) -> Plan:
         for kind in [each for each in FAULTS if each in OF_HANDLERS & chosen]:
             tempers.update({GROUPED + grouped.randrange(TEMPERS): kind for _ in range(grouped.choice((1, 2)))})
         keeps |= {each.channel for each in served if grouped.random() < 0.25}
+    telling = Random(f"handlers publish {seed}")
+    tells = telling.choice(TELLS) if pushing and telling.random() < TELLS_SHARE else ()
+    if tells:
+        served = served or serves(telling, workers, size.busy_s)
+        for kind in [each for each in FAULTS if each in OF_HANDLERS & chosen]:
+            tempers[told(telling.choice(tokens), telling.choice(served).channel)] = kind
     return Plan(
         seed=seed,
         senders=senders,
@@ -199,6 +208,7 @@ def plan(seed: int) -> Plan:
         sends=sends if pushing else (),
         keeps=keeps,
         serves=tuple(served),
+        tells=tells,
     )
 
 

@@ -81,7 +81,11 @@ class Simulation:
             self._plan.seed, self.history.digest(), tuple(self._wrong), frozenset(self.cluster.fired), counts,
             dict(self._causes.counted), self.timeline.steps, self.timeline.now - START, dict(self._replies.ends),
             dict(self._replies.again),
-            {**self.cluster.around.events.counts, "for durable groups": self.cluster.around.groups.count},
+            {
+                **self.cluster.around.events.counts,
+                "for durable groups": self.cluster.around.groups.count,
+                "for them by handlers": self.cluster.around.groups.told,
+            },
         )  # fmt: skip
 
     def _begin(self) -> None:
