@@ -181,7 +181,7 @@ def _(put: Put) -> None:
     put(Peers, "proofs_wanted", made)
 
 
-@bug("who has lost a connection is gone at once")
+@bug("who has lost a connection is gone at once", by=RULES)
 def _(put: Put) -> None:
     put(Peers, "_over_at", lambda right: lambda self, peer: peer.lost_at)
 

@@ -7,11 +7,16 @@ from typing import Any
 
 from tests.mutants.planting import Put, bug, nothing
 from zerowait.engines.brokerless import outboxes
-from zerowait.engines.brokerless.protocol import core, effects, sessions
+from zerowait.engines.brokerless.protocol import core, effects, link, sessions
 from zerowait.engines.brokerless.protocol.owner import custody, openings, owner
 from zerowait.engines.brokerless.protocol.peers import Peers
 from zerowait.engines.brokerless.protocol.worker import memory, share, worker
 from zerowait.outbox import ahead, known, outbox, settlement
+
+RULES = "tests/protocol/test_rules.py"
+CROWD = "tests/protocol/test_crowd.py"
+OUTBOX = "tests/unit/outbox/test_outbox.py"
+KNOWN = "tests/unit/outbox/test_known.py"
 
 # -- names and connections ---------------------------------------------------------------------------------------------
 
@@ -83,12 +88,12 @@ def _(put: Put) -> None:
     put(memory.Memory, "sort", made)
 
 
-@bug("what is queued of an owner that is gone stays queued")
+@bug("what is queued of an owner that is gone stays queued", by=RULES)
 def _(put: Put) -> None:
     put(worker.Worker, "owner_gone", nothing)
 
 
-@bug("who has what is withdrawn is not told")
+@bug("who has what is withdrawn is not told", by=RULES)
 def _(put: Put) -> None:
     put(owner.Owner, "_drop_at", nothing)
 
@@ -96,32 +101,37 @@ def _(put: Put) -> None:
 # -- gone, stuck, leaving ----------------------------------------------------------------------------------------------
 
 
-@bug("time in which we stood still counts against others")
+@bug("time in which we stood still counts against others", by=RULES)
 def _(put: Put) -> None:
     put(Peers, "paused", nothing)
 
 
-@bug("who was proved dead is let in again")
+@bug("who was proved dead is let in again", by=RULES)
 def _(put: Put) -> None:
     put(Peers, "is_dead", lambda right: lambda self, instance: False)
 
 
-@bug("silence is not noticed")
+@bug("silence is not noticed", by=CROWD)
 def _(put: Put) -> None:
-    put(Peers, "silent", lambda right: lambda self, now, heard: [])
+    put(Peers, "silent", lambda right: lambda self, now, heard: right(self, now, heard)[:0])
 
 
-@bug("who does not come back is waited for for ever")
+@bug("who says a byte now and then is never found to be silent", by=CROWD)
 def _(put: Put) -> None:
-    put(Peers, "over", lambda right: lambda self, now, heard: [])
+    put(link.Link, "put_off", lambda right: lambda self, now: 0.0)
 
 
-@bug("who answers no more gets new work")
+@bug("who does not come back is waited for for ever", by=RULES)
 def _(put: Put) -> None:
-    put(sessions.Sessions, "deaf", lambda right: lambda self, now, heard: [])
+    put(Peers, "over", lambda right: lambda self, now, heard: right(self, now, heard)[:0])
 
 
-@bug("what has not begun stays with who leaves")
+@bug("who answers no more gets new work", by=RULES)
+def _(put: Put) -> None:
+    put(sessions.Sessions, "deaf", lambda right: lambda self, now, heard: right(self, now, heard)[:0])
+
+
+@bug("what has not begun stays with who leaves", by=RULES)
 def _(put: Put) -> None:
     put(worker.Worker, "leave", nothing)
 
@@ -129,12 +139,12 @@ def _(put: Put) -> None:
 # -- credit, time, priority, ids ---------------------------------------------------------------------------------------
 
 
-@bug("a limit that is lowered counts as given back at once")
+@bug("a limit that is lowered counts as given back at once", by=RULES)
 def _(put: Put) -> None:
     put(share.Share, "highest", lambda right: lambda self: self.limit)
 
 
-@bug("what waits behind runners that stand still is not handed back")
+@bug("what waits behind runners that stand still is not handed back", by=RULES)
 def _(put: Put) -> None:
     put(worker.Worker, "_hand_back", nothing)
 
@@ -150,11 +160,11 @@ def _(put: Put) -> None:
     put(custody.Custody, "settle", made)
 
 
-@bug("what is urgent waits for what is not")
+@bug("what is urgent waits for what is not", by=OUTBOX)
 def _(put: Put) -> None:
     put(ahead, "PRIORITIES", lambda right: tuple(reversed(right)))
 
 
-@bug("a push that comes again by its id is taken again")
+@bug("a push that comes again by its id is taken again", by=KNOWN)
 def _(put: Put) -> None:
     put(known.Known, "admit", lambda right: lambda self, database, fresh, id_of, now: (list(fresh), []))

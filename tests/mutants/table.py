@@ -113,6 +113,7 @@ RULES: dict[str, tuple[str, ...]] = {
     ),
     "4.2": (
         "silence is not noticed",
+        "who says a byte now and then is never found to be silent",
         "who does not come back is waited for for ever",
         "who has lost a connection is gone at once",
         "no proof is looked for when a connection ends",
