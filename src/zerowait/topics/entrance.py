@@ -24,7 +24,8 @@ from zerowait.plain import Plain, check_plain
 from zerowait.settings import Settings
 from zerowait.topic import Topic
 from zerowait.topics.bundle import Press, TopicLane
-from zerowait.topics.groups import Groups, Held, Safe
+from zerowait.topics.groups import Groups
+from zerowait.topics.safe import Held, Safe
 
 log = logging.getLogger("zerowait.topics")
 

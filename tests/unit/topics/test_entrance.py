@@ -22,6 +22,7 @@ from zerowait.topics import groups as groups_module
 from zerowait.topics.bundle import Press, TopicLane
 from zerowait.topics.entrance import TopicEntrance
 from zerowait.topics.groups import Groups
+from zerowait.topics.safe import HELD_COST
 
 RELIABLE = Topic[int]("acc", reliable=True)
 
@@ -166,7 +167,7 @@ def test_threads_that_publish_while_the_groups_become_known_keep_their_order(sta
 def test_no_more_is_held_than_memory_bears_and_what_is_refused_has_nobody(
     stalled: Stalled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groups_module, "HELD_BYTES", 2 * (groups_module.HELD_COST + 1))
+    monkeypatch.setattr(groups_module, "HELD_BYTES", 2 * (HELD_COST + 1))
     stalled.publish(RELIABLE, 1)
     stalled.publish(RELIABLE, 2)
     with pytest.raises(QueueFull, match="could not be read yet") as full:
