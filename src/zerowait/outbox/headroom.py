@@ -12,12 +12,15 @@ So once it is scarce each looks before every transaction, takes only a part of w
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from msgspec import DecodeError, msgpack
 
 from zerowait.errors import StoreError
+from zerowait.message import Again, Bury, Change, Keep, Mark, Spool
 from zerowait.outbox.database import BOUNDLESS, Database, DatabaseError, is_passing
-from zerowait.outbox.row import Fresh
+from zerowait.outbox.row import Fresh, Row
 
 KEPT_BYTES: Final = 4 << 20
 KEPT_PART: Final = 8  # of a small file system at most so large a part is kept: an eighth
@@ -30,8 +33,11 @@ TURN_BYTES: Final = 32 << 10  # pages that one transaction touches besides: the 
 ROW_BYTES: Final = 512  # of a piece, whose body often begins a page
 STEP_PAGES: Final = 64  # given back at once: that goes through the log, too, and needs room there
 STEPS: Final = 16  # at one look
-FEW: Final = 16  # changes for which what is kept is enough, and of which one sync is not one each
-CHANGE_BYTES: Final = 16 << 10  # two pages, in the log and in the file
+FEW: Final = 16  # plain changes for which what is kept is enough, and of which one sync is not one each
+CHANGE_BYTES: Final = 16 << 10  # two pages, in the log and in the file; besides what is written with it
+LONG_BYTES: Final = 2 << 20  # hardly anything that is written with a change is longer
+SHORT_BYTES: Final = 1 << 10  # a note that is not kept may be so long
+NOT_KEPT: Final = "(left out: on the disk of its outbox was no room for it)\n"
 LOG_PART: Final = 4  # of what is kept the log may use a quarter before it is brought into the file, if room is scarce
 
 
@@ -76,20 +82,32 @@ class Headroom:
                 return fitting
         return len(fresh)
 
-    def at_once(self, database: Database, changes: int) -> int:
-        """How many of so many changes go into one transaction. All of them; where room is short so many as surely fit,
+    def at_once(self, database: Database, changes: Sequence[Change], out: Mapping[int, Row]) -> int:
+        """How many of these changes go into one transaction. All of them; where room is short so many as surely fit,
         and a few in any case, for what they settle is on many pages, which all lie in the log until that is brought
-        into the file."""
-        if database.path is None or not changes:
-            return changes
-        self.notice(database)
-        if self._sure(database) < min(changes, FEW) and database.log_bytes > self._most_log():
-            self._look(database, 0)
-        return min(changes, max(FEW, self._sure(database)))
+        into the file. What is kept is not for tracebacks: of those few, where they do not fit, notes are cut.
 
-    def _sure(self, database: Database) -> int:
-        """Changes for which there is room, whatever pages they are on."""
-        return (self._left(database) - TURN_BYTES) // CHANGE_BYTES
+        out: the rows that dispatch has, by seq.
+        """
+        if database.path is None or not changes:
+            return len(changes)
+        self.notice(database)
+        if len(changes) * (CHANGE_BYTES + TWICE * LONG_BYTES) <= self._left(database):
+            return len(changes)
+        first = sum(_needs(change, out) for change in changes[:FEW])
+        if self._left(database) < TURN_BYTES + first and database.log_bytes > self._most_log():
+            self._look(database, 0)
+        left = self._left(database) - TURN_BYTES
+        least = min(0, left - FEW * CHANGE_BYTES)  # so much of what is kept is for a few
+        for fitting, change in enumerate(changes):
+            if _needs(change, out) > left:
+                if fitting >= FEW:
+                    return fitting
+                _cut(change)
+            left -= _needs(change, out)
+            if fitting and left < least:
+                return fitting
+        return len(changes)
 
     def pressure(self, database: Database) -> int:
         """What is to be taken for handlers that send, as `Intake.pressure`: 1 while pushes have no room, and what they
@@ -174,3 +192,28 @@ class Headroom:
 
 def _size(fresh: Fresh) -> int:
     return len(fresh.piece.body) + ROW_BYTES
+
+
+def _needs(change: Change, out: Mapping[int, Row]) -> int:
+    """Bytes that surely are enough for it, in the log and in the file."""
+    match change:
+        case Again() | Bury() | Mark():
+            row = out.get(change.seq)  # out of a segment it takes its payload with it
+            written = row.nbytes(change.number, 1) if row is not None and row.count > 1 else 0
+            return CHANGE_BYTES + TWICE * (written + (0 if isinstance(change, Mark) else len(change.note)))
+        case Keep() | Spool():
+            written = sum(len(each.body) for each in change.prepared if each.row is None)
+            return CHANGE_BYTES + TWICE * (written + (len(change.note) if isinstance(change, Keep) else 0))
+        case _:
+            return CHANGE_BYTES
+
+
+def _cut(change: Change) -> None:
+    """Its reason stays, and what it says of where that was raised goes."""
+    if isinstance(change, Again | Bury) and len(change.note) > SHORT_BYTES:
+        try:
+            said = {**msgpack.decode(change.note, type=dict[str, Any]), "traceback": NOT_KEPT}
+        except (DecodeError, UnicodeDecodeError):
+            said = {"traceback": NOT_KEPT}  # it is another process's
+        reason = str(said.get("reason", ""))
+        change.note = msgpack.encode(said if len(reason) <= SHORT_BYTES else {**said, "reason": reason[:SHORT_BYTES]})

@@ -182,7 +182,7 @@ class Outbox:
         headroom.notice(database)
         fits, is_over = headroom.fits(database, self._fresh), False
         while not is_over:
-            changes = headroom.at_once(database, len(self._changes))
+            changes = headroom.at_once(database, self._changes, self._books.ahead.out)
             if fits or changes or self._spoilt or self._books.aging.has_work(now):
                 write = partial(self._write, database, now, shift, fits, changes)
                 self._hand_out(self._commit(database, write), shift)

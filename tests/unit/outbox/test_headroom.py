@@ -7,15 +7,18 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.unit.outbox.boxes import Bench, Time, handled, values
 from zerowait.errors import StoreError
+from zerowait.message import Again, Bury
 from zerowait.outbox import headroom as headroom_module
 from zerowait.outbox.database import Database, Disk
 from zerowait.outbox.headroom import KEPT_PART
 from zerowait.outbox.outbox import TRY_AGAIN
 
+packed = msgspec.msgpack.encode
 Maker = Callable[..., Bench]
 MIB = 1 << 20
 
@@ -135,6 +138,47 @@ def test_outcomes_for_which_there_is_room_are_not_written_bit_by_bit(on_disk: Ma
     assert bench.row().handled == 400
     assert bench.box.turns - before < 12
     assert small.most <= small.size
+
+
+@pytest.mark.parametrize("change", [Again, Bury])
+@pytest.mark.parametrize("size", [2_000, 40_000])
+def test_failures_with_long_tracebacks_fit_into_what_is_kept_and_what_is_behind_them_is_settled(
+    on_disk: Maker, time: Time, small: Small, change: type[Again | Bury], size: int
+) -> None:
+    # given: a full disk
+    bench = on_disk()
+    fill(bench, size)
+    bench.turns()
+    names = [(each, each.first + at) for each in bench.segments for at in range(each.count)]
+    # when half of them fail, each with a story to tell, and all others are handled
+    half = len(names) // 2
+    told: list[Again | Bury] = []
+    for segment, number in names[:half]:
+        note = {"reason": "TooOld: 1", "rule": "attempts", "traceback": text(16 << 10), "worker": "w"}
+        place = segment.channel, segment.epoch, number
+        told.append(
+            Bury(*place, 5, packed(note), segment.seq)
+            if change is Bury
+            else Again(*place, 1, time.now_us() + 10**9, packed(note), segment.seq)
+        )
+    bench.turn(*told, *[handled(each, number - each.first, number - each.first + 1) for each, number in names[half:]])
+    # then all of that was written, into what is kept, each failure with its reason, if without its story
+    assert small.most <= small.size
+    assert bench.row().handled == len(names) - half
+    rows = bench.box.read("SELECT note FROM message WHERE note IS NOT NULL")
+    notes = [msgspec.msgpack.decode(note) for (note,) in rows]
+    assert len(notes) == half
+    assert {each["reason"] for each in notes} == {"TooOld: 1"}
+    assert any("no room" in each["traceback"] for each in notes)
+
+
+def test_where_there_is_room_a_failure_keeps_its_story(on_disk: Maker, small: Small) -> None:
+    bench = on_disk()
+    bench.push("one")
+    (segment,) = bench.turn()
+    note = packed({"reason": "why", "traceback": text(16 << 10)})
+    bench.turn(Bury(segment.channel, segment.epoch, segment.first, 5, note, segment.seq))
+    assert bench.box.read("SELECT note FROM message") == [(note,)]
 
 
 def test_the_disk_is_not_filled_beyond_what_is_kept(on_disk: Maker, small: Small) -> None:
