@@ -56,6 +56,7 @@ class Adopter:
         self._mind = mind
         self._adopted: dict[int, Outbox] = {}
         self._settled: set[int] = set()  # those of them with which nothing was left to do at the last look
+        self._idle: set[int] = set()  # those of them in which nothing waited when they were opened: no news to people
         self._seen: dict[Path, tuple[Stamp, dict[str, int]]] = {}  # files left where they are, and what waits in them
         self._told: set[tuple[Path, str]] = set()
         self._leaving = threading.Event()
@@ -147,6 +148,8 @@ class Adopter:
         if over.exception() is None:
             box = over.result()
             self._adopted[box.id] = box
+            if not box.ledger.unsettled():
+                self._idle.add(box.id)
 
     def _is_served(self, waiting: dict[str, int]) -> bool:
         """Whether there is a worker for any of these channels. They are looked for from now on."""
@@ -203,13 +206,15 @@ class Adopter:
         assert box.path is not None
         # A letter that was given back just before waits in it now, and nobody was offered it.
         waiting = box.ledger.unsettled()
+        level = logging.DEBUG if box.id in self._idle else logging.INFO
+        self._idle.discard(box.id)
         self._leave_alone(box.path, waiting)
         if waiting:
             count = sum(waiting.values())
             log.info("the outbox %s, which was taken over, is closed, and %d wait in it again", box.path.name, count)
             return
         what = "it is closed, with the dead letters that it holds" if box.path.exists() else "it is removed"
-        log.info("everything of the outbox %s, which was taken over, is settled: %s", box.path.name, what)
+        log.log(level, "everything of the outbox %s, which was taken over, is settled: %s", box.path.name, what)
 
 
 def _wait_for(future: Future[Any], what: str) -> None:

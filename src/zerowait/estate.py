@@ -520,7 +520,8 @@ class Estate:
         self._want_what_waits(box)
         count = sum(box.ledger.unsettled().values())
         what = "1 message" if count == 1 else f"{count} messages"
-        log.info("took over the outbox %s, whose owner is gone: %s to deliver", path.name, what)
+        level = logging.INFO if count else logging.DEBUG
+        log.log(level, "took over the outbox %s, whose owner is gone: %s to deliver", path.name, what)
 
     def give_back(self, box: Outbox) -> Future[None] | None:
         """Closes one that was adopted; its file goes if nothing is kept in it. None: something of it is under way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from concurrent.futures import Future
@@ -18,6 +19,7 @@ from zerowait.cli.reach import Reach
 from zerowait.engines.brokerless.directory import Directory
 from zerowait.errors import Closed
 from zerowait.outbox.answering import answer
+from zerowait.outbox.database import create
 from zerowait.outbox.file import peek
 from zerowait.outbox.keeper import Keeper
 from zerowait.outbox.outbox import Outbox
@@ -75,6 +77,23 @@ def test_what_was_taken_over_is_removed_once_it_is_delivered(settings: Settings,
         wait_until(lambda: not boxes(zw), within=5)
         assert list(folder(settings).glob("*.lock")) == []
         zw.push("numbers", 4).handled.result(5)  # and its adopter goes on
+
+
+def test_an_empty_outbox_that_is_taken_over_and_removed_is_no_news(
+    settings: Settings, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed scripts leave files in which nothing waits: of each there were two lines in the log of a service."""
+    caplog.set_level(logging.DEBUG, "zerowait.outbox")
+    leave(settings, 1)
+    create(folder(settings) / f"killed.{0xAA:016x}.db", 0xAA, "killed", 1)
+
+    def said(name: str, level: int) -> list[str]:
+        lines = [each.getMessage() for each in caplog.records if each.levelno == level]
+        return [line for line in lines if name in line and ("took over" in line or "is settled" in line)]
+
+    with service.app:
+        wait_until(lambda: len(said("script.", logging.INFO)) == len(said("killed.", logging.DEBUG)) == 2, within=10)
+    assert not said("killed.", logging.INFO)
 
 
 def test_what_was_taken_over_and_holds_dead_letters_is_left_to_its_own_name(
