@@ -61,6 +61,18 @@ def test_who_says_goodbye_has_left_and_is_not_lost(telling: Telling, caplog: pyt
     assert "is kept for it" in caplog.text
 
 
+@pytest.mark.parametrize(("topic", "end"), [("dead", "w (pid 1) has died"), ("gone", "w (pid 1) is gone (too late)")])
+def test_who_had_something_at_a_process_that_ends_is_warned_and_who_had_nothing_only_told(
+    telling: Telling, caplog: pytest.LogCaptureFixture, topic: str, end: str
+) -> None:
+    for messages in (0, 1):
+        telling.say(Say(topic, "too late", 1, messages=messages), "w (pid 1)")
+    nothing, one = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert nothing == ("INFO", end)
+    assert one[0] == "WARNING"
+    assert one[1].startswith(f"{end}; what it had begun is given to others")
+
+
 def test_words_of_strangers_are_remembered_up_to_a_bound(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:
     for n in range(2_000):
         telling.say(Say("refused", f"nonsense {n}", 1), "somebody")

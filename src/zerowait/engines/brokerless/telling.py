@@ -141,10 +141,10 @@ class Telling:
                     "the connection to %s is lost (%s); what it holds is kept for it", peer, said.words or "closed"
                 )
             case "dead":
-                log.warning("%s has died; what it had begun is given to others at once", peer)
+                self._ended(said, f"{peer} has died", "at once")
                 self._gone(said, name, "died")
             case "gone":
-                log.warning("%s is gone (%s); what it had begun is given to others", peer, said.words)
+                self._ended(said, f"{peer} is gone ({said.words})")
                 self._gone(said, name, "silent")
             case "left":
                 log.info("%s has left", peer)
@@ -201,6 +201,13 @@ class Telling:
                 )
             case _:
                 log.debug("%s: %s %s", peer, said.topic, said.words)
+
+    def _ended(self, said: Say, end: str, when: str = "") -> None:
+        """To a process that had nothing there it is no more than news."""
+        if said.messages:
+            log.warning("%s", f"{end}; what it had begun is given to others {when}".rstrip())
+        else:
+            log.info("%s", end)
 
     def _gone(self, said: Say, name: str, how: str) -> None:
         instance = f"{said.instance:016x}"
