@@ -8,14 +8,14 @@ import os
 import sys
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.waiting import wait_until
-from zerowait import App, Plain, PushChannel, Settings
+from zerowait import App, Client, Plain, PushChannel, Settings
 from zerowait.engines.brokerless.node import Node
 from zerowait.engines.brokerless.plainly.ports import PlainPorts
 from zerowait.handlers.stage import Stage
@@ -137,3 +137,26 @@ def test_each_life_reads_the_settings_of_its_own_time(monkeypatch: pytest.Monkey
         with app as zw:
             assert zw.status().namespace == namespace
     assert app._settings is None
+
+
+@pytest.mark.parametrize("leaves", ["worker", "sender"])
+def test_a_process_that_leaves_in_order_loses_no_connection(
+    settings: Settings, caplog: pytest.LogCaptureFixture, leaves: str
+) -> None:
+    """Its own log said that the connection to each peer was lost, and that what that one holds is kept for it."""
+    caplog.set_level("DEBUG", "zerowait.peers")
+    app, seen = App("served", settings=settings), list[int]()
+
+    @app.pull("numbers")
+    async def take(number: int) -> None:
+        seen.append(number)
+
+    with ExitStack() as later:
+        worker, sender = app, Client("sender", settings=settings)
+        first, other = (worker, sender) if leaves == "worker" else (sender, worker)
+        later.enter_context(other)
+        with first:
+            sender.push("numbers", 1).handled.result(5)
+        wait_until(lambda: "has left" in caplog.text, within=5)
+    assert "is closed: this process leaves" in caplog.text
+    assert "is lost" not in caplog.text

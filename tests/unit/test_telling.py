@@ -11,7 +11,7 @@ import pytest
 from tests.waiting import wait_until
 from zerowait import notices
 from zerowait.callbacks import Callbacks
-from zerowait.engines.brokerless.protocol.effects import Say
+from zerowait.engines.brokerless.protocol.effects import WE_LEAVE, Say
 from zerowait.engines.brokerless.telling import REFUSALS_MOST, Stays, Telling
 from zerowait.outbox.attempt import Notice as OutboxNotice
 
@@ -56,6 +56,7 @@ def test_who_says_goodbye_has_left_and_is_not_lost(telling: Telling, caplog: pyt
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO] == [
         "client (pid 1) has left"
     ] * 2
+    telling.say(Say("lost", WE_LEAVE, 1), "client (pid 1)")
     assert "is kept for it" not in caplog.text
     telling.say(Say("lost", "", 1), "client (pid 1)")
     assert "is kept for it" in caplog.text

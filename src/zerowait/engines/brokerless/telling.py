@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from zerowait import notices
 from zerowait.callbacks import Callbacks
-from zerowait.engines.brokerless.protocol.effects import Say
+from zerowait.engines.brokerless.protocol.effects import WE_LEAVE, Say
 from zerowait.message import Bury
 from zerowait.names import message_id
 from zerowait.outbox.attempt import Notice as OutboxNotice
@@ -27,6 +27,7 @@ LISTED = 10  # names in a line
 REFUSALS_MOST = 256  # different words that are counted apart: they are the other end's
 WORDS_MOST = 200
 LEFT = ("it left", "left", "it had to leave")  # said goodbye: "has left" follows
+OVER = (*LEFT, WE_LEAVE)  # connections that end in order
 
 
 class Stays(Struct, frozen=True, kw_only=True):
@@ -134,8 +135,8 @@ class Telling:
             case "met":
                 log.debug("connected to %s", peer)
                 self.notice(notices.PeerUp(name=name, instance=instance, channels=said.channels))
-            case "lost" if said.words in LEFT:
-                log.debug("%s has closed its connection: %s", peer, said.words)
+            case "lost" if said.words in OVER:
+                log.debug("the connection to %s is closed: %s", peer, said.words)
             case "lost":
                 log.info(
                     "the connection to %s is lost (%s); what it holds is kept for it", peer, said.words or "closed"

@@ -12,7 +12,7 @@ from math import inf
 
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config, Identity
-from zerowait.engines.brokerless.protocol.effects import Asked, Effects, Prove, Say
+from zerowait.engines.brokerless.protocol.effects import WE_LEAVE, Asked, Effects, Prove, Say
 from zerowait.engines.brokerless.protocol.frames import (
     Fragment,
     Frame,
@@ -466,4 +466,5 @@ class Core:
         code, words = (0, "") if final else (frames.LEAVING, "it had to leave")
         for link in list(self.links.values()):
             if link.hello is not None and link.side == "both":
-                self.sessions.end(link, code, words, now, missed=self.publisher.part(link.conn))
+                missed = self.publisher.part(link.conn)
+                self.sessions.end(link, code, words, now, missed=missed, why=WE_LEAVE)

@@ -147,6 +147,9 @@ class Asked(Struct, gc=False):
     body: bytes
 
 
+WE_LEAVE = "this process leaves"  # why a connection is over, for people at this end
+
+
 class Say(Struct, gc=False):
     """Something for a person: a key that names the kind, and the sentence."""
 

@@ -127,10 +127,13 @@ class Sessions:
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
-    def end(self, link: Link, code: int, words: str, now: float, *, missed: Mapping[int, int] | None = None) -> None:
-        """Says goodbye on it and gives it up. missed: of each of its subscriptions, how many events it is not sent."""
+    def end(
+        self, link: Link, code: int, words: str, now: float, *, missed: Mapping[int, int] | None = None, why: str = ""
+    ) -> None:
+        """Says goodbye on it and gives it up. missed: of each of its subscriptions, how many events it is not sent.
+        why: for people here, if not the words that the other one is told."""
         self._effects.send(link.conn, Goodbye(code, words, missed=missed))
-        self.close(link, words, now)
+        self.close(link, why or words, now)
 
     def close(self, link: Link, words: str, now: float) -> None:
         self._effects.close(link.conn, words)
