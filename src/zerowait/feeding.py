@@ -166,9 +166,9 @@ class Feeding:
         before, feed.missed = feed.missed, feed.missed + missed
         if feed.missed >= 2 * max(before, 1) or not before:
             log.warning(
-                "missed %d events of %s by now, the last from %s: they came faster than they were handled, or a "
+                "missed %s of %s by now, the last from %s: they came faster than they were handled, or a "
                 "connection broke; a larger queue=, more concurrency or a quicker handler misses fewer",
-                feed.missed,
+                "1 event" if feed.missed == 1 else f"{feed.missed:,} events",
                 feed.pattern,
                 sender,
             )

@@ -197,9 +197,9 @@ class Subscription(Leaving, Generic[T_co]):
         now = time.monotonic()
         if now - self._told_at >= TOLD_S:
             log.warning(
-                "missed %d events of %s from %s: they came faster than they were taken, or a connection broke; a "
+                "missed %s of %s from %s: they came faster than they were taken, or a connection broke; a "
                 "larger queue=, or a quicker loop, misses fewer",
-                self._untold,
+                "1 event" if self._untold == 1 else f"{self._untold:,} events",
                 self.topic,
                 sender,
             )

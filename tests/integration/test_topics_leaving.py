@@ -61,7 +61,7 @@ def test_what_a_process_had_not_sent_when_it_ended_is_told_at_once_and_with_the_
     # Then it is told how many it will not get, though nobody looks.
     wait_until(lambda: slow.missed == 98, within=10)
     assert "bank" in caplog.text
-    assert "98 events that waited there for this process are missed" in caplog.text
+    assert "98 events of prices.* that waited there for this process are missed" in caplog.text
     assert taken(slow, 2) == [(0, 0), (1, 0)]
     assert taken(quick, 100) == [(number, 0) for number in range(100)]
 

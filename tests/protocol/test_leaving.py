@@ -60,7 +60,7 @@ def test_what_was_not_sent_is_told_whatever_else_the_publisher_leaves(final: boo
     leave(bank, final=final)
 
     assert (slow.lost, quick.lost) == (18, 0)
-    assert screen.says("unsent") == ["18 events that waited there for this process are missed"]
+    assert screen.says("unsent") == ["18 events of a.* that waited there for this process are missed"]
     assert [number for _, _, number, _ in slow.take()] == [0, 1]
     another(world, screen)
     assert [got[2:] for got in slow.take()] == [(99, 18)]
@@ -103,6 +103,7 @@ def test_what_was_passed_over_last_is_told() -> None:
 
     assert [got[2:] for got in feed.take()] == [(1, 0)]
     assert feed.lost == 1
+    assert screen.says("unsent") == ["1 event of a.* that waited there for this process is missed"]
 
 
 def test_of_a_group_one_is_told_what_none_of_it_was_sent() -> None:
@@ -119,6 +120,8 @@ def test_of_a_group_one_is_told_what_none_of_it_was_sent() -> None:
     assert sorted(taken) == list(range(len(taken)))
     assert sum(feed.lost for feed in feeds) == 40 - len(taken)
     assert min(feed.lost for feed in feeds) == 0
+    said = [words for each in screens for words in each.says("unsent")]
+    assert said == [f"{40 - len(taken)} events of a.* that waited there for the group g are missed"]
 
 
 def test_who_is_not_connected_when_it_leaves_learns_that_it_does_not_know() -> None:

@@ -74,6 +74,15 @@ def test_who_had_something_at_a_process_that_ends_is_warned_and_who_had_nothing_
     assert one[1].startswith(f"{end}; what it had begun is given to others")
 
 
+def test_why_events_waited_for_a_publisher_that_left_is_not_guessed(
+    telling: Telling, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = "1 event of a.* that waited there for the group g is missed"
+    telling.say(Say("unsent", words, 1, "a.*"), "w (pid 1)")
+    advice = "A longer `drain` there, a larger queue= here, or taking them quicker, misses fewer"
+    assert caplog.messages == [f"w (pid 1) has left, and {words}. {advice}"]
+
+
 def test_words_of_strangers_are_remembered_up_to_a_bound(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:
     for n in range(2_000):
         telling.say(Say("refused", f"nonsense {n}", 1), "somebody")

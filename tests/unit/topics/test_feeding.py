@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
 
 from zerowait.engines.brokerless.protocol.publisher.history import block_of
 from zerowait.engines.brokerless.protocol.subscriber.inbox import Inbox, Piece
-from zerowait.feeding import delivered
+from zerowait.feeding import EventFeed, Feeding, delivered
 
 
 def test_an_event_keeps_its_number_though_another_thread_takes_more_before_it_is_looked_at() -> None:
@@ -20,3 +24,13 @@ def test_an_event_keeps_its_number_though_another_thread_takes_more_before_it_is
 
     assert [delivered(taken).ranges for taken in (first, second)] == [((11, 2),), ((13, 2),)]
     assert delivered(first).headers == {12: {"at": "1"}}
+
+
+def test_one_missed_event_is_told_as_one(caplog: pytest.LogCaptureFixture) -> None:
+    feed = cast("EventFeed", SimpleNamespace(missed=0, pattern="a.*"))
+    feeding = Feeding(cast("Any", None), cast("Any", None), [], lambda channel: None)
+    for _ in range(2):
+        feeding._tell(feed, 1, "bank")
+    assert [said.partition(": ")[0] for said in caplog.messages] == [
+        f"missed {count} of a.* by now, the last from bank" for count in ("1 event", "2 events")
+    ]

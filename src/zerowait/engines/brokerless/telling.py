@@ -167,11 +167,11 @@ class Telling:
                     said.words,
                 )
             case "unsent":
+                # Why they waited is not known here: they came fast, or it has not waited for those who take them.
                 log.warning(
-                    "%s has left, and of %s %s: they came faster than they were taken; a larger queue=, or taking "
-                    "them quicker, misses fewer",
+                    "%s has left, and %s. A longer `drain` there, a larger queue= here, or taking them quicker, misses "
+                    "fewer",
                     peer,
-                    said.channel,
                     said.words,
                 )
             case "gap":

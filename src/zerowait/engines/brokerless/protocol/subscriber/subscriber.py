@@ -183,7 +183,9 @@ class Subscriber:
             return
         if wanted.lost is not None:
             wanted.lost(count)
-        words = f"{count} events that waited there for this process are missed"
+        events, are = ("event", "is") if count == 1 else ("events", "are")
+        whom = f"the group {wanted.group}" if wanted.group else "this process"
+        words = f"{count:,} {events} of {wanted.pattern} that waited there for {whom} {are} missed"
         self._effects.add(Say("unsent", words, link.instance, wanted.pattern))
 
     def gone(self, instance: int, name: str) -> None:
