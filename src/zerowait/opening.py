@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,7 @@ from zerowait.topics.bundle import TopicLane
 if TYPE_CHECKING:
     from zerowait.codec import Codec
     from zerowait.engines.brokerless.protocol.effects import Say
+    from zerowait.outbox.outbox import Outbox
     from zerowait.snapshot import Status
 
 log = logging.getLogger("zerowait")
@@ -383,9 +384,9 @@ class Opened(Ground):
             with suppress(TimeoutError, ZerowaitError):
                 rows = asked.result(max(0.0, until - time.monotonic()))
                 flying = self.node.in_flight(box.id)
+                there = self._there_for(box, rows, until)
                 for channel, row in rows.items():
-                    served, unfit = self.node.there_for(channel, box.id)
-                    known = found.get((box.name, channel, True), Stays(served=served, unfit=unfit))
+                    known = found.get((box.name, channel, True), there[channel])
                     found[box.name, channel, True] = known.and_(
                         handled=flying.get(channel, 0),
                         later=row.later,
@@ -393,7 +394,17 @@ class Opened(Ground):
                         earlier=row.earlier,
                         later_earlier=row.later_earlier,
                     )
+        for box in self.estate.boxes() if self._error is None else ():
+            if not box.durable and (channels := box.ledger.unsettled()):
+                with suppress(TimeoutError, ZerowaitError):
+                    there = self._there_for(box, channels, until)
+                    found.update({(box.name, channel, False): each for channel, each in there.items()})
         return found
+
+    def _there_for(self, box: Outbox, channels: Iterable[str], until: float) -> dict[str, Stays]:
+        names, node = list(channels), self.node
+        asked = node.call(lambda: {name: node.there_for(name, box.id) for name in names})
+        return asked.result(max(0.0, until - time.monotonic()))
 
     def _wait_for_opening(self, until: float) -> None:
         try:

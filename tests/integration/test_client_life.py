@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 import zmq
+from msgspec import structs
 
 from tests.waiting import wait_until
 from zerowait import App, Client, QueueFull, Receipt, Settings
+from zerowait.engines.brokerless.contacts import Contact, Contacts
 from zerowait.engines.brokerless.directory import Directory
 from zerowait.engines.brokerless.shelf import OutboxFile
 from zerowait.errors import Closed, EncodeError, StoreError, UsageError, ZerowaitError
@@ -272,3 +275,39 @@ def test_what_was_stored_only_just_before_the_end_of_an_apps_block_is_handled_in
     with app as zw:
         zw.push("numbers", 1).result(5)
     assert got == [1]
+
+
+def _left_by_a_client(settings: Settings, caplog: pytest.LogCaptureFixture) -> str:
+    caplog.clear()
+    zw = Client("sender", settings=settings)
+    zw.push("numbers", 1).result(5)
+    assert zw.close(drain=0.5).result(10) == 1
+    [said] = [each for each in caplog.messages if "undelivered" in each]
+    return said
+
+
+def test_what_waits_for_a_worker_that_was_not_met_is_not_said_to_be_taken_by_nobody(
+    settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = App("service", settings=settings)
+
+    @app.pull("numbers")
+    async def take(number: int) -> None: ...
+
+    def none_due(*_: object, **__: object) -> list[Contact]:
+        return []
+
+    with app:
+        monkeypatch.setattr(Contacts, "due", none_due)  # as if it stood still
+        said = _left_by_a_client(settings, caplog)
+        monkeypatch.undo()
+    assert f"(1 for numbers: wait for service (pid {os.getpid()}), with which there is no connection)" in said
+    # and where there is none, nobody takes it
+    said = _left_by_a_client(structs.replace(settings, namespace=f"{settings.namespace}x"), caplog)
+    assert "(1 for numbers: nobody takes it)" in said
+
+
+def test_where_nobody_listens_is_said_with_what_is_left(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    nowhere = "tcp://127.0.0.1:1"
+    said = _left_by_a_client(structs.replace(settings, addresses={"numbers": (nowhere,)}), caplog)
+    assert f"(1 for numbers: nobody takes it ({nowhere}: nobody listens there" in said

@@ -178,6 +178,7 @@ class _Left(Struct, frozen=True):
 
     mine: Stays
     earlier: dict[str, int]
+    lost: Stays  # of this run, in memory
 
     @classmethod
     def of(cls, left: Mapping[tuple[str, str, bool], Stays], name: str, channel: str) -> _Left:
@@ -188,7 +189,7 @@ class _Left(Struct, frozen=True):
         for (box, of, durable), stays in left.items():
             if durable:
                 earlier[of] += stays.messages - (mine.messages if (box, of) == (name, channel) else 0)
-        return cls(mine, dict(+earlier))
+        return cls(mine, dict(+earlier), left.get((name, channel, False), Stays()))
 
     def lines(self, channel: str) -> list[str]:
         """What stays of this run, by what it waits for."""
@@ -199,8 +200,7 @@ class _Left(Struct, frozen=True):
             said.append(f"{plural(mine.later, 'message')} {_are(mine.later)} not due before {mine.due()}")
         if mine.waiting:
             wait = "waits" if mine.waiting == 1 else "wait"
-            is_there = mine.served or mine.unfit
-            who = mine.awaited() if is_there else f"for a worker: nobody takes {channel}"
+            who = mine.awaited() if mine.is_served else f"for a worker: nobody takes {channel}{_tried(mine)}"
             said.append(f"{plural(mine.waiting, 'message')} in the outbox {wait} {who}")
         return said
 
@@ -214,6 +214,16 @@ class _Left(Struct, frozen=True):
                 f"{plural(count, 'message')} of earlier runs {_are(count)} in the outbox {name}, too ({each}): see "
                 "`zerowait status`"
             )
+
+
+def _tried(stays: Stays) -> str:
+    """Where a worker was looked for, if settings say where, and what to do."""
+    if not stays.tried or stays.is_served:
+        return ""
+    return (
+        f". Tried {stays.tried}. Start a worker there, or correct the address ([addresses] in zerowait.toml, or "
+        "ZEROWAIT_ADDRESSES)"
+    )
 
 
 def _are(count: int) -> str:
@@ -282,12 +292,14 @@ class _Pushing:
         if self._wait:
             handled = self._ends["handled"]
             others = [f"{n:,} {state}" for state, n in self._ends.items() if state != "handled"]
-            tell(f"{pushed}: {', '.join([f'{handled:,} handled', *others])}")
+            tried = _tried(left.mine if left.mine.messages else left.lost)
+            tell(f"{pushed}: {', '.join([f'{handled:,} handled', *others])}{tried}")
             return OK if not others else PARTIAL if handled else FAILED
         if lost := sum(self._is_lost(receipt) for receipt in self._in_memory):
             them, they = ("it", "it was") if lost == 1 else ("them", "they were")
             did = "took" if self._way.plain else "handled"
-            tell(f"{pushed}; {lost:,} lost: nobody {did} {them} in time, and {they} only in memory")
+            why = f"nobody {did} {them} in time, and {they} only in memory{_tried(left.lost)}"
+            tell(f"{pushed}; {lost:,} lost: {why}")
             return PARTIAL if lost < self.pushed else FAILED
         if self._dead:
             died = f"{plural(len(self._dead), 'dead letter')}: {self._dead[0]}"

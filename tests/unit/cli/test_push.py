@@ -252,6 +252,23 @@ def test_what_stays_in_the_outbox_is_said_and_is_no_failure(zerowait: Zerowait, 
     assert (fates.name, fates.drain) == ("cron", 0)
 
 
+@pytest.mark.parametrize("options", [[], ["--wait", "--timeout", "0.1"], ["--memory"]])
+def test_the_addresses_that_were_tried_in_vain_are_said_with_what_to_do(
+    zerowait: Zerowait, fates: Fates, options: list[str]
+) -> None:
+    fates.ends = {0: TimeoutError()}
+    fates.left["cli", "numbers", "--memory" not in options] = Stays(messages=1, tried="tcp://a:1: nobody listens there")
+    ran = zerowait("push", "numbers", "1", *options)
+    assert ". Tried tcp://a:1: nobody listens there. Start a worker there, or correct the address (" in ran.err
+    assert "[addresses] in zerowait.toml, or ZEROWAIT_ADDRESSES" in ran.err
+
+
+def test_a_worker_that_is_known_and_was_not_met_is_named(zerowait: Zerowait, fates: Fates) -> None:
+    fates.left["cli", "numbers", True] = Stays(messages=1, unmet=("w (pid 7)",), tried="tcp://a:1: no answer yet")
+    ran = zerowait("push", "numbers", "1")
+    assert "1 message in the outbox waits for w (pid 7), with which there is no connection\n" in ran.err
+
+
 def test_what_was_only_in_memory_and_not_taken_is_lost(zerowait: Zerowait, fates: Fates) -> None:
     fates.ends = {0: TimeoutError(), 1: TimeoutError()}
     ran = zerowait("push", "numbers", "1", "--count", "3", "--memory")

@@ -45,6 +45,7 @@ from zerowait.engines.brokerless.protocol.subscriber.subscriber import Wanted as
 from zerowait.engines.brokerless.resolve import Resolver
 from zerowait.engines.brokerless.silence import Silence
 from zerowait.engines.brokerless.started import Started
+from zerowait.engines.brokerless.telling import Stays, addresses_in_words
 from zerowait.engines.brokerless.topical import Topical
 from zerowait.engines.brokerless.unread import Unread
 from zerowait.engines.brokerless.views import PeerView, TopicView, Views
@@ -265,9 +266,11 @@ class Node:
         """Who serves this channel now, by name."""
         return self._views.workers(channel) if self.counter is not None else []
 
-    def there_for(self, channel: str, box: int) -> tuple[bool, tuple[str, ...]]:
-        """Whether somebody may take what this outbox has for the channel; and by name, who expects another type."""
-        return self._views.there_for(channel, box) if self.counter is not None else (False, ())
+    def there_for(self, channel: str, box: int) -> Stays:
+        """Who may take what this outbox has for the channel; else why nobody is there. On the network thread."""
+        served, unfit = self._views.there_for(channel, box)
+        tried = addresses_in_words(self.troubles(channel))
+        return Stays(served=served, unfit=unfit, unmet=self._silence.unmet(channel, clock()), tried=tried)
 
     def misfits(self, channel: str) -> list[tuple[str, Mismatch]]:
         """Who serves this channel and expects another type than is pushed here: name, and the difference."""

@@ -90,18 +90,25 @@ class Silence:
             if peer is not None and peer.stuck_since is not None
         ]
 
+    def unmet(self, channel: str, now: float) -> tuple[str, ...]:
+        """Who is known to serve this channel, by name: no connection with them, and their death is not proved."""
+        return tuple(who for who, _ in self._unmet(channel, now))
+
     def _mute(self, channel: str, now: float) -> list[tuple[str, float]]:
-        """Those with whom there is no connection, and whose death is not proved."""
-        found: list[tuple[str, float]] = []
+        """Those of them who do not answer, and for how long."""
+        return [(who, now - since) for who, since in self._unmet(channel, now) if since is not None]
+
+    def _unmet(self, channel: str, now: float) -> list[tuple[str, float | None]]:
+        """Since when they do not answer; None: nobody has asked yet."""
+        found: list[tuple[str, float | None]] = []
         for instance, silent in list(self._silent.items()):
             if now - silent.since >= KEPT_S or self._is_dead(instance, *silent.proof):
                 del self._silent[instance]
             elif channel in silent.serves:
-                found.append((silent.who, now - silent.since))
+                found.append((silent.who, silent.since))
         for entry in self._contacts.local_workers(channel):
             if entry.instance in self._silent or self._core.peers.is_linked(entry.instance):
                 continue
-            asked = self._contacts.asked_since(entry.instance)
-            if asked is not None and not self._is_dead(entry.instance, entry.boot, entry.device, entry.inode):
-                found.append((f"{entry.name} (pid {entry.pid})", now - asked))
+            if not self._is_dead(entry.instance, entry.boot, entry.device, entry.inode):
+                found.append((f"{entry.name} (pid {entry.pid})", self._contacts.asked_since(entry.instance)))
         return found

@@ -34,7 +34,8 @@ class Stays(Struct, frozen=True, kw_only=True):
     """What stays of a channel in an outbox when its process leaves: so many messages. Of these handled: workers have
     them. later: not due yet, the first of them in due_in_s. The rest waits. earlier: of all, accepted before this life;
     later_earlier: of these not due yet. served: somebody may take them. unfit: who serves the channel and
-    expects another type, by name."""
+    expects another type, by name. unmet: who serves it, and there is no connection. tried: its addresses, and what is
+    wrong there, in words."""
 
     messages: int = 0
     handled: int = 0
@@ -44,17 +45,17 @@ class Stays(Struct, frozen=True, kw_only=True):
     later_earlier: int = 0
     served: bool = False
     unfit: tuple[str, ...] = ()
+    unmet: tuple[str, ...] = ()
+    tried: str = ""
 
     def and_(self, *, handled: int, later: int, due_in_s: float, earlier: int, later_earlier: int) -> Stays:
-        return Stays(
-            messages=self.messages,
+        return replace(
+            self,
             handled=self.handled + handled,
             later=self.later + later,
             due_in_s=min(self.due_in_s, due_in_s),
             earlier=self.earlier + earlier,
             later_earlier=self.later_earlier + later_earlier,
-            served=self.served,
-            unfit=self.unfit,
         )
 
     def of(self, messages: int) -> Stays:
@@ -86,21 +87,29 @@ class Stays(Struct, frozen=True, kw_only=True):
 
     def awaited(self) -> str:
         """Whom they wait for, where there is somebody."""
-        if self.served or not self.unfit:
+        if self.served:
             return "for a free worker"
+        if not self.unfit:
+            return f"for {', '.join(self.unmet[:LISTED])}, with which there is no connection"
         names = ", ".join(self.unfit[:LISTED])
         return f"for a worker of their type, {names} {'expects' if len(self.unfit) == 1 else 'expect'} another"
 
+    @property
+    def is_served(self) -> bool:
+        """Whether there is somebody, be he busy, not met yet, or of another type."""
+        return bool(self.served or self.unfit or self.unmet)
+
     def in_words(self) -> str:
-        wait = f"wait {self.awaited()}" if self.served or self.unfit else "that nobody takes"
+        tried = f" ({self.tried})" if self.tried else ""
+        wait = f"wait {self.awaited()}" if self.is_served else f"that nobody takes{tried}"
         parts = [
             (self.handled, "being handled"),
             (self.later, f"not due before {self.due()}"),
             (self.waiting, wait),
         ]
         said = [(count, words) for count, words in parts if count]
-        if self.waiting == self.messages and not self.served and not self.unfit:
-            return f"nobody takes {'it' if self.messages == 1 else 'them'}"
+        if self.waiting == self.messages and not self.is_served:
+            return f"nobody takes {'it' if self.messages == 1 else 'them'}{tried}"
         if len(said) == 1:
             return said[0][1]
         return ", ".join(f"{count} {words}" for count, words in said)
@@ -289,11 +298,7 @@ class Telling:
         shown = others[:LISTED]
         more = f", and {len(others) - len(shown)} more" if len(others) > len(shown) else ""
         known = f" Served are: {', '.join(shown)}{more}." if shown else " No channel has a worker that is known here."
-        states = [
-            (words if words.startswith(address) else f"{address}: {words}") if words else f"{address}: no answer yet"
-            for address, words in list(troubles.items())[:LISTED]
-        ]
-        tried = f" Its addresses: {'; '.join(states)}." if states else ""
+        tried = f" Its addresses: {addresses_in_words(troubles)}." if troubles else ""
         return hint + known + tried
 
     def left(self, left: Mapping[tuple[str, str, bool], Stays], folder: Path | None, plain: dict[str, int]) -> None:
@@ -322,6 +327,14 @@ class Telling:
                 "%s ends with %s that lay only in memory: %s lost", self._name, _in_words(lost),
                 "it is" if one else "they are",
             )  # fmt: skip
+
+
+def addresses_in_words(troubles: Mapping[str, str]) -> str:
+    """Addresses that settings name, each with what is wrong there."""
+    return "; ".join(
+        (words if words.startswith(address) else f"{address}: {words}") if words else f"{address}: no answer yet"
+        for address, words in list(troubles.items())[:LISTED]
+    )
 
 
 def _nearest_first(channel: str, served: Sequence[str]) -> list[str]:
