@@ -16,7 +16,7 @@ import msgspec
 
 from zerowait.callbacks import running_loop
 from zerowait.errors import StoreError, ZerowaitError
-from zerowait.outbox.answering import box_status, letters_answer, waiting_status
+from zerowait.outbox.answering import box_status, letters_answer, refusal, waiting_status
 from zerowait.outbox.letters import Letters
 from zerowait.outbox.waiting import Ranges, Sweep
 from zerowait.patterns import overlap, parted
@@ -275,7 +275,7 @@ def answer(opened: Observed, body: bytes, reply: Callable[[bytes], None]) -> Non
             question = msgspec.msgpack.decode(body, type=Question)
             said = Answer(True, _answer(opened, question))
         except ZerowaitError as error:
-            said = Answer(False, error=str(error))
+            said = refusal(error)
         except Exception as error:
             log.exception("a question of the command line could not be answered")
             said = Answer(False, error=f"{type(error).__name__}: {error}")

@@ -234,8 +234,10 @@ class Question(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """ok: value holds what the verb gives, as plain values. Else error is a sentence for who asked."""
+    """ok: value holds what the verb gives, as plain values. Else error is a sentence for who asked. is_final: it would
+    be the same if he asked again."""
 
     ok: bool
     value: Any = None
     error: str = ""
+    is_final: bool = False

@@ -144,15 +144,18 @@ def edit(
     Bytes are base64, as `zerowait dead show` prints them: where the type of a worker on this machine has bytes, where
     --bytes says so, and where no type says anything and there were bytes before.
     """
+    # What can be said without anybody's answer is said before they are asked.
+    if payload is None and not sys.stdin.isatty():
+        raise Failure("There is no terminal for an editor: give the payload as JSON, or - to read it.", MISUSED)
+    if payload == "-":
+        payload = sys.stdin.read()
+    if payload is not None:
+        _json(payload)
     reach = Reach.named(namespace)
     letter = reach.letter(id)
     before, value = _editable(letter)
     if payload is None:
-        if not sys.stdin.isatty():
-            raise Failure("There is no terminal for an editor: give the payload as JSON, or - to read it.", MISUSED)
         payload = click.edit(before, extension=".json")
-    elif payload == "-":
-        payload = sys.stdin.read()
     if payload is None or payload.strip() == before.strip():
         tell("Nothing was changed.")
         return OK
@@ -194,15 +197,22 @@ def _editable(letter: LetterDetail) -> tuple[str, Any]:
     return json.format(text, indent=2).decode() + "\n", value
 
 
-def _encoded(payload: str, binary: Binary, before: Any) -> bytes:
-    from msgspec import DecodeError, json, msgpack
+def _json(payload: str) -> Any:
+    from msgspec import DecodeError, json
 
     try:
-        return msgpack.encode(binary.read(json.decode(payload), like=before))
-    except NotBytes as error:
-        raise Failure(f"{error}; nothing was changed.", MISUSED) from None
+        return json.decode(payload)
     except (DecodeError, UnicodeError, RecursionError) as error:
         raise Failure(f"That is no JSON ({error}); nothing was changed.", MISUSED) from None
+
+
+def _encoded(payload: str, binary: Binary, before: Any) -> bytes:
+    from msgspec import msgpack
+
+    try:
+        return msgpack.encode(binary.read(_json(payload), like=before))
+    except NotBytes as error:
+        raise Failure(f"{error}; nothing was changed.", MISUSED) from None
     except OverflowError:
         raise Failure(
             "That holds a whole number of more than 64 bits, which no message can carry: write it as a string. "

@@ -362,8 +362,8 @@ def _ask_process(entry: Entry, question: Question, *, patience: float = PATIENCE
 
 def _is_passing(place: Place, reply: Reply) -> bool:
     """Whether it may be otherwise in a moment: the outbox is between two hands, or the process leaves, and is found for
-    longer than it answers. A file that cannot be read stays so."""
-    return not reply.answer.ok and (place.living or reply.is_taken)
+    longer than it answers. A file that cannot be read stays so, and so does what was refused."""
+    return not reply.answer.ok and not reply.answer.is_final and (place.living or reply.is_taken)
 
 
 def _letters(place: Place, which: LetterFilter, limit: int | None) -> tuple[list[LetterStatus], Reply | None]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from zerowait.errors import UsageError, ZerowaitError
+from zerowait.errors import Closed, StoreError, UsageError, ZerowaitError
 from zerowait.outbox.letters import Letter, Letters
 from zerowait.outbox.outbox import Outbox
 from zerowait.outbox.waiting import drop
@@ -66,7 +66,12 @@ def answer(box: Outbox, question: Question) -> Answer:
             return Answer(True, [])
         return Answer(True, letters_answer(box, question))
     except ZerowaitError as error:
-        return Answer(False, error=str(error))
+        return refusal(error)
+
+
+def refusal(error: ZerowaitError) -> Answer:
+    """What was asked for cannot be: now, for want of the disk or of its owner; or ever, as it was asked."""
+    return Answer(False, error=str(error), is_final=not isinstance(error, StoreError | Closed))
 
 
 def waiting_status(box: Outbox, channel: str, in_flight: Mapping[str, int], *, sent_to: int = 0) -> WaitingStatus:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from tests.unit.cli.conftest import Zerowait
 from tests.waiting import wait_until
@@ -169,6 +170,35 @@ def test_a_payload_that_is_too_large_is_refused_for_that_alone(zerowait: Zerowai
     assert "no answer" not in ran.err
     assert "not there" not in ran.err
     assert json.loads(zerowait("dead", "show", dead, "--json").out)["payload"] == {"n": 0}
+
+
+def test_a_payload_that_a_process_refuses_is_refused_without_asking_it_again(
+    zerowait: Zerowait, dead: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who leaves says no, too, for a moment: so a refusal was asked for again, for three seconds."""
+    monkeypatch.setattr(reaching, "TAKEN_OVER_S", 60.0)
+    with Client("counter", settings=structs.replace(settings, message_bytes=4_096)) as counter:
+        wait_until(lambda: any(box.durable for box in counter.status().boxes), within=10)
+        began = time.monotonic()
+        ran = zerowait("dead", "edit", dead, json.dumps("x" * 5_000))
+        assert time.monotonic() - began < 30
+    assert ran.code == 1
+    assert "allowed" in ran.err
+
+
+def test_what_is_no_json_is_refused_before_anybody_is_asked(
+    zerowait: Zerowait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def letter(_: Reach, id: str) -> None:
+        asked.append(id)
+
+    monkeypatch.setattr(Reach, "letter", letter)
+    ran = zerowait("dead", "edit", "x-1", "{n: 5}")
+    assert ran.code == 2
+    assert "That is no JSON" in ran.err
+    assert not asked
 
 
 @pytest.mark.parametrize("option", ["--error", "--text", "--channel"])
