@@ -11,6 +11,7 @@ KEY_BYTES = 200
 
 _CHANNEL = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _PATTERN = re.compile(r"([A-Za-z0-9_-]+|\*)(\.([A-Za-z0-9_-]+|\*))*(\.>)?|>")
+_MESSAGE = re.compile(r"[0-9a-f]{16}-[0-9a-z]+-[0-9]+")
 _PROCESS = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -69,6 +70,11 @@ def nearest(name: str, known: list[str]) -> str | None:
 def message_id(box: int, epoch: int, number: int) -> str:
     """A message's name for people: `<outbox>-<epoch>-<number>`, in hexadecimal, base 36 and decimal."""
     return f"{box:016x}-{_base36(epoch)}-{number}"
+
+
+def is_message_id(text: str) -> bool:
+    """Whether it has all parts of one."""
+    return _MESSAGE.fullmatch(text) is not None
 
 
 def _base36(number: int) -> str:

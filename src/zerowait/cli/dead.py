@@ -123,8 +123,12 @@ def list_letters(limit: int, namespace: str | None, as_json: bool, **said: Any) 
 @click.argument("id")
 @_common
 def show_letter(id: str, namespace: str | None, as_json: bool) -> int:
-    """Show one dead letter whole: its payload, what was tried, and the traceback of the last failure."""
-    _show(Reach.named(namespace).letter(id), as_json)
+    """Show one dead letter whole: its payload, what was tried, and the traceback of the last failure.
+
+    The first characters of its ID are enough, at least 4, where no other begins with them.
+    """
+    reach = Reach.named(namespace)
+    _show(reach.letter(*reach.whole_ids([id])), as_json)
     return OK
 
 
@@ -139,7 +143,8 @@ def edit(
 ) -> int:
     """Put another payload in place of a dead letter's: JSON, `-` for standard input, or what an editor ($EDITOR) gives.
 
-    It stays a dead letter until it is given back.
+    It stays a dead letter until it is given back. The first characters of its ID are enough, at least 4, where no other
+    begins with them.
 
     Bytes are base64, as `zerowait dead show` prints them: where the type of a worker on this machine has bytes, where
     --bytes says so, and where no type says anything and there were bytes before.
@@ -152,6 +157,7 @@ def edit(
     if payload is not None:
         _json(payload)
     reach = Reach.named(namespace)
+    [id] = reach.whole_ids([id])
     letter = reach.letter(id)
     before, value = _editable(letter)
     if payload is None:
@@ -227,7 +233,8 @@ def _encoded(payload: str, binary: Binary, before: Any) -> bytes:
 def retry(**options: Any) -> int:
     """Give dead letters back to their channels, as if they had never been tried.
 
-    Name them by their IDs, or say which; all that is said must be so.
+    Name them by their IDs, of which the first characters are enough (at least 4), or say which; all that is said must
+    be so.
     """
     return _act("retry", **options)
 
@@ -236,7 +243,10 @@ def retry(**options: Any) -> int:
 @_chosen
 @_common
 def drop(**options: Any) -> int:
-    """Drop dead letters for good. The ledger counts them as dropped."""
+    """Drop dead letters for good. The ledger counts them as dropped.
+
+    Name them as for retry.
+    """
     return _act("drop", **options)
 
 
@@ -270,7 +280,7 @@ def _act(
     if ids and limit is not None:
         raise Failure("--limit goes with --all or a filter: the IDs say already how many.", MISUSED)
     reach = Reach.named(namespace)
-    asked = ids
+    asked = tuple(dict.fromkeys(reach.whole_ids(ids)))
     if not ids:
         # What is confirmed is what is done: these letters, and none that died since.
         found = reach.letters(which, limit)
@@ -282,7 +292,7 @@ def _act(
         verb = "Retry" if what == "retry" else "Drop for good"
         confirm(f"{verb} {plural(len(asked), 'dead letter')}{_said(which)}?", yes=yes)
     elif what == "drop":
-        confirm(f"Drop {plural(len(ids), 'dead letter')} for good?", yes=yes)
+        confirm(f"Drop {plural(len(asked), 'dead letter')} for good?", yes=yes)
     done, silent = _done(reach, what, asked)
     tell_silent(silent)
     for id in asked if as_json else ():

@@ -54,6 +54,10 @@ class Letter(Struct, frozen=True, kw_only=True):
         except (DecodeError, UnicodeDecodeError):
             return {"reason": "what its worker said about it cannot be read"}
 
+    def is_meant(self, which: LetterFilter) -> bool:
+        """By what is not asked of the tables, or not sharply."""
+        return self.id.startswith(which.id or "") and (which.error is None or self.is_noted(which.error))
+
     def is_noted(self, text: str) -> bool:
         """Whether it stands in what is said of the error: not in who said so, nor in what the parts are called."""
         noted = self.noted()
@@ -69,6 +73,8 @@ class Letters:
 
         Fewer than that are all there are behind `after`.
         """
+        if which.id is not None and not f"{self._box.id:016x}-".startswith(which.id[:17]):
+            return []
         where, bindings = "", list[object]()
         for condition, value in (
             ("name = ?", which.channel),
@@ -89,7 +95,7 @@ class Letters:
         limit, seq = min(limit, AT_ONCE), -1
         while len(found) < limit:
             rows = self._find(where + "AND seq > ? ORDER BY seq LIMIT ?", [*bindings, seq, limit])
-            found += [letter for letter in rows if which.error is None or letter.is_noted(which.error)]
+            found += [letter for letter in rows if letter.is_meant(which)]
             if len(rows) < limit:
                 break
             seq = rows[-1].seq  # of those read: there may be many that are not meant

@@ -172,6 +172,48 @@ def test_a_payload_that_is_too_large_is_refused_for_that_alone(zerowait: Zerowai
     assert json.loads(zerowait("dead", "show", dead, "--json").out)["payload"] == {"n": 0}
 
 
+def test_the_first_characters_of_an_id_stand_for_it(zerowait: Zerowait, dead: str) -> None:
+    for prefix in (dead[:4], dead[:17], dead.rpartition("-")[0]):
+        assert json.loads(zerowait("dead", "show", prefix, "--json").out)["id"] == dead
+    assert zerowait("dead", "edit", dead[:6], '{"n": 5}').code == 0
+    assert f"no dead letter {dead[:3]}" in zerowait("dead", "show", dead[:3]).err
+    assert zerowait("dead", "retry", dead[:4], dead).code == 0
+    assert listed(zerowait) == []
+    assert channels(zerowait) == {"accepted": 2, "waiting": 2}
+
+
+@pytest.mark.parametrize("verb", ["show", "edit", "retry", "drop"])
+def test_an_id_of_which_too_little_is_said_does_nothing_and_names_those_that_it_may_be(
+    zerowait: Zerowait, dead: str, directory: Directory, verb: str
+) -> None:
+    bury(directory, 2)
+    other = dead[:-1] + "2"
+    payload = ['{"n": 9}'] if verb == "edit" else []
+    ran = zerowait("dead", verb, dead[:5], *payload)
+    assert ran.code == 2
+    assert ran.err.startswith(f"error: {dead[:5]} is the beginning of several dead letters:\n")
+    assert all(f"  {id}  numbers" in ran.err for id in (dead, other))
+    assert listed(zerowait) == [dead, other]
+    # one of them whole is that one, though the others begin with it
+    assert json.loads(zerowait("dead", "show", other, "--json").out)["payload"] == {"n": 1}
+
+
+def test_a_whole_id_does_not_stand_for_a_longer_one(
+    zerowait: Zerowait, settings: Settings, directory: Directory
+) -> None:
+    with Client("counter", settings=settings) as client:
+        first = client.push("numbers", 0).result(5)
+        client.push_all("numbers", list(range(1, 12))).result(5)
+        client.close(0).result(5)
+    bury(directory, 12)
+    [other] = listed(zerowait)
+    assert other == f"{first.id}2"
+    ran = zerowait("dead", "drop", first.id, "--yes")
+    assert ran.code == 1
+    assert f"not found: {first.id}\n" in ran.err
+    assert listed(zerowait) == [other]
+
+
 def test_a_payload_that_a_process_refuses_is_refused_without_asking_it_again(
     zerowait: Zerowait, dead: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -322,6 +322,16 @@ def test_a_letter_that_nobody_could_be_asked_for_is_unavailable(zerowait: Zerowa
     assert "stuck (pid 9)" in ran.err
 
 
+def test_the_beginning_of_an_id_does_nothing_while_somebody_may_have_another(zerowait: Zerowait, there: There) -> None:
+    whole = "99611a6e08e4fe57-mwrovvl7-1"
+    place = Somebody("a", process(), letter(whole))
+    there([place, Somebody("stuck (pid 9)")])
+    ran = zerowait("dead", "drop", "9961", "--yes")
+    assert ran.code == 3
+    assert f"write {whole}" in ran.err
+    assert set(place.letters) == {whole}
+
+
 @pytest.mark.parametrize("verb", ["retry", "drop"])
 def test_bulk_obeys_the_filter_and_needs_a_yes(zerowait: Zerowait, there: There, verb: str) -> None:
     place = Somebody("a", process(), letter("a-1"), letter("a-2", "other"), letter("a-3"))
