@@ -67,6 +67,11 @@ def nearest(name: str, known: list[str]) -> str | None:
     return found[0] if found else None
 
 
+def process_name(name: str, pid: int, where: str = "") -> str:
+    """A process's name for people. where: its address, if it is on another machine."""
+    return f"{name} (pid {pid}{f' at {where}' if where else ''})"
+
+
 def message_id(box: int, epoch: int, number: int) -> str:
     """A message's name for people: `<outbox>-<epoch>-<number>`, in hexadecimal, base 36 and decimal."""
     return f"{box:016x}-{_base36(epoch)}-{number}"

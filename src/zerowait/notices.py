@@ -40,11 +40,12 @@ class PeerUp(Notice, frozen=True, kw_only=True):
     name: str
     instance: str
     channels: tuple[str, ...] = ()
+    process: str = ""  # its name and pid, and its address if it is on another machine: as the log calls it
 
     @property
     def sentence(self) -> str:
         serves = f", which serves {', '.join(self.channels)}" if self.channels else ""
-        return f"Connected to {self.name} ({self.instance[:4]}){serves}"
+        return f"Connected to {self.process or self.name}{serves}"
 
 
 class PeerGone(Notice, frozen=True, kw_only=True):
@@ -55,12 +56,13 @@ class PeerGone(Notice, frozen=True, kw_only=True):
     instance: str
     how: str
     returned: int = 0
+    process: str = ""  # as of PeerUp
 
     @property
     def sentence(self) -> str:
         what = "the message that it had is" if self.returned == 1 else f"the {self.returned} messages that it had are"
         back = f"; {what} given to others" if self.returned else ""
-        return f"{self.name} ({self.instance[:4]}) is gone ({self.how}){back}"
+        return f"{self.process or self.name} is gone ({self.how}){back}"
 
 
 class PeerStuck(Notice, frozen=True, kw_only=True):
@@ -70,10 +72,11 @@ class PeerStuck(Notice, frozen=True, kw_only=True):
     name: str
     instance: str
     seconds: float
+    process: str = ""  # as of PeerUp
 
     @property
     def sentence(self) -> str:
-        return f"{self.name} ({self.instance[:4]}) is there, but has been stuck for {self.seconds:.1f} s"
+        return f"{self.process or self.name} is there, but has been stuck for {self.seconds:.1f} s"
 
 
 class Mismatched(Notice, frozen=True, kw_only=True):
@@ -90,11 +93,12 @@ class Mismatched(Notice, frozen=True, kw_only=True):
     sent: str
     expected: str
     difference: str
+    process: str = ""  # as of PeerUp
 
     @property
     def sentence(self) -> str:
         return (
-            f"Nothing of {self.channel} is sent to {self.name} ({self.instance[:4]}): {self.difference}. Sent is "
+            f"Nothing of {self.channel} is sent to {self.process or self.name}: {self.difference}. Sent is "
             f"{self.sent}, expected there is {self.expected}. The messages wait here, safe: deploy both ends with the "
             "same contract"
         )

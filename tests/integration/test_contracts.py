@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -51,9 +52,9 @@ def test_messages_wait_for_a_worker_of_their_type_and_everybody_is_told_why(
         wait_until(lambda: has(zw, waiting=5), within=10)
         assert [peer.mismatches for peer in zw.status().peers] == [{"work": notice.difference}]
         shown = finished(*ZEROWAIT, "status", folder=tmp_path)
-        assert f"sends nothing of work to newer: {notice.difference}" in shown.stdout + shown.stderr
+        assert f"sends nothing of work to {notice.process}: {notice.difference}" in shown.stdout + shown.stderr
         assert len(zw.workers(WORK)) == 0
-        with pytest.raises(ContractMismatch, match="newer expects a record"):
+        with pytest.raises(ContractMismatch, match=r"newer \(pid \d+\) expects a record"):
             zw.workers(WORK).at_least(1).result(10)
 
         # and when a worker of their type comes, it gets them all
@@ -79,7 +80,8 @@ def test_closing_does_not_wait_for_workers_that_do_not_fit(caplog: pytest.LogCap
             zw.push(WORK, Work(1)).result(5)
             wait_until(lambda: told, within=10)
             assert zw.close(drain=30).result(5) == 1
-    assert "(1 for work: wait for a worker of their type, newer expects another)" in caplog.text
+    who = f"newer (pid {os.getpid()})"
+    assert f"(1 for work: wait for a worker of their type, {who} expects another)" in caplog.text
 
 
 def test_an_app_does_not_give_itself_what_it_does_not_expect() -> None:

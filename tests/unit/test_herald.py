@@ -17,6 +17,8 @@ class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stage = Stage(services={CHANNEL: 1})
         self.told: list[str] = []
+        self.names: set[str] = set()
+        self.addresses: dict[int, str] = {}
         self.looks = 0
         sender = self.stage.core.owner.sender
         right: Callable[[], Any] = sender.kinds_served
@@ -27,8 +29,12 @@ class Bench:
 
         monkeypatch.setattr(sender, "kinds_served", counted)
         self.herald = Herald(
-            Wanted(lambda: None), self.stage.core, lambda said, name: self.told.append(said.topic), lambda _: ""
+            Wanted(lambda: None), self.stage.core, self._told, lambda _: "", lambda conn: self.addresses.get(conn, "")
         )
+
+    def _told(self, said: Say, name: str) -> None:
+        self.told.append(said.topic)
+        self.names.add(name)
 
     def turn(self) -> None:
         """As the network thread does it: all that is to be said, and then a look."""
@@ -81,3 +87,16 @@ def test_who_waits_for_news_is_called_after_each_turn_with_any_until_it_has_hear
         bench.stage.peer(instance + 10)
         bench.turn()
     assert len(seen) == 3
+
+
+def test_a_process_has_one_name_in_all_that_is_told_of_it_to_the_end(bench: Bench) -> None:
+    peer = bench.stage.peer(300)
+    bench.addresses[peer.conn] = "tcp://far:5511"  # it is on another machine, and was dialled there
+    bench.turn()
+    bench.addresses.clear()
+    peer.lose()
+    bench.stage.core.buried(300, bench.stage.now)
+    bench.stage.step()
+    bench.turn()
+    assert {"met", "lost", "dead"} <= set(bench.told)
+    assert bench.names == {"peer300 (pid 1 at tcp://far:5511)"}

@@ -163,7 +163,7 @@ def test_of_the_same_refusal_notices_are_as_few_as_lines(telling: Telling, caplo
     telling.say(Say("stuck", "its loop", 1, seconds=3.2), "mail (pid 7)")
     wait_until(lambda: len(got) == 8, within=5)
     assert got[0] == notices.Refused(peer="mail (pid 7)", reason="a frame cannot be read")
-    assert got[-1] == notices.PeerStuck(name="mail", instance=f"{1:016x}", seconds=3.2)
+    assert got[-1] == notices.PeerStuck(name="mail", instance=f"{1:016x}", seconds=3.2, process="mail (pid 7)")
 
 
 def test_each_outbox_that_fails_is_told_with_its_path_and_for_how_long(telling: Telling) -> None:
@@ -180,10 +180,26 @@ def test_each_outbox_that_fails_is_told_with_its_path_and_for_how_long(telling: 
     assert 0 <= mended.seconds < 5
 
 
+def _gone(returned: int) -> notices.PeerGone:
+    return notices.PeerGone(name="b", instance="f" * 16, how="died", returned=returned, process="b (pid 7)")
+
+
+def test_a_notice_calls_a_process_as_the_log_does(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:
+    got: list[notices.Notice] = []
+    telling.listen(notices.Notice, got.append)
+    who = "mail (pid 7 at tcp://far:5511)"
+    telling.say(Say("met", "", 1), who)
+    telling.say(Say("mismatch", "no such field", 1, "a", types=("int", "str")), who)
+    telling.say(Say("stuck", "its loop", 1, seconds=3.2), who)
+    telling.say(Say("dead", "", 1), who)
+    wait_until(lambda: len(got) == 4, within=5)
+    assert all(who in said for said in [*caplog.messages, *(each.sentence for each in got)])
+
+
 def test_one_message_and_several_are_said_as_such() -> None:
     assert notices.Unserved(channel="a", waiting=1).sentence.startswith("1 message waits for a,")
     assert notices.Unserved(channel="a", waiting=2).sentence.startswith("2 messages wait for a,")
-    gone = [notices.PeerGone(name="b", instance="f" * 16, how="died", returned=n).sentence for n in range(3)]
-    assert gone[0] == "b (ffff) is gone (died)"
+    gone = [_gone(n).sentence for n in range(3)]
+    assert gone[0] == "b (pid 7) is gone (died)"
     assert "the message that it had is given" in gone[1]
     assert "the 2 messages that it had are given" in gone[2]

@@ -109,8 +109,8 @@ def _show(found: Found) -> None:
         for peer in each.peers:
             for channel, difference in sorted(peer.mismatches.items()):
                 tell(
-                    f"\n{each.name} (pid {each.pid}) sends nothing of {channel} to {peer.name}: {difference}. Its "
-                    "messages wait; deploy both ends with the same contract"
+                    f"\n{each.name} (pid {each.pid}) sends nothing of {channel} to {peer.name} (pid {peer.pid}): "
+                    f"{difference}. Its messages wait; deploy both ends with the same contract"
                 )
         if each.released_undecided:
             tell(

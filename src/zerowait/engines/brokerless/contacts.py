@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from zerowait.engines.brokerless.addresses import AddressBook
 from zerowait.engines.brokerless.entry import Entry
+from zerowait.names import process_name
 from zerowait.patterns import overlap
 
 FIRST_PAUSE = 0.05
@@ -178,7 +179,7 @@ class Contacts:
         """If a process of this namespace serves a channel of this name: its kind, and who. Any thread."""
         for entry in self._local.values():  # replaced, never changed
             if (kind := entry.serves.get(channel)) is not None:
-                return kind, f"{entry.name} (pid {entry.pid})"
+                return kind, process_name(entry.name, entry.pid)
         return None
 
     def published(self) -> set[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from zerowait.engines.brokerless.finding import Wanted
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.effects import Say
+from zerowait.names import process_name
 
 ASKING = "asking"  # the feature by which a command line says that it only looks in
 OVER = ("left", "dead", "gone")  # what is told of a process last
@@ -16,16 +17,22 @@ class Herald:
     """On the network thread, but for `other_kind` and `is_asker`.
 
     notice: told each thing, and whom it is about. whence: who is at the other end of a connection, where he has not
-    said who he is.
+    said who he is. address: which a connection has dialled, "" if it was dialled from there.
     """
 
     def __init__(
-        self, wanted: Wanted, core: Core, notice: Callable[[Say, str], None], whence: Callable[[int], str]
+        self,
+        wanted: Wanted,
+        core: Core,
+        notice: Callable[[Say, str], None],
+        whence: Callable[[int], str],
+        address: Callable[[int], str],
     ) -> None:
         self._wanted = wanted
         self._core = core
         self._notice = notice
         self._whence = whence
+        self._address = address
         self._names: dict[int, str] = {}  # of processes that were met, for the lines that tell of their end
         self._askers: set[int] = set()
         self._watching: list[Callable[[], bool]] = []
@@ -43,9 +50,11 @@ class Herald:
     def say(self, said: Say) -> None:
         instance = said.instance
         peer = self._core.peers.get(instance)
-        if peer is not None:
-            self._names[instance] = f"{peer.hello.name} (pid {peer.hello.pid})"
-        name = self._name(instance) if instance else self._whence(said.conn) if said.conn else ""
+        link = peer.link if peer is not None else None
+        if peer is not None and (link is not None or instance not in self._names):
+            where = "" if link is None or self._core.peers.is_local(peer) else self._address(link.conn)
+            self._names[instance] = process_name(peer.hello.name, peer.hello.pid, where)
+        name = self.name(instance) if instance else self._whence(said.conn) if said.conn else ""
         if said.topic in OVER:
             self._names.pop(instance, None)
         if said.topic == "met" and peer is not None and ASKING in peer.hello.features:
@@ -56,7 +65,6 @@ class Herald:
             return
         if said.topic in ("state", "lost", *OVER):
             self._has_news = True
-            link = peer.link if peer is not None else None
             serves = link is not None and bool(link.served or link.topics)
             if serves or instance in self._serving:
                 self._has_other_kinds = True
@@ -73,7 +81,8 @@ class Herald:
             self._has_news = False
             self.changed()
 
-    def _name(self, instance: int) -> str:
+    def name(self, instance: int) -> str:
+        """What a process is called for people: one name in all that is said of it. Any thread."""
         return self._names.get(instance) or f"{instance:016x}"
 
     def watch(self, look: Callable[[], bool]) -> None:
@@ -87,12 +96,12 @@ class Herald:
     def served(self, channel: str) -> tuple[str, str] | None:
         """If a peer serves a channel of this name, which is no topic: its kind, and who. Any thread."""
         kind, instance = self._served.get(channel) or ("", 0)
-        return (kind, self._name(instance)) if kind else None
+        return (kind, self.name(instance)) if kind else None
 
     def other_kind(self, channel: str, kind: str) -> tuple[str, str] | None:
         """If a peer serves this channel as another kind than that: its kind, and who. Any thread."""
         served, instance = self._kinds.get(channel) or ("", 0)
-        return (served, self._name(instance)) if served and served != kind else None
+        return (served, self.name(instance)) if served and served != kind else None
 
     def _look_at_kinds(self) -> None:
         """Channels that a peer serves as another kind than we use them as are told of, and no more sent to."""
@@ -109,4 +118,4 @@ class Herald:
             if channel in self._wanted.channels and sender.uses(channel) and kind != sender.kind_of(channel):
                 self._misused.add(channel)
                 if channel not in before:
-                    self._notice(Say("kind", kind, instance, channel), self._name(instance))
+                    self._notice(Say("kind", kind, instance, channel), self.name(instance))

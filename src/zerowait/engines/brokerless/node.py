@@ -457,9 +457,9 @@ class Node:
         self._contacts = contacts = Contacts(
             me.instance, AddressBook(settings.addresses), self._resolver.resolve, random.random
         )
-        self._herald = Herald(self._wanted, core, self._notice, self._whence)
+        self._herald = Herald(self._wanted, core, self._notice, self._whence, contacts.address_of)
         self._silence = Silence(core, contacts, directory.is_dead)
-        self._views = Views(core, contacts, self._herald.is_asker)
+        self._views = Views(core, contacts, self._herald.is_asker, self._herald.name)
         self._concerns = Concerns(self._wanted, core.owner, contacts, say=self._herald.say, lonely=self._lonely)
         counter = Counter(core.worker.desk, clock, self.wake)
         self._hands = Hands(core, counter)

@@ -11,6 +11,7 @@ from zerowait.engines.brokerless.contacts import Contacts
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.effects import Say
 from zerowait.engines.brokerless.telling import LEFT
+from zerowait.names import process_name
 
 KEPT = 256  # processes that are remembered; beyond them the oldest go
 KEPT_S = 600.0  # after which it is no news of this channel any more
@@ -51,7 +52,7 @@ class Silence:
         if peer is None or not peer.serves or peer.draining:
             return
         hello, where = peer.hello, self._contacts.address_met(instance)
-        who = f"{hello.name} (pid {hello.pid}{f' at {where}' if where else ''})"
+        who = process_name(hello.name, hello.pid, where)
         self._silent[instance] = Silent(who, peer.heard_at, peer.serves, (hello.boot, hello.device, hello.inode))
         while len(self._silent) > KEPT:
             del self._silent[next(iter(self._silent))]
@@ -85,7 +86,7 @@ class Silence:
         """Those whose transport lives."""
         peers = [self._core.peers.get(link.instance) for link in self._core.owner.sender.serving(channel)]
         return [
-            (f"{peer.hello.name} (pid {peer.hello.pid})", now - peer.stuck_since)
+            (process_name(peer.hello.name, peer.hello.pid), now - peer.stuck_since)
             for peer in peers
             if peer is not None and peer.stuck_since is not None
         ]
@@ -110,5 +111,5 @@ class Silence:
             if entry.instance in self._silent or self._core.peers.is_linked(entry.instance):
                 continue
             if not self._is_dead(entry.instance, entry.boot, entry.device, entry.inode):
-                found.append((f"{entry.name} (pid {entry.pid})", self._contacts.asked_since(entry.instance)))
+                found.append((process_name(entry.name, entry.pid), self._contacts.asked_since(entry.instance)))
         return found

@@ -138,12 +138,12 @@ class Telling:
                 self._callbacks.call(lambda fn=fn: fn(notice))  # type: ignore[misc]
 
     def say(self, said: Say, peer: str) -> None:
-        """peer: name and pid of the process that it is about."""
+        """peer: the process that it is about, as `process_name` calls it."""
         name, instance = peer.split(" ", 1)[0], f"{said.instance:016x}"
         match said.topic:
             case "met":
                 log.debug("connected to %s", peer)
-                self.notice(notices.PeerUp(name=name, instance=instance, channels=said.channels))
+                self.notice(notices.PeerUp(name=name, instance=instance, channels=said.channels, process=peer))
             case "lost" if said.words in OVER:
                 log.debug("the connection to %s is closed: %s", peer, said.words)
             case "lost":
@@ -152,20 +152,20 @@ class Telling:
                 )
             case "dead":
                 self._ended(said, f"{peer} has died", "at once")
-                self._gone(said, name, "died")
+                self._gone(said, peer, "died")
             case "gone":
                 self._ended(said, f"{peer} is gone ({said.words})")
-                self._gone(said, name, "silent")
+                self._gone(said, peer, "silent")
             case "left":
                 log.info("%s has left", peer)
-                self._gone(said, name, "said goodbye")
+                self._gone(said, peer, "said goodbye")
             case "stuck":
                 log.warning("%s: %s", peer, said.words)
-                self.notice(notices.PeerStuck(name=name, instance=instance, seconds=said.seconds))
+                self.notice(notices.PeerStuck(name=name, instance=instance, seconds=said.seconds, process=peer))
             case "unstuck":
                 log.info("%s: %s", peer, said.words)
             case "mismatch":
-                self._mismatched(said, name, instance)
+                self._mismatched(said, peer, name, instance)
             case "misfit":
                 log.warning(
                     "%s publishes %s as %s, and here it is expected as %s: %s. What cannot be read is counted as "
@@ -219,14 +219,20 @@ class Telling:
         else:
             log.info("%s", end)
 
-    def _gone(self, said: Say, name: str, how: str) -> None:
-        instance = f"{said.instance:016x}"
-        self.notice(notices.PeerGone(name=name, instance=instance, how=how, returned=said.messages))
+    def _gone(self, said: Say, peer: str, how: str) -> None:
+        name, instance = peer.split(" ", 1)[0], f"{said.instance:016x}"
+        self.notice(notices.PeerGone(name=name, instance=instance, how=how, returned=said.messages, process=peer))
 
-    def _mismatched(self, said: Say, name: str, instance: str) -> None:
+    def _mismatched(self, said: Say, peer: str, name: str, instance: str) -> None:
         sent, expected = said.types
         notice = notices.Mismatched(
-            channel=said.channel, name=name, instance=instance, sent=sent, expected=expected, difference=said.words
+            channel=said.channel,
+            name=name,
+            instance=instance,
+            sent=sent,
+            expected=expected,
+            difference=said.words,
+            process=peer,
         )
         log.warning("%s", notice.sentence)
         self.notice(notice)

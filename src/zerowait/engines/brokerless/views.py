@@ -48,12 +48,15 @@ class TopicView(Struct, frozen=True):
 
 
 class Views:
-    """is_hidden: whether an instance is not to be shown."""
+    """is_hidden: whether an instance is not to be shown. name: what an instance is called for people."""
 
-    def __init__(self, core: Core, contacts: Contacts, is_hidden: Callable[[int], bool]) -> None:
+    def __init__(
+        self, core: Core, contacts: Contacts, is_hidden: Callable[[int], bool], name: Callable[[int], str]
+    ) -> None:
         self._core = core
         self._contacts = contacts
         self._is_hidden = is_hidden
+        self._name = name
 
     def peers(self, now: float) -> list[PeerView]:
         peers = self._core.peers
@@ -111,11 +114,11 @@ class Views:
     def there_for(self, channel: str, box: int) -> tuple[bool, tuple[str, ...]]:
         """Whether somebody may take what this outbox has for the channel; and by name, who expects another type."""
         fit, unfit = self._core.owner.there_for(channel, box)
-        return bool(fit), tuple(sorted({link.hello.name for link in unfit if link.hello is not None}))
+        return bool(fit), tuple(sorted({self._name(link.instance) for link in unfit}))
 
     def misfits(self, channel: str) -> list[tuple[str, Mismatch]]:
         """Who serves this channel and expects another type than is pushed here: name, and the difference."""
-        return [(link.hello.name, each) for link, each in self._core.owner.misfits(channel) if link.hello is not None]
+        return [(self._name(link.instance), each) for link, each in self._core.owner.misfits(channel)]
 
 
 def _subscriptions(stream: Stream) -> list[SubscriptionView]:
