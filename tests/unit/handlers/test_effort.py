@@ -87,8 +87,13 @@ async def test_a_quick_handler_keeps_one_thread_though_others_hold_the_interpret
 async def test_a_handler_that_takes_no_time_that_can_be_measured_goes_on_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(effort, "judge", lambda *measured: (False, 0.0))
-    async with hall(plain(lambda value: None)) as here:
+    def judge(*measured: object) -> tuple[bool, float]:
+        return False, 0.0
+
+    def handle(value: int) -> None: ...
+
+    monkeypatch.setattr(effort, "judge", judge)
+    async with hall(plain(handle)) as here:
         crew = here.stage._crews["work"]
         crew.most, crew.average = 128, 1e-315  # where an average of zeros comes in time
         here.desk.admit(*(delivery([0] * 100) for _ in range(20)))
