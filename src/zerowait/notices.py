@@ -66,8 +66,9 @@ class PeerGone(Notice, frozen=True, kw_only=True):
 
 
 class PeerStuck(Notice, frozen=True, kw_only=True):
-    """A process is connected, and for so many seconds its handlers' loop has not turned, or it has not answered at all.
-    It keeps what it has, and gets nothing new until it goes on. Told once, when it begins."""
+    """For so many seconds the handlers' loop of a process has not turned, or it has not answered at all, although it is
+    connected, or lives on this machine and is not stopped. It keeps what it has begun, and gets nothing new until it
+    goes on. Told once, when it begins."""
 
     name: str
     instance: str

@@ -11,7 +11,7 @@ from zerowait.contract import Description, fingerprint, packed
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config, Identity
 from zerowait.engines.brokerless.protocol.core import Core
-from zerowait.engines.brokerless.protocol.effects import Close, Effect, Prove, Send, Ticket
+from zerowait.engines.brokerless.protocol.effects import Close, Effect, Look, Prove, Send, Ticket
 from zerowait.engines.brokerless.protocol.frames import (
     LANES,
     Batch,
@@ -33,6 +33,7 @@ from zerowait.engines.brokerless.protocol.frames import (
 )
 from zerowait.engines.brokerless.protocol.owner.dispatch import body_of
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
+from zerowait.engines.brokerless.protocol.worker.lying import Listing
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
 from zerowait.message import Outcome as Ended
 from zerowait.message import Segment, Service
@@ -68,6 +69,8 @@ class Stage:
         self.holds_reads = holds_reads
         self._read: list[Segment] = []
         self.puppets: dict[int, Puppet] = {}
+        self.listings: dict[int, Listing] = {}  # of those who are held
+        self.stirring: set[int] = set()  # those who have stood still until a moment ago
         if store is not None:
             self.open()
         if services:
@@ -128,6 +131,9 @@ class Stage:
                     self.puppets[effect.conn].hear(effect.data)
                 elif isinstance(effect, Close):
                     self.puppets[effect.conn].closed = True
+                elif isinstance(effect, Look):
+                    whose = effect.instance
+                    self.core.looked(whose, self.listings.get(whose), self.now, stirs=whose in self.stirring)
             self.tickets.extend(self.core.effects.take_tickets())
             if not self.holds_commits:
                 self.commit()

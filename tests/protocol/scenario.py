@@ -9,6 +9,7 @@
     dial A B · cut A B · half-cut A B      half-cut: only A notices
     partition A B [one-way] · heal         one-way: what A says does not reach B
     kill X · pause X · resume X · leave X  leave: as a deploy does
+    hold X                                 its interpreter is held until `resume`: nothing of it goes on, and it lives
     asker A · replier B [runners=N] [takes=S] [kind=KIND]
     ask A N [timeout=S] [idempotent=yes] [hedge=yes] · cancel A N
     push A N [bytes=N] [key=K] · withdraw A N
@@ -310,6 +311,9 @@ class Scenario:
 
     def _do_pause(self, name: str) -> None:
         self.processes[name].pause()
+
+    def _do_hold(self, name: str) -> None:
+        self.processes[name].hold()
 
     def _do_resume(self, name: str) -> None:
         self.processes[name].resume()

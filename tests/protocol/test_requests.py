@@ -26,9 +26,10 @@ from zerowait.engines.brokerless.protocol.frames import (
     array_of,
 )
 from zerowait.engines.brokerless.protocol.tables import ASKED, ENDED, IN_FLIGHT, WAITING
+from zerowait.engines.brokerless.protocol.worker.lying import Listing
 from zerowait.engines.brokerless.protocol.worker.streams import Outflow
+from zerowait.message import Numbers, Service, Verdict
 from zerowait.message import Outcome as Ended
-from zerowait.message import Service, Verdict
 
 IMPOSSIBLE = tables.IMPOSSIBLE
 X, Y = 201, 202
@@ -39,8 +40,17 @@ TIME_S = 60.0
 class Asker:
     """A process that has asked once; X and Y are workers."""
 
-    def __init__(self, state: str = WAITING, *, idempotent: bool = False, hedge: bool = False, kind: str = "request"):
-        self.stage = Stage()
+    def __init__(
+        self,
+        state: str = WAITING,
+        *,
+        idempotent: bool = False,
+        hedge: bool = False,
+        kind: str = "request",
+        boot: str = "",
+    ) -> None:
+        self.stage = Stage(boot="here")
+        self.boot = boot  # of the workers' machine
         self.kind = kind
         self.idempotent = idempotent
         core, stage = self.stage.core, self.stage
@@ -65,7 +75,7 @@ class Asker:
         self.stage.step()
 
     def worker(self, instance: int, *, credit: int = 0, serial: int = 1, **held: tuple[Part, ...]) -> Puppet:
-        puppet = Puppet(self.stage, instance, serial=serial)
+        puppet = Puppet(self.stage, instance, serial=serial, boot=self.boot)
         puppet.greet()
         puppet.say(State((Served(CHANNEL, self.kind, self.idempotent),)))
         puppet.say(Held(BOX, 1, held.get("queued", ()), held.get("running", ()), EPOCH))
@@ -175,6 +185,23 @@ def lost(at: Asker) -> str:
     return found.pop() if len(found) == 1 else "?"
 
 
+def standing(*, begun: bool) -> Callable[[Asker], str]:
+    """X is on this machine, lives, and none of its lines has run for longer than the grace."""
+
+    def run(at: Asker) -> str:
+        if at.state != IN_FLIGHT:
+            return IMPOSSIBLE
+        at = Asker(IN_FLIGHT, boot="here")
+        at.stage.listings[X] = Listing(0, {}, {} if begun else {(BOX, EPOCH): Numbers([(1, 1)])})
+        at.x.answers = at.y.answers = False
+        at.stage.step(at.stage.config.silence + at.stage.config.resume_grace - 0.1)
+        assert not at.why(), "told before the grace was over"
+        at.stage.step(0.3)
+        return at.why() or ("waiting" if at.is_waiting() else "?")
+
+    return run
+
+
 def nobody(before: bool) -> Callable[[Asker], str]:
     def run(at: Asker) -> str:
         if at.state != WAITING:
@@ -235,6 +262,8 @@ EVENTS: dict[str, Callable[[Asker], str]] = {
     "not in its worker's HELD": not_held,
     "its worker is gone or dead": lost,
     "its worker is gone or dead, idempotent": lost,
+    "its worker is held, and has not begun it": standing(begun=False),
+    "its worker is held, and may have begun it": standing(begun=True),
     "nobody serves it for `no_responder`": nobody(False),
     "the same, and another had it before": nobody(True),
     "its time is over": time_over,

@@ -47,9 +47,10 @@ from zerowait.engines.brokerless.protocol.tables import (
     UNKNOWN,
     WAITING,
 )
+from zerowait.engines.brokerless.protocol.worker.lying import Listing
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
+from zerowait.message import Numbers, Sent, Verdict
 from zerowait.message import Outcome as Ended
-from zerowait.message import Sent, Verdict
 
 IMPOSSIBLE = tables.IMPOSSIBLE
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
@@ -64,12 +65,12 @@ P_OF_X, P_OF_Y = 301, 302  # where they keep what their handlers send
 class AtOwner:
     """Message 1 of an outbox, in a state. In flight is at X; Y is another worker."""
 
-    def __init__(self, state: str) -> None:
+    def __init__(self, state: str, boot: str = "") -> None:
         self.store = Store(BOX)
-        self.stage = Stage(store=self.store)
+        self.stage = Stage(store=self.store, boot="here")
         self.state = state
         self.sent: Batch | None = None
-        self.x = self.stage.peer(X, channels=[CHANNEL], credit=0 if state == WAITING else 1, boot="")
+        self.x = self.stage.peer(X, channels=[CHANNEL], credit=0 if state == WAITING else 1, boot=boot)
         self.y = self.stage.peer(Y, channels=[CHANNEL])
         self.expires = START_US + int((self.stage.now + 60.0) * 1e6)
         self.epoch = self.store.epoch
@@ -86,6 +87,10 @@ class AtOwner:
     def forget(self) -> None:
         self.x.forget()
         self.y.forget()
+
+    def anew(self, boot: str) -> AtOwner:
+        """The same, with X on a machine of that boot."""
+        return AtOwner(self.state, boot)
 
     def part(self) -> Part:
         n = self.sent.n if self.sent is not None else 1
@@ -314,6 +319,27 @@ def loss(how: str) -> Callable[[AtOwner], str]:
     return run
 
 
+def standing(*, begun: bool) -> Callable[[AtOwner], str]:
+    """X is on this machine, lives, and none of its lines has run for longer than the grace."""
+
+    def run(at: AtOwner) -> str:
+        if at.state != IN_FLIGHT:
+            assert at.holder() is None
+            return IMPOSSIBLE
+        at = at.anew("here")
+        unbegun = Numbers([(2 if begun else 1, 1)])
+        at.stage.listings[X] = Listing(0, {BOX: (at.epoch, 1)}, {(BOX, at.epoch): unbegun})
+        at.x.answers = False
+        at.stage.step(at.stage.config.silence + at.stage.config.resume_grace - 0.1)
+        assert at.holder() == X, "looked at before the grace was over"
+        at.stage.step(2.0)
+        if at.holder() == X:
+            return "keep" if not at.is_waiting() else "?"
+        return at.waits()
+
+    return run
+
+
 def named_by_another(at: AtOwner) -> str:
     """Z is dead, which had it once, as far as its list tells."""
     at.stage.holds_commits = at.state == WAITING
@@ -392,6 +418,8 @@ OWNER_EVENTS: dict[str, Callable[[AtOwner], str]] = {
     "its holder has left": loss("left"),
     "its holder is gone, after silence": loss("silent"),
     "its holder is gone, its connection was closed": loss("gone"),
+    "its holder is held, and has not begun it": standing(begun=False),
+    "its holder is held, and may have begun it": standing(begun=True),
     "its holder is dead, its list names it": loss("named"),
     "its holder is dead, its list does not name it": loss("not named"),
     "its holder is dead, without a list": loss("no list"),

@@ -23,6 +23,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Close,
     Dispatched,
     Effect,
+    Look,
     Prove,
     Ready,
     Reopen,
@@ -33,6 +34,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Unanswered,
     Withdrawn,
 )
+from zerowait.engines.brokerless.protocol.worker.lying import WORDS, Listing, Lying, read
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
 from zerowait.message import Kept, Numbers, Outcome, Segment, Sent, Service, Verdict
 
@@ -42,6 +44,7 @@ Name = tuple[int, int, int]  # (outbox, epoch, number)
 Handler = Callable[[str, int, int], tuple[float, Outcome | None]]
 Said = Say | Withdrawn | Answered | Unanswered | tuple[str, list["Run"]]
 BOOT = "the boot of this machine"
+STIRS_S = 1.0  # so long after it goes on it is known that a process has stood still
 
 
 class Run:
@@ -95,6 +98,8 @@ class Process:
         self._taken: dict[int, Taken] = {}
         self.exit_code: int | None = None
         self.paused = False
+        self.held = False  # paused, but not stopped: a line of its own does not end
+        self.resumed_at = -STIRS_S
         self.commit_s = commit_s
         self.job = job  # how many messages a runner takes at once
         self.read_ahead = read_ahead
@@ -113,7 +118,9 @@ class Process:
             self.core.keep_in(home.box)
         for store in boxes:
             self._open(store, kept=store.kept())
+        self._words = memoryview(bytearray(8 * WORDS if self.services else 0)).cast("Q")
         if self.services:
+            self.core.worker.tell(Lying(self._words), lambda: world.now)
             served = self.services.items()
             self.core.serve([Service(channel, "push", runners, keeps=keeps) for channel, runners in served])
         world.processes.append(self)
@@ -150,9 +157,17 @@ class Process:
     def pause(self) -> None:
         self.paused = True
 
+    def hold(self) -> None:
+        self.paused = self.held = True
+
+    def listing(self) -> Listing | None:
+        """What whoever finds it held reads of it."""
+        return read(self._words, self._words) if self.alive and self.held else None
+
     def resume(self) -> None:
         """It reads what has arrived before a timer fires."""
-        self.paused = False
+        self.paused = self.held = False
+        self.resumed_at = self.world.now
         while self._later:
             self._later.popleft()()
         self.world.touch(self)
@@ -224,6 +239,11 @@ class Process:
                 peer = world.by_instance(effect.instance)
                 if peer is not None and not peer.alive and world.proofs:
                     self.core.buried(effect.instance, world.now, peer.obituary())
+            case Look():
+                peer = world.by_instance(effect.instance)
+                stirs = peer is not None and world.now - peer.resumed_at < STIRS_S
+                listing = peer.listing() if peer is not None else None
+                self.core.looked(effect.instance, listing, world.now, stirs=stirs)
             case Say():
                 self.said.append(effect)
                 if world.tells is not None:

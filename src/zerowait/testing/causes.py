@@ -105,8 +105,17 @@ class Causes:
         """Either may have had it in hand while it could not be heard: the first, which ran it, or the second, whose
         runner had taken it together with one that took long."""
         since = after.taken_at if after.taken_at is not None else after.started_at
-        silent = self.lost_sight(message.box, before.worker, before.started_at, after.started_at)
+        until = self._until_held(message.box, before, after.started_at)
+        silent = self.lost_sight(message.box, before.worker, before.started_at, until)
         return silent or self.lost_sight(message.box, after.worker, since, after.started_at)
+
+    def _until_held(self, box: int, before: Run, now: float) -> float:
+        """The silence of one that is held on this machine is none: what it has begun stays with it (§4.3). But for the
+        next to open that outbox, who cannot know what it had."""
+        if self._cluster.history.opened_at.get(box, now) >= before.started_at:
+            return now
+        life = self._cluster.history.lives[before.worker]
+        return next((since for since, until in life.holds if since <= now < until), now)
 
     def lost_sight(self, box: int, worker: int, since: float, until: float) -> bool:
         """Whether the owner of that outbox and that worker did not hear each other for the grace, in that time."""

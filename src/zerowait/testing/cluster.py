@@ -10,6 +10,7 @@ from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.core import OBITUARIES
 from zerowait.engines.brokerless.protocol.effects import Withdrawn
 from zerowait.engines.brokerless.protocol.frames import Obituary
+from zerowait.engines.brokerless.protocol.worker.lying import Listing
 from zerowait.errors import StoreError
 from zerowait.message import Prepared
 from zerowait.outbox.lane import Lane
@@ -21,7 +22,7 @@ from zerowait.testing.events import TOPICS
 from zerowait.testing.history import LEFT, History, Life, Message, Output, payload_of
 from zerowait.testing.network import Network
 from zerowait.testing.node import Node
-from zerowait.testing.plan import KILLS, REFORMS, Plan
+from zerowait.testing.plan import HELD_S, HOLDS, KILLS, REFORMS, Plan
 from zerowait.testing.surroundings import Home, Surroundings
 from zerowait.testing.timeline import Timeline, WallClock
 from zerowait.testing.topics import Topics
@@ -47,6 +48,7 @@ class Cluster:
         around = Surroundings(timeline, self.network, history, CONFIG, Random(f"processes {plan.seed}"))
         around.commit_s, around.job, around.temper = plan.commit_s, plan.job, self._temper
         around.ending, around.ended, around.boot = self._ending, self._ended, self._boot
+        around.proves, around.looked = plan.proves, self._looked
         around.died = self._killed_by_push
         around.keeps, around.sends = plan.keeps, self._sends
         around.is_well = lambda: self.healed
@@ -226,6 +228,13 @@ class Cluster:
         lives = [life for life in self.history.lives.values() if life.name == name and life.running is not None]
         return [obituary for life in lives[-OBITUARIES:] if (obituary := self._obituary(life)) is not None]
 
+    def _looked(self, instance: int) -> tuple[Listing | None, bool]:
+        node = self._node_of(instance)
+        return node.listing(), node.stirs()
+
+    def _node_of(self, instance: int) -> Node:
+        return next(node for node in self.nodes if node.instance == instance)
+
     def _boot(self, name: str) -> str:
         return "this boot" if self.plan.proves else f"the boot of {name}"
 
@@ -361,6 +370,11 @@ class Cluster:
             return min(seconds, 0.01), "kills"
         if self.healed:
             return min(seconds, 0.005), "handled"
+        if kind == HOLDS:
+            self.fired.add(kind)
+            seconds = self._rng.uniform(0.4, 1.0) * HELD_S
+            self._node_of(self.history.messages[token].runs[-1].worker).hold(seconds)
+            return seconds, "handled"
         if kind == "slow handler":
             self.fired.add(kind)
             return self._rng.uniform(0.3, 4.0), "handled"  # also longer than silence and grace together

@@ -78,6 +78,7 @@ class History:
         self.strangers: list[str] = []
         self.openings: Counter[int] = Counter()  # of each outbox
         self.clocks: dict[int, list[tuple[float, int]]] = {}  # likewise: when, and what clock on the wall it found
+        self.opened_at: dict[int, float] = {}  # likewise, the latest
         self.lives: dict[int, Life] = {}
         self.marks: dict[tuple[tuple[int, int, int], int], Noted] = {}  # (message, instance): it was there as that died
         self.log: Callable[[str], None] | None = None
@@ -147,6 +148,10 @@ class History:
             noted = self.marks.setdefault(((box, mark.epoch, mark.number), death.instance), Noted(self._timeline.now))
             noted.ran = noted.ran or death.ran
 
+    def opened(self, box: int) -> None:
+        self.openings[box] += 1
+        self.opened_at[box] = self._timeline.now
+
     def failures(self, token: int) -> int:
         """How many runs of it have failed."""
         return sum(run.ended_at is not None and run.ending == "retry" for run in self.messages[token].runs)
@@ -155,6 +160,7 @@ class History:
 class Life(Struct, eq=False):
     """One instance. ended_at: None while it lives. unsettled: how many messages ran there or had ended without their
     owner having confirmed it, when it ended. running: what its list says that it ran then; None: it has left none.
+    holds: since when, and until when, its interpreter was held, as its machine can tell.
     is_silent: nobody can prove its end. was_leaving: it had said so before it ended. breaks: for each outbox when its
     owner and this one could not hear each other, and since when they cannot."""
 
@@ -168,6 +174,7 @@ class Life(Struct, eq=False):
     running: tuple[tuple[int, int, int, int], ...] | None = None
     is_silent: bool = False
     was_leaving: bool = False
+    holds: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     breaks: dict[int, list[tuple[float, float]]] = field(default_factory=dict[int, list[tuple[float, float]]])
     broken_since: dict[int, float] = field(default_factory=dict[int, float])
     is_sampled: bool = False  # its end is among them

@@ -53,7 +53,7 @@ class Holdings:
         self.homes[box.id], self.boxes[box.id] = home, box
         if pushes:
             self.intake = intake
-        around.history.openings[box.id] += 1
+        around.history.opened(box.id)
         around.history.clocks.setdefault(box.id, []).append((around.timeline.now, node.wall_us(0.0)))
         around.history.tell("open", node.instance, box.id, box.epoch)
         self.outboxes.own(box, {})
@@ -75,12 +75,12 @@ class Holdings:
     def _offered(self, box: Outbox, epoch: int, segments: list[Segment], done: int) -> None:
         custody = self._node.core.owner.custody.get(box.id)
         if custody is not None and box.epoch != custody.epoch:  # it failed and came back
-            self._around.history.openings[box.id] += 1
+            self._around.history.opened(box.id)
         self.outboxes.offered(box.id, epoch, segments, done)
         self.outboxes.take(self.outboxes.offers())
 
     def _reopened(self, box: Outbox) -> None:
-        self._around.history.openings[box.id] += 1
+        self._around.history.opened(box.id)
         self.outboxes.reopened(box)
         self._node.touch()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
+from math import inf
 
 from zerowait.engines.brokerless.protocol.config import Identity
 from zerowait.engines.brokerless.protocol.core import Core
@@ -17,6 +18,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Close,
     Dispatched,
     Effect,
+    Look,
     Prove,
     Ready,
     Reopen,
@@ -28,6 +30,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Withdrawn,
 )  # fmt: skip
 from zerowait.engines.brokerless.protocol.frames import MAGIC, Drop, Subscribe, Subscribed, decode
+from zerowait.engines.brokerless.protocol.worker.lying import WORDS, Listing, Lying, read
 from zerowait.message import Mark, Service
 from zerowait.testing.answering import Repliers
 from zerowait.testing.asker import Asker
@@ -39,6 +42,7 @@ from zerowait.testing.surroundings import Surroundings
 from zerowait.testing.timeline import WallClock
 from zerowait.testing.topics import Topics
 
+STIRS_S = 0.4  # so long after it goes on it is known of a process that it stood still for longer
 _STATE, _DROP, _SUBSCRIBE, _SUBSCRIBED = 2, 4, 15, 22  # tags of frames
 _BEATS = (10, 11)  # likewise, of PING and PONG, after which nothing is where it was not before
 OWNER_END, WORKER_END = -1, -2  # the two ends of the link of a process to itself
@@ -62,6 +66,8 @@ class Node:
         self.instance = instance
         self.alive = True
         self.paused = False
+        self.held = False  # and not stopped: its interpreter is
+        self._stood = 0.0, 0.0  # since when, and until when, it did nothing last
         self.leaving = False
         self.is_younger = False  # of a later version
         self._later: deque[Callable[[], None]] = deque()  # what came while it was paused
@@ -74,6 +80,9 @@ class Node:
         self._offset_us = wall.offset_us()
         identity = Identity(instance=instance, name=name, pid=key, boot=around.boot(name), device=1, inode=key)
         self.core = Core(identity, around.config, lock=nullcontext(), wall_us=self.wall_us)
+        self._words = memoryview(bytearray(8 * WORDS if serves else 0)).cast("Q")
+        if serves:
+            self.core.worker.tell(Lying(self._words), lambda: timeline.now)
         self.holdings = Holdings(self)
         self.store, self.homes, self.boxes = self.holdings.store, self.holdings.homes, self.holdings.boxes
         self.crew = Crew(
@@ -124,9 +133,43 @@ class Node:
         else:
             act()
 
+    def hold(self, seconds: float) -> None:
+        """A handler holds its interpreter, from the next moment on."""
+
+        def begin() -> None:
+            if self.alive and not self.paused:
+                self.pause(held=True)
+                self.around.timeline.after(seconds, let_go)
+
+        def let_go() -> None:
+            if self.alive and self.held:
+                self.resume()
+
+        self.around.timeline.after(0.0, begin)
+
+    def pause(self, *, held: bool = False) -> None:
+        self.paused, self.held = True, held
+        now = self.around.timeline.now
+        self._stood = now, inf
+        if held and self.around.proves:
+            self.around.history.lives[self.instance].holds.append((now, inf))
+
+    def listing(self) -> Listing | None:
+        """What whoever finds it held reads of it."""
+        return read(self._words, self._words) if self.alive and self.held else None
+
+    def stirs(self) -> bool:
+        """Whether it has stood still until a moment ago."""
+        since, until = self._stood
+        return until - since >= STIRS_S and self.around.timeline.now - until < STIRS_S
+
     def resume(self) -> None:
         """It reads what has arrived before a timer fires."""
-        self.paused = False
+        life = self.around.history.lives[self.instance]
+        if self.held and life.holds:
+            life.holds[-1] = life.holds[-1][0], self.around.timeline.now
+        self._stood = self._stood[0], self.around.timeline.now
+        self.paused = self.held = False
         self.around.questions.resumed_at[self.instance] = self.around.timeline.now
         while self._later and self.alive and not self.paused:
             self._later.popleft()()
@@ -293,6 +336,9 @@ class Node:
             case Prove():
                 if (obituary := around.ending(effect.instance)) is not None:
                     self.core.buried(effect.instance, now, obituary)
+            case Look():
+                looked, stirs = around.looked(effect.instance)
+                self.core.looked(effect.instance, looked, now, stirs=stirs)
             case Say():
                 around.history.tell("say", self.instance, effect.topic, effect.instance)
                 if effect.topic == "state" and self.topics is not None and self.topics.durable is not None:

@@ -35,6 +35,7 @@ FAULTS: Final = (
     "handler fails",
     "handler rejects",
     "handler kills",
+    "handler holds",  # the interpreter: its process lives, and nothing of it goes on
     "handler kills both ends",  # its process, and the one that owns the message
     "worker leaves",
     "worker joins",
@@ -42,6 +43,9 @@ FAULTS: Final = (
 )
 KILLS: Final = {"handler kills", "handler kills both ends"}
 OF_HANDLERS: Final = {"slow handler", "handler fails", "handler rejects"} | KILLS
+HOLDS: Final = "handler holds"
+HELD_S: Final = 3.0  # so long at most
+HOLDS_SHARE: Final = 0.75  # of the worlds in which something is pushed
 SHARE: Final = 0.4
 GROUPS_SHARE: Final = 0.5  # of the worlds in which something is published
 TELLS_SHARE: Final = 0.45  # of the worlds in which something is pushed: there handlers publish for durable groups
@@ -147,6 +151,8 @@ def plan(seed: int) -> Plan:
     events: list[Event] = []
     chosen: set[str] = set()
     for kind in FAULTS:
+        if kind == HOLDS:
+            continue
         share = SHARE_OF_SOME if kind in OF_DISKS or kind in OF_HANDLERS - KILLS else SHARE
         if rng.random() >= share:
             continue
@@ -182,6 +188,14 @@ def plan(seed: int) -> Plan:
         served = served or serves(telling, workers, size.busy_s)
         for kind in [each for each in FAULTS if each in OF_HANDLERS & chosen]:
             tempers[told(telling.choice(tokens), telling.choice(served).channel)] = kind
+    # Likewise: so long that what it holds is given to another, and a little longer.
+    holding = Random(f"holds {seed}")
+    if pushing and holding.random() < HOLDS_SHARE:
+        free = [token for token in tokens if token not in tempers]
+        tempers.update({holding.choice(free): HOLDS for _ in range(holding.choice((2, 3, 4))) if free})
+    healed_s = min(LONGEST_S, max([size.busy_s, *(event.at + event.lasts for event in events)]))
+    if HOLDS in tempers.values():
+        healed_s = max(healed_s, size.busy_s + HELD_S)
     return Plan(
         seed=seed,
         senders=senders,
@@ -204,7 +218,7 @@ def plan(seed: int) -> Plan:
         tempers=tempers,
         manners=manners,
         mixes="versions mixed" in chosen,
-        healed_s=min(LONGEST_S, max([size.busy_s, *(event.at + event.lasts for event in events)])),
+        healed_s=healed_s,
         sends=sends if pushing else (),
         keeps=keeps,
         serves=tuple(served),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.frames import Obituary
+from zerowait.engines.brokerless.protocol.worker.lying import Listing
 from zerowait.outbox.intake import Limits
 from zerowait.outbox.outbox import Outbox
 from zerowait.testing.crew import Sends, Temper
@@ -39,7 +40,9 @@ class Surroundings:
     """What all processes of a world share.
 
     ending: how an instance has ended, if that can be proved to another. ended: how earlier lives of that name have, as
-    far as the next of them finds out. boot: of the machine of that process. died: a handler has ended its process."""
+    far as the next of them finds out. boot: of the machine of that process. proves: whether all are on one machine.
+    looked: what one that is silent has not begun, if it is held, and whether it has stood still until now. died: a
+    handler has ended its process."""
 
     def __init__(self, timeline: Timeline, network: Network, history: History, config: Config, rng: Random) -> None:
         self.timeline = timeline
@@ -62,5 +65,7 @@ class Surroundings:
         self.stored: Callable[[Node, Outbox], None] = lambda node, box: None
         self.ending: Callable[[int], Obituary | None] = lambda instance: None
         self.ended: Callable[[str], list[Obituary]] = lambda name: []
+        self.proves = False
+        self.looked: Callable[[int], tuple[Listing | None, bool]] = lambda instance: (None, False)
         self.boot: Callable[[str], str] = lambda name: "this boot"
         self.died: Callable[[Node, Message | None], None] = lambda node, message: None

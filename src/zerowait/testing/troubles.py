@@ -205,7 +205,7 @@ class Troubles:
         if node is None or node.paused:
             return None
         self._happens(event)
-        node.paused = True
+        node.pause()
         return node.resume
 
     def _leave(self, event: Event) -> Callable[[], None] | None:

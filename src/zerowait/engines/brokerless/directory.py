@@ -3,6 +3,7 @@
     <home>/<namespace>/
         instances/<16 hex>      the lock file of one process life: its lock is its life        (presence)
         instances/<16 hex>.runs what its runners are at, for whoever finds it dead             (started)
+        instances/<16 hex>.lies what it holds and has not begun, for whoever finds it held     (unbegun)
         peers/<16 hex>          who that is, what it serves, where it listens                   (entries)
         outbox/<name>.<id>.db   outboxes, each with <id>.lock beside it                         (shelf)
         s/<16 hex>              its socket
@@ -23,16 +24,17 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from zerowait.engines.brokerless import presence
+from zerowait.engines.brokerless import presence, started, unbegun
 from zerowait.engines.brokerless.entries import LEFT_BEHIND_S, Entries
 from zerowait.engines.brokerless.entry import Entry, is_instance
 from zerowait.engines.brokerless.home import open_folders, socket_path, state_home
 from zerowait.engines.brokerless.locks import FileLock
 from zerowait.engines.brokerless.presence import Standing
 from zerowait.engines.brokerless.protocol.frames import Obituary
+from zerowait.engines.brokerless.protocol.worker.lying import Lying
 from zerowait.engines.brokerless.shelf import OutboxFile, OutboxLock, Shelf
 from zerowait.engines.brokerless.started import Running, Started, read
-from zerowait.errors import UsageError
+from zerowait.errors import StoreError, UsageError
 from zerowait.names import check_process
 
 __all__ = ["Directory", "Entry", "Me", "Mended", "OutboxFile", "OutboxLock", "state_home"]
@@ -182,6 +184,7 @@ class Directory:
             return False
         self._entries.remove(instance)
         self._remove_socket(self._folders.sockets / f"{instance:016x}")
+        started.discard(self.lying_path(instance))  # of the living only
         return True
 
     def is_over(self, instance: int) -> bool:
@@ -201,6 +204,30 @@ class Directory:
                     "held is given to others one at a time", path, error.strerror,
                 )  # fmt: skip
         return self._started
+
+    def list_lying(self, instance: int) -> Lying | None:
+        """The list of what this life has not begun, which whoever finds it held reads. None: it cannot be made, and all
+        that it holds will wait for it then."""
+        path = presence.lying_path(self._folders.instances, instance)
+        try:
+            return unbegun.write(path)
+        except OSError as error:
+            log.warning(
+                "%s cannot be made (%s): should a handler of this process hold the interpreter, nobody can tell what "
+                "it has not begun, and after 8 s all that it holds counts as that of a process that is gone",
+                path, error.strerror,
+            )  # fmt: skip
+            return None
+
+    def lying_path(self, instance: int) -> Path:
+        return presence.lying_path(self._folders.instances, instance)
+
+    def socket_of(self, instance: int) -> Path | None:
+        """Where that instance listens, if it is one of this namespace."""
+        try:
+            return socket_path(self._folders, instance)
+        except StoreError:
+            return None
 
     def drain(self) -> None:
         """This life is leaving: its list names nobody any more."""
@@ -274,6 +301,8 @@ class Directory:
             self._elected.release()
         if self._started is not None:
             self._started.leave(remove=settled)
+        if self._me is not None:  # it holds nothing any more
+            started.discard(self.lying_path(self._me.instance))
         if self._life is not None:
             self._life.release(remove=settled)
         self._life = self._socket = self._elected = self._started = self._me = self._bound = None

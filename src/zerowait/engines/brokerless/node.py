@@ -191,8 +191,13 @@ class Node:
         self.call(tell)
 
     def list_started(self, slots: int) -> Started | None:
-        """Where the runners say what they are at, a slot each, for whoever finds this process dead."""
-        return self.directory.list_started(self.instance, slots) if self.directory is not None else None
+        """Where the runners say what they are at, a slot each, for whoever finds this process dead. From now on the
+        desk says, too, what has not begun, for whoever finds it held. To be called before anything is served."""
+        if self.directory is None:
+            return None
+        if self.core.worker.desk.lying is None and (lying := self.directory.list_lying(self.instance)) is not None:
+            self.call(lambda: self.core.worker.tell(lying, clock))
+        return self.directory.list_started(self.instance, slots)
 
     def announce_topic(self, pattern: str, fingerprint: bytes, description: bytes, history: int) -> None:
         """This process publishes there: to be said before the first event."""
@@ -425,6 +430,7 @@ class Node:
             assert self.directory is not None
             self._calls.end()
             self._resolver.close()
+            self._performer.close()
             self._wire.close()
             # Who has served may be noted in outboxes that nobody has open: they need the proof that it is over.
             self.directory.leave(settled=self._is_final and not self.core.worker.services)
@@ -508,6 +514,8 @@ class Node:
     def _turn(self) -> None:
         wire, core = self._wire, self.core
         assert wire is not None
+        if core.worker.desk.lying is not None:
+            core.worker.desk.lying.beat()
         timeout = 0.0 if self._has_work() else self._rest(clock())
         self._turning.end()
         try:

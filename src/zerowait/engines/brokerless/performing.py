@@ -21,6 +21,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Close,
     Dispatched,
     Effect,
+    Look,
     Met,
     Prove,
     Ready,
@@ -31,9 +32,12 @@ from zerowait.engines.brokerless.protocol.effects import (
     Unanswered,
     Withdrawn,
 )  # fmt: skip
+from zerowait.engines.brokerless.pulses import Pulses
 from zerowait.engines.brokerless.wire import Wire
 
 log = logging.getLogger("zerowait.node")
+
+OF_THE_HEARD = ("met", "gone", "dead", "left")  # what is told of who is there again, or over
 
 
 class Performer:
@@ -60,6 +64,7 @@ class Performer:
         self._core = core
         self._wire = wire
         self._directory = directory
+        self._pulses = Pulses(directory)
         self._outlets = outlets
         self._loop = loop
         self._outboxes = outboxes
@@ -114,12 +119,22 @@ class Performer:
             case Prove():
                 if self._directory.is_dead(effect.instance, effect.boot, effect.device, effect.inode):
                     self._core.buried(effect.instance, now, self._directory.ending(effect.instance))
+                else:
+                    self._pulses.feel(effect.instance, now)
+            case Look():
+                looked = self._pulses.look(effect.instance, now)
+                self._core.looked(effect.instance, looked.listing, now, stirs=looked.stirs)
             case Asked():
                 self._asked(effect)
             case Say():
+                if effect.topic in OF_THE_HEARD:
+                    self._pulses.forget(effect.instance)
                 self._say(effect)
             case Met():
                 self._contacts.met(effect.conn, effect.instance)
+
+    def close(self) -> None:
+        self._pulses.close()
 
     def _asked(self, asked: Asked) -> None:
         if not self._wire.is_from_here(asked.conn):

@@ -71,6 +71,11 @@ def list_path(folder: Path, instance: int) -> Path:
     return folder / f"{instance:016x}.runs"
 
 
+def lying_path(folder: Path, instance: int) -> Path:
+    """Where the list of what that instance has not begun lies."""
+    return folder / f"{instance:016x}.lies"
+
+
 def called(folder: Path, instance: int) -> str:
     """The name that this instance gave itself when it was born; empty if its file does not say."""
     try:
@@ -89,6 +94,7 @@ def tidy(folder: Path, instance: int) -> bool:
         with suppress(FileNotFoundError):
             os.unlink(path)
         started.discard(list_path(folder, instance))
+        started.discard(lying_path(folder, instance))
         return True
     return False
 

@@ -77,7 +77,7 @@ class Views:
                     pid=peer.hello.pid,
                     is_local=peers.is_local(peer),
                     address=self._contacts.address_of(conn) or (entry.endpoints[0] if entry is not None else ""),
-                    state="stuck" if peer.stuck_since is not None else peer.phase.value,
+                    state="stuck" if peer.is_held or peer.stuck_since is not None else peer.phase.value,
                     serves=tuple(link.served) if link is not None else (),
                     in_flight=in_flight,
                     silent_for_s=round(now - peer.heard_at, 3),

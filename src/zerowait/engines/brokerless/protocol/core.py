@@ -12,7 +12,7 @@ from math import inf
 
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config, Identity
-from zerowait.engines.brokerless.protocol.effects import WE_LEAVE, Asked, Effects, Prove, Say
+from zerowait.engines.brokerless.protocol.effects import WE_LEAVE, Asked, Effects, Look, Prove, Say
 from zerowait.engines.brokerless.protocol.frames import (
     Fragment,
     Frame,
@@ -32,6 +32,7 @@ from zerowait.engines.brokerless.protocol.publisher.publisher import Publisher
 from zerowait.engines.brokerless.protocol.sessions import Sessions
 from zerowait.engines.brokerless.protocol.subscriber.subscriber import Subscriber
 from zerowait.engines.brokerless.protocol.tables import is_expected
+from zerowait.engines.brokerless.protocol.worker.lying import Listing
 from zerowait.engines.brokerless.protocol.worker.streams import Outflow
 from zerowait.engines.brokerless.protocol.worker.worker import Finished, Worker
 from zerowait.message import Kept, Service
@@ -348,6 +349,50 @@ class Core:
         if peer is not None or returned:  # of others an obituary is only handed on
             self.effects.add(Say("dead", "", instance, messages=returned))
 
+    def looked(self, instance: int, listing: Listing | None, now: float, *, stirs: bool = False) -> None:
+        """The answer to `Look`. listing: what has not begun there, read now: its process lives and is not stopped, but
+        none of its lines has run since it was lost (rules §4.3). None: it is not so; stirs: but it was until a moment
+        ago, so that it may be about to come back."""
+        peer = self.peers.get(instance)
+        if peer is None or not self.peers.is_away(peer):
+            return
+        if listing is not None:
+            self._held(peer, listing, now)
+        elif peer.is_held or (stirs and not peer.patient_until):
+            peer.is_held = False
+            self.peers.wait_for(peer, now + self.config.resume_grace)
+        else:
+            self._gone(peer, now)
+        self.sessions.changed = True
+
+    def _held(self, peer: Peer, listing: Listing, now: float) -> None:
+        """What it has not begun others get now: the permission to begin it has lapsed, as for any who is lost so long.
+        What it has begun stays with it until it is back, or its death is proved."""
+        returned = self.owner.take_back(peer.instance, listing)
+        if not peer.is_held:
+            peer.is_held = True
+            self._over(peer, now)
+            seconds = now - peer.heard_at
+            words = (
+                f"its process lives, and has not run a line of Python for {seconds:.1f} s: what it has begun stays "
+                "with it, and what it has not is given to others"
+            )
+            self.effects.add(Say("stuck", words, peer.instance, messages=returned, seconds=seconds))
+        self.peers.wait_for(peer, now + self.config.ping)
+
+    def _gone(self, peer: Peer, now: float) -> None:
+        self.peers.forget(peer)
+        is_death = self.peers.seems_dead(peer)
+        returned = self.owner.gone(peer.instance, is_death=is_death, name=peer.hello.name)
+        self._over(peer, now)
+        words = f"not back within {self.config.resume_grace:g} s"
+        self.effects.add(Say("gone", words, peer.instance, messages=returned))
+
+    def _over(self, peer: Peer, now: float) -> None:
+        """Its grace is: nothing here waits for it any more but what it has begun."""
+        self.worker.owner_gone(peer.boxes, now)
+        self._no_more(peer.instance, peer.hello.name)
+
     def inherit(self, obituaries: Sequence[Obituary]) -> None:
         """How earlier lives of this process ended: everybody who is met is told."""
         self.obituaries = [*obituaries, *self.obituaries][-OBITUARIES:]
@@ -385,13 +430,10 @@ class Core:
             if link.instance != self.me.instance:
                 self.sessions.close(link, f"nothing heard for {self.config.silence:g} s", now)
         for peer in self.peers.over(now, heard):
-            self.peers.forget(peer)
-            is_death = self.peers.seems_dead(peer)
-            returned = self.owner.gone(peer.instance, is_death=is_death, name=peer.hello.name)
-            self.worker.owner_gone(peer.boxes, now)
-            self._no_more(peer.instance, peer.hello.name)
-            words = f"not back within {self.config.resume_grace:g} s"
-            self.effects.add(Say("gone", words, peer.instance, messages=returned))
+            if self.peers.is_local(peer):
+                self.effects.add(Look(peer.instance))  # `looked` follows
+            else:
+                self._gone(peer, now)
         for peer in self.peers.proofs_wanted(now):
             self.effects.add(Prove(peer.instance, peer.hello.boot, peer.hello.device, peer.hello.inode))
         for link in self._read(self.sessions.tick(now, heard), now):

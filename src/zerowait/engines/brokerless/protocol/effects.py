@@ -59,6 +59,13 @@ class Prove(Struct, gc=False):
     inode: int
 
 
+class Look(Struct, gc=False):
+    """Look what that instance is at, which is on this machine and has not been heard for the grace, and say so with
+    `Core.looked`."""
+
+    instance: int
+
+
 class Dispatched(Struct, gc=False):
     """These have been sent: receipts move, and the read-ahead has room again."""
 
@@ -169,6 +176,7 @@ Effect = (
     | Close
     | Met
     | Prove
+    | Look
     | Dispatched
     | Returned
     | Withdrawn

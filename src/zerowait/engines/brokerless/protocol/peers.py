@@ -8,7 +8,10 @@ or forgotten.
                                                         up again
 
 `stuck` is no state of its own: the transport lives, PONG shows a loop that does not turn. Such a peer gets no new
-work, and what it runs is never given to another while it lives (rules §4.3)."""
+work, and what it runs is never given to another while it lives (rules §4.3).
+
+Nor is `held`: silent on this machine for longer than the grace, and it is known that its process is neither stopped nor
+dead, but cannot run a line. It stays silent, for as long as it is so."""
 
 from __future__ import annotations
 
@@ -39,8 +42,10 @@ class Peer:
         "hello",
         "instance",
         "is_abrupt",
+        "is_held",
         "link",
         "lost_at",
+        "patient_until",
         "phase",
         "serves",
         "stuck_since",
@@ -57,6 +62,8 @@ class Peer:
         self.lost_at = now
         self.stuck_since: float | None = None
         self.draining = False  # when it was last there
+        self.is_held = False  # its interpreter is: what it has begun stays with it
+        self.patient_until = 0.0  # it is not gone before that, whenever it was lost
         self.is_abrupt = False  # its connection closed in the midst of life, and not because nothing was heard any more
 
 
@@ -101,6 +108,7 @@ class Peers:
         if peer is None:
             peer = self._peers[hello.instance] = Peer(hello, now)
         peer.hello, peer.link, peer.phase, peer.heard_at = hello, link, Phase.UP, now
+        peer.is_held, peer.patient_until = False, 0.0
         self._silent.set(peer.instance, self._silent_at(peer))
         self._over.discard(peer.instance)
         self._prove.discard(peer.instance)
@@ -163,7 +171,16 @@ class Peers:
         return self._late(self._over, Phase.SILENT, self._over_at, now, heard)
 
     def _over_at(self, peer: Peer) -> float:
-        return peer.lost_at + self._config.resume_grace
+        return max(peer.lost_at + self._config.resume_grace, peer.patient_until)
+
+    def is_away(self, peer: Peer) -> bool:
+        """Whether it has been lost for longer than the grace, and is not forgotten."""
+        return peer.phase is Phase.SILENT and self._peers.get(peer.instance) is peer
+
+    def wait_for(self, peer: Peer, until: float) -> None:
+        """It is not gone before that time."""
+        peer.patient_until = until
+        self._over.set(peer.instance, self._over_at(peer))
 
     def silent(self, now: float, heard: float) -> list[Peer]:
         """Whose connection says nothing any more. heard: what had come by then was read."""
@@ -191,6 +208,7 @@ class Peers:
         for peer in self._peers.values():
             peer.heard_at = min(now, peer.heard_at + seconds)
             peer.lost_at = min(now, peer.lost_at + seconds)
+            peer.patient_until = peer.patient_until and peer.patient_until + seconds
 
     def wake(self) -> float:
         return min(self._silent.next(), self._over.next(), self._prove.next())

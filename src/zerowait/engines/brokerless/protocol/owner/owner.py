@@ -21,6 +21,7 @@ from zerowait.engines.brokerless.protocol.owner.reconcile import reconcile
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
 from zerowait.engines.brokerless.protocol.owner.trial import Trial
 from zerowait.engines.brokerless.protocol.peers import Peers
+from zerowait.engines.brokerless.protocol.worker.lying import Listing
 from zerowait.message import Change, Note, Numbers, Segment, Settle, Shelve, Verdict
 
 DAY_MS = 86_400_000  # an epoch is the time of its opening, or a little more: one so far ahead is no fence but an error
@@ -423,6 +424,26 @@ class Owner:
             self._past(custody, instance)
         if is_listed:
             self.trial.reconsider(instance)
+        return returned
+
+    def take_back(self, instance: int, listing: Listing) -> int:
+        """It has not been heard for the grace, and lives: what it had certainly not begun when its list was read, after
+        that, waits again, as if it had handed it back. Gives how many messages that are. What was asked and has begun
+        is lost all the same: nobody waits for an answer longer than for who is gone (rules §9.5)."""
+        returned = 0
+        for custody in self.custody.values():
+            spared = [
+                (flight, at, many)
+                for flight in custody.flights_of(instance)
+                for first, count in list(flight.left)
+                for at, many in listing.spares(custody.box, flight.epoch, (flight.fence, flight.n), first, count)
+            ]
+            pieces = [piece for spare in spared for piece in custody.give_back(*spare)]
+            returned += sum(piece.count for piece in pieces)
+            self.trial.returned(custody, pieces)
+            self._wait_again(custody, pieces)
+            if custody.is_asked:
+                self._wait_again(custody, self.asks.lost(custody, instance, custody.give_up(instance, is_dead=True)))
         return returned
 
     def _past(self, custody: Custody, instance: int) -> None:

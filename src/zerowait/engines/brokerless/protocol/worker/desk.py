@@ -7,10 +7,11 @@ permission; DROP and hand-back remove from the same queue under the same lock, s
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 from zerowait.engines.brokerless.protocol.frames import ALONE, Held, Part
+from zerowait.engines.brokerless.protocol.worker.lying import Lying
 from zerowait.engines.brokerless.protocol.worker.parcel import Back, Parcel, Permit, Taken
 from zerowait.engines.brokerless.protocol.worker.single import Lines, name_of
 from zerowait.message import Numbers
@@ -76,6 +77,13 @@ class Desk:
         # (outbox, epoch) → number → the newer dispatch that it has taken (rules §2.4)
         self._retagged: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
         self._stands_still = False  # for a suspect that is to run alone in this process: nothing else is started
+        self.lying: Lying | None = None
+        self._clock: Callable[[], float] = float  # never asked without a list
+
+    def tell(self, lying: Lying, clock: Callable[[], float]) -> None:
+        """From now on that list says what has not begun. Before the first message is admitted."""
+        self._clock = clock
+        self.lying = lying
 
     # -- any thread ------------------------------------------------------------------------------------------------
 
@@ -91,16 +99,19 @@ class Desk:
             for box in list(state.turns):
                 parcels = state.turns[box]
                 parcel = parcels[0]
+                until = parcel.permit.until
                 if not parcel.permit.allows(now):
                     continue
                 start = parcel.at
                 name = name_of(parcel) if parcel.delivery.key is not None else None
+                stop = min(parcel.stop, start + (most if name is None else 1))
+                if self.lying is not None and not self._tells(self.lying, parcel, stop, until):
+                    continue
                 if name is not None:  # what is left of it stands in line, until this one is handled
                     parcels.popleft()
                     state.lines.starts(name, parcel, now)
-                    stop = parcel.at
                 else:
-                    stop = parcel.at = min(parcel.stop, start + most)
+                    parcel.at = stop
                     if stop == parcel.stop:
                         parcels.popleft()
                 state.took(box)
@@ -112,6 +123,18 @@ class Desk:
                 return Taken(parcel.delivery, start, stop, parcel)
         return None
 
+    def _tells(self, lying: Lying, parcel: Parcel, stop: int, until: float) -> bool:
+        """Whether those before that index may begin, now that this is told. until: the end of the permission that was
+        looked at. Since then this process may have stood still, for any time: whoever found meanwhile that they have
+        not begun has taken them back, and that there is a new permission by now does not make them ours again."""
+        lying.begins(parcel, stop)
+        if self._clock() < until:
+            if stop == parcel.stop:
+                lying.remove(parcel)
+            return True
+        lying.begins(parcel, parcel.at)
+        return False
+
     def handled(self, parcel: Parcel, index: int) -> None:
         """That message of a key has been handled: the next may be started. Nothing, if that was said before."""
         with self._lock:
@@ -122,7 +145,12 @@ class Desk:
 
     def _start_alone(self, state: _Channel, now: float) -> Taken | None:
         parcel = self._alone_in(state)
-        if parcel is None or not parcel.permit.allows(now):
+        if parcel is None:
+            return None
+        until = parcel.permit.until
+        if not parcel.permit.allows(now):
+            return None
+        if self.lying is not None and not self._tells(self.lying, parcel, parcel.stop, until):
             return None
         parcels = state.turns[parcel.box]
         parcels.remove(parcel)
@@ -208,6 +236,8 @@ class Desk:
                 name = name_of(parcel) if delivery.key is not None else None
                 if name is None or state.lines.join(name, parcel):
                     state.put(parcel)
+                if self.lying is not None:
+                    self.lying.put(parcel)
                 count = parcel.stop - parcel.at
                 state.queued += count
                 self._here.setdefault((parcel.box, delivery.epoch), Numbers()).add(parcel.first + parcel.at, count)
@@ -331,7 +361,10 @@ class Desk:
                 if not wanted:
                     kept.append(parcel)
                     continue
-                kept.extend(parcel.cut(start, many) for start, many in Numbers(wanted).missing(at, size))
+                for start, many in Numbers(wanted).missing(at, size):
+                    kept.append(cut := parcel.cut(start, many))
+                    if self.lying is not None:
+                        self.lying.put(cut)
                 dropped.extend(self._back(channel, state, parcel, start, many) for start, many in wanted)
             return kept
 
@@ -380,6 +413,8 @@ class Desk:
 
     def _back(self, channel: str, state: _Channel, parcel: Parcel, first: int, count: int) -> Back:
         box = parcel.box
+        if self.lying is not None:
+            self.lying.remove(parcel)
         state.queued -= count
         part = Part(parcel.delivery.epoch, first, count, parcel.fence, parcel.n)
         parts = self._tagged(box, part)

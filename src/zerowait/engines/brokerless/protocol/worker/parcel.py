@@ -25,7 +25,9 @@ class Permit:
 class Parcel:
     """A run of a delivery as it lies here: messages from `at` on have not been started."""
 
-    __slots__ = ("at", "begin", "box", "conn", "cost", "delivery", "fence", "first", "lane", "n", "permit", "stop")
+    __slots__ = (
+        "at", "begin", "box", "conn", "cost", "delivery", "fence", "first", "lane", "n", "permit", "place", "stop",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Parcel:
         self.conn = conn
         self.cost = cost  # units of credit a message
         self.lane = lane
+        self.place = 0  # where the list of what has not begun tells of it; 0: nowhere
 
     def waiting(self) -> Part:
         """What of it has not been started."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from msgspec.structs import replace
@@ -31,6 +31,7 @@ from zerowait.engines.brokerless.protocol.worker.arrival import parcels_of
 from zerowait.engines.brokerless.protocol.worker.claims import Claims
 from zerowait.engines.brokerless.protocol.worker.desk import Desk
 from zerowait.engines.brokerless.protocol.worker.lanes import Lanes
+from zerowait.engines.brokerless.protocol.worker.lying import Lying
 from zerowait.engines.brokerless.protocol.worker.memory import Answer, Known, Memory, answer_outcomes, outcomes
 from zerowait.engines.brokerless.protocol.worker.neighbours import Neighbours, neighbours
 from zerowait.engines.brokerless.protocol.worker.owners import Owners
@@ -66,6 +67,12 @@ class Worker:
         self._links: dict[int, Link] = {}
         self._handed_back: set[tuple[int, Part]] = set()  # while leaving: not confirmed yet
         self._dirty: set[str] = set()
+
+    def tell(self, lying: Lying, clock: Callable[[], float]) -> None:
+        """From now on that list says what has not begun. Before anything is served: what came until now went back."""
+        for box in self.owners.present():
+            lying.met(box, self.owners.fence(box), ())
+        self.desk.tell(lying, clock)
 
     def serve(self, services: Sequence[Service]) -> None:
         """All that is served from now on. What is queued of a channel that is not among it is handed back by `unserve`,
@@ -153,7 +160,10 @@ class Worker:
             for outcome in self.memory.replay(owned.box):
                 self._effects.send(link.conn, outcome)
             serial = link.held[owned.box] = link.held.get(owned.box, 0) + 1
-            self._effects.send(link.conn, self._held(owned.box, serial, owned.epoch))
+            held = self._held(owned.box, serial, owned.epoch)
+            if self.desk.lying is not None:
+                self.desk.lying.met(owned.box, owned.epoch, (*held.queued, *held.running))
+            self._effects.send(link.conn, held)
 
     def _held(self, box: int, serial: int, epoch: int) -> Held:
         """What lies here of an outbox. What has ended and is not on our disk yet cannot be said: it still runs."""
@@ -204,6 +214,8 @@ class Worker:
         """claims: also those of which it is not known whether they were chosen."""
         if self.memory.kept:
             self.claims.dropped(box, claims=claims)
+        if self.desk.lying is not None:
+            self.desk.lying.forget(box)
         self.memory.drop(box)
         self.owners.forget(box)
         self.streams.drop(box)
@@ -278,6 +290,8 @@ class Worker:
 
     def _admit(self, link: Link, batch: Batch, count: int, cost: float, window: Window | None, now: float) -> int:
         """How many of its messages are queued here from now on."""
+        if self.desk.lying is not None:
+            self.desk.lying.came(batch.box, batch.fence, batch.n)
         sorted_ = self.memory.sort(batch.box, batch.epoch, batch.ranges, self.desk.here(batch.box, batch.epoch))
         if sorted_.superseded:
             self.claims.superseded(batch.box, sorted_.superseded)

@@ -1,0 +1,61 @@
+"""The file in which `lying` is kept: mapped memory beside the lock file, as the list of what runs is (`started`)."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from zerowait.engines.brokerless.locks import FILE_MODE, OPEN_FLAGS
+from zerowait.engines.brokerless.protocol.worker.lying import WORDS, Listing, Lying, read
+
+_MAGIC = b"zwlies\0\x01"  # the version in its last byte
+_WORD = 8
+_SIZE = len(_MAGIC) + WORDS * _WORD
+
+
+def write(path: Path) -> Lying:
+    """Makes the file. Raises OSError; then there is none."""
+    descriptor = os.open(path, OPEN_FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    try:
+        # Written, not only sized: memory that stands for a hole in a full file system kills who writes to it.
+        if os.write(descriptor, _MAGIC + bytes(_SIZE - len(_MAGIC))) != _SIZE:
+            raise OSError(28, "no room left for the list of what has not begun", str(path))
+        mapped = mmap.mmap(descriptor, _SIZE)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+    finally:
+        os.close(descriptor)
+    return Lying(memoryview(mapped)[len(_MAGIC) :].cast("Q"))
+
+
+class Reading:
+    """Of another process's file, while that may be writing. Raises OSError if there is none."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, OPEN_FLAGS)
+
+    def beats(self) -> int | None:
+        """How often its network thread has turned. None: it is no such file."""
+        head = self._words(len(_MAGIC) + _WORD)
+        return head[0] if head is not None else None
+
+    def listing(self) -> Listing | None:
+        """All of it, read twice."""
+        once, again = self._words(_SIZE), self._words(_SIZE)
+        return read(once, again) if once is not None and again is not None else None
+
+    def _words(self, size: int) -> memoryview[int] | None:
+        try:
+            content = os.pread(self._descriptor, size, 0)
+        except OSError:
+            return None
+        if len(content) != size or not content.startswith(_MAGIC):
+            return None
+        return memoryview(content)[len(_MAGIC) :].cast("Q")
+
+    def close(self) -> None:
+        os.close(self._descriptor)
