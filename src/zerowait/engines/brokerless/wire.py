@@ -28,6 +28,7 @@ from zerowait.engines.brokerless.descriptors import raise_descriptor_limit
 from zerowait.engines.brokerless.dialled import WATCHED as DIALLED_EVENTS
 from zerowait.engines.brokerless.dialled import Dialled
 from zerowait.engines.brokerless.endpoints import cannot_listen, clear_path
+from zerowait.engines.brokerless.heap import expect_large_pieces
 from zerowait.engines.brokerless.listener import PARTING_S, Caller, Listener
 from zerowait.engines.brokerless.listener import WATCHED as LISTENER_EVENTS
 from zerowait.engines.brokerless.lookout import Lookout
@@ -76,6 +77,7 @@ class Wire:
         heartbeat_s: float = 1.0,
         silence_s: float = 3.0,
     ) -> None:
+        expect_large_pieces()
         self._frame_bytes = frame_bytes
         self._connections = connections
         self._handshakes = handshakes
