@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 from zerowait.callbacks import begin
+from zerowait.engines.brokerless import unbegun
 from zerowait.engines.brokerless.addresses import AddressBook
 from zerowait.engines.brokerless.calls import Calls
 from zerowait.engines.brokerless.clock import clock
@@ -432,6 +433,8 @@ class Node:
             self._resolver.close()
             self._performer.close()
             self._wire.close()
+            if (lying := self.core.worker.desk.untell()) is not None:
+                unbegun.close(lying)
             # Who has served may be noted in outboxes that nobody has open: they need the proof that it is over.
             self.directory.leave(settled=self._is_final and not self.core.worker.services)
 

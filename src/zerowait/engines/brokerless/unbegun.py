@@ -32,6 +32,13 @@ def write(path: Path) -> Lying:
     return Lying(memoryview(mapped)[len(_MAGIC) :].cast("Q"))
 
 
+def close(lying: Lying) -> None:
+    """Its memory and its descriptor are given back; the file stays."""
+    mapped = lying.let_go()
+    if isinstance(mapped, mmap.mmap):
+        mapped.close()
+
+
 class Reading:
     """Of another process's file, while that may be writing. Raises OSError if there is none."""
 

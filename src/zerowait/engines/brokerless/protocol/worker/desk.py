@@ -85,6 +85,13 @@ class Desk:
         self._clock = clock
         self.lying = lying
 
+    def untell(self) -> Lying | None:
+        """At the end of this life: that list says nothing any more, whatever runners still do. Given back, to be closed
+        by who made it."""
+        with self._lock:
+            lying, self.lying = self.lying, None
+            return lying
+
     # -- any thread ------------------------------------------------------------------------------------------------
 
     def start(self, channel: str, most: int, now: float) -> Taken | None:

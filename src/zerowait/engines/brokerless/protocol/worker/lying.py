@@ -63,6 +63,13 @@ class Lying:
         self._free_boxes = list(range(_PARCELS_AT - _BOX, _HEAD - 1, -_BOX))
         self._free = list(range(WORDS - _PARCEL, _PARCELS_AT - 1, -_PARCEL))
 
+    def let_go(self) -> object:
+        """What the words were in, which nobody looks into any more. Nothing else may be called afterwards."""
+        behind = self._words.obj
+        self._bytes.release()
+        self._words.release()
+        return behind
+
     def beat(self) -> None:
         """The thread that owns the protocol turns."""
         self._words[0] = (self._words[0] + 1) & 0xFFFFFFFF
