@@ -39,7 +39,7 @@ def _(put: Put) -> None:
 
 @bug("who speaks another version is not told which one this is", by=MEETING)
 def _(put: Put) -> None:
-    def end(self: Any, link: Any, code: int, words: str, now: float, *, missed: Any = None) -> None:
+    def end(self: Any, link: Any, code: int, words: str, now: float, *, missed: Any = None, why: str = "") -> None:
         self.close(link, words, now)
 
     put(sessions.Sessions, "end", lambda right: end)
