@@ -94,6 +94,16 @@ class Callbacks:
         self._queue.append(fn)
         self._there.release()
 
+    def flush(self, seconds: float) -> None:
+        """Waits until what was to be called back so far has been, so long at most."""
+        with self._lock:
+            thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return
+        over = threading.Event()
+        self.call(over.set)
+        over.wait(seconds)
+
     def stop(self) -> None:
         with self._lock:
             thread, self._thread = self._thread, None

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zerowait")
 
 STAYING_S = 0.5  # for what is told of what stays, at the end
+TOLD_S = 0.5  # for callbacks that wait their turn by then
 
 
 class Opened(Ground):
@@ -373,6 +374,7 @@ class Opened(Ground):
             atexit.unregister(self._at_exit)
             if self._at_exit_of_child is not None:
                 self._at_exit_of_child.cancel()
+            self.callbacks.flush(TOLD_S)  # whoever has waited for the end knows by then what came before it
             promise.set(sum(count for (_, _, durable), count in left.items() if durable))
             self.callbacks.stop()
 

@@ -129,6 +129,15 @@ def blocked(home: Path, namespace: str) -> tuple[Settings, Path]:
     return Settings(home=wrong, namespace=namespace), wrong
 
 
+def test_what_was_to_be_called_back_before_the_end_has_been_when_it_is_known(settings: Settings) -> None:
+    told = list[str]()
+    zw = Client("sender", settings=settings)
+    zw.push("c", 1).add_done_callback(lambda over: time.sleep(0.2))  # somebody's callback that takes its time
+    zw.push("c", 2).add_done_callback(lambda over: told.append("the second"))
+    zw.close(0).result(10)
+    assert told == ["the second"]
+
+
 def test_a_failed_opening_is_not_for_ever(blocked: tuple[Settings, Path]) -> None:
     settings, wrong = blocked
     zw = Client("sender", settings=settings)
