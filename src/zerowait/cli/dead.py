@@ -31,6 +31,7 @@ from zerowait.cli.output import (
     tell,
     tell_silent,
 )
+from zerowait.cli.payload import editable, encoded, parsed, readable
 from zerowait.cli.reach import PAGE, Found, Reach, Reply, tell_unreadable
 from zerowait.snapshot import LetterDetail, LetterFilter, LetterStatus, Question
 
@@ -155,11 +156,11 @@ def edit(
     if payload == "-":
         payload = sys.stdin.read()
     if payload is not None:
-        _json(payload)
+        parsed(payload)
     reach = Reach.named(namespace)
     [id] = reach.whole_ids([id])
     letter = reach.letter(id)
-    before, value = _editable(letter)
+    before, value = editable(letter)
     if payload is None:
         payload = click.edit(before, extension=".json")
     if payload is None or payload.strip() == before.strip():
@@ -169,7 +170,7 @@ def edit(
         binary = Binary(() if paths else reach.types(letter.channel), paths)
     except NotBytes as error:
         raise Failure(f"{error}.", MISUSED) from None
-    question = Question("dead.edit", {"id": id, "payload": _encoded(payload, binary, value)})
+    question = Question("dead.edit", {"id": id, "payload": encoded(payload, binary, value)})
     replies = reach.ask_for_letters(question, lambda reply: reply.value(bool) is True)
     if not any(reply.value(bool) for reply in replies):
         # Who has it may have refused the payload, or not have answered: only if neither is so, it is gone.
@@ -181,50 +182,6 @@ def edit(
         give_json({"id": id, "done": "edit"})
     tell(f"Dead letter {id} has that payload now. Give it back: zerowait dead retry {id}")
     return OK
-
-
-def _editable(letter: LetterDetail) -> tuple[str, Any]:
-    """Its payload as JSON, if that holds all of it; and as it is."""
-    from msgspec import DecodeError, json, msgpack
-
-    text, value = b"", None
-    try:
-        value = msgpack.decode(letter.payload)
-        text = json.encode(value)
-        whole = Binary().read(json.decode(text), like=value) == value
-    except (DecodeError, TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise Failure(
-            f"The payload of {letter.id} holds what JSON cannot (times, keys that are no strings), so it cannot be "
-            "edited here: push the message again from a program, and drop this one.",
-            MISUSED,
-        )
-    return json.format(text, indent=2).decode() + "\n", value
-
-
-def _json(payload: str) -> Any:
-    from msgspec import DecodeError, json
-
-    try:
-        return json.decode(payload)
-    except (DecodeError, UnicodeError, RecursionError) as error:
-        raise Failure(f"That is no JSON ({error}); nothing was changed.", MISUSED) from None
-
-
-def _encoded(payload: str, binary: Binary, before: Any) -> bytes:
-    from msgspec import msgpack
-
-    try:
-        return msgpack.encode(binary.read(_json(payload), like=before))
-    except NotBytes as error:
-        raise Failure(f"{error}; nothing was changed.", MISUSED) from None
-    except OverflowError:
-        raise Failure(
-            "That holds a whole number of more than 64 bits, which no message can carry: write it as a string. "
-            "Nothing was changed.",
-            MISUSED,
-        ) from None
 
 
 @command.command("retry", short_help="Give dead letters back to their channels.")
@@ -356,7 +313,7 @@ def _attempts(letter: LetterStatus) -> str:
 
 
 def _show(letter: LetterDetail, as_json: bool) -> None:
-    payload = _readable(letter.payload)
+    payload = readable(letter.payload)
     if as_json:
         from msgspec import to_builtins
 
@@ -391,16 +348,6 @@ def _reason(letter: LetterDetail) -> str:
     """With the exception's name, which most reasons begin with."""
     named = not letter.type or letter.reason.startswith(letter.type)
     return letter.reason if named else f"{letter.type}: {letter.reason}"
-
-
-def _readable(payload: bytes) -> object:
-    """The message as JSON can show it; bytes that are no text as base64."""
-    from msgspec import DecodeError, msgpack, to_builtins
-
-    try:
-        return to_builtins(msgpack.decode(payload), str_keys=True)
-    except (DecodeError, ValueError):
-        return payload
 
 
 def _short(reason: str) -> str:
