@@ -32,6 +32,7 @@ from zerowait.cli.output import (
     tell_silent,
 )
 from zerowait.cli.payload import editable, encoded, parsed, readable
+from zerowait.cli.prefix import whole_ids
 from zerowait.cli.reach import PAGE, Found, Reach, Reply, tell_unreadable
 from zerowait.snapshot import LetterDetail, LetterFilter, LetterStatus, Question
 
@@ -129,7 +130,7 @@ def show_letter(id: str, namespace: str | None, as_json: bool) -> int:
     The first characters of its ID are enough, at least 4, where no other begins with them.
     """
     reach = Reach.named(namespace)
-    _show(reach.letter(*reach.whole_ids([id])), as_json)
+    _show(reach.letter(*whole_ids(reach, [id])), as_json)
     return OK
 
 
@@ -158,7 +159,7 @@ def edit(
     if payload is not None:
         parsed(payload)
     reach = Reach.named(namespace)
-    [id] = reach.whole_ids([id])
+    [id] = whole_ids(reach, [id])
     letter = reach.letter(id)
     before, value = editable(letter)
     if payload is None:
@@ -237,7 +238,7 @@ def _act(
     if ids and limit is not None:
         raise Failure("--limit goes with --all or a filter: the IDs say already how many.", MISUSED)
     reach = Reach.named(namespace)
-    asked = tuple(dict.fromkeys(reach.whole_ids(ids)))
+    asked = tuple(dict.fromkeys(whole_ids(reach, ids)))
     if not ids:
         # What is confirmed is what is done: these letters, and none that died since.
         found = reach.letters(which, limit)

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct, ValidationError, convert, to_builtins
 
-from zerowait.cli.output import FAILED, MISUSED, UNAVAILABLE, Failure, styled, tell, tell_silent
+from zerowait.cli.output import FAILED, UNAVAILABLE, Failure, styled, tell, tell_silent
 from zerowait.contract import Description, unpacked
 from zerowait.errors import ZerowaitError
-from zerowait.names import is_message_id
 from zerowait.settings import Settings
 from zerowait.snapshot import Answer, BoxStatus, LetterDetail, LetterFilter, LetterStatus, Question, Status
 
@@ -39,8 +38,6 @@ HANDS_S, LOOK_S = 0.5, 0.05  # how long, and how often, it is waited for that an
 TAKEN_OVER_S = 3.0  # in which a process has found and opened what another has left
 AT_ONCE = 16
 TAKEN = Answer(False, error="somebody opens or closes it at this moment: ask again")
-PREFIX = 4  # characters of an id that may stand for it
-CANDIDATES = 10  # that are named where it means several
 PAGE = 500  # letters or ids in one question or answer: far below what one frame holds
 
 
@@ -280,26 +277,6 @@ class Reach:
         tell_silent(silent)
         who = "Those who answered have" if silent else "There is"
         raise Failure(f"{who} no dead letter {id}.", UNAVAILABLE if silent else FAILED)
-
-    def whole_ids(self, given: Iterable[str]) -> list[str]:
-        """Ids of dead letters, of which some may be given by their first characters. Raises Failure if such a one means
-        several, or that is not known; one that means none is given back as it is."""
-        return [self._whole_id(id) if len(id) >= PREFIX and not is_message_id(id) else id for id in given]
-
-    def _whole_id(self, prefix: str) -> str:
-        found = self.letters(LetterFilter(id=prefix), CANDIDATES + 1)
-        candidates = [letter for letter in found.letters if letter.id.startswith(prefix)]
-        if len(candidates) > 1:
-            shown = [f"  {letter.id}  {letter.channel}" for letter in candidates[:CANDIDATES]]
-            more = ["  …"] if len(candidates) > CANDIDATES else []
-            raise Failure("\n".join([f"{prefix} is the beginning of several dead letters:", *shown, *more]), MISUSED)
-        if candidates and found.silent:
-            tell_silent(found.silent)
-            raise Failure(
-                f"{prefix} may be the beginning of others, too, of those who did not answer: write {candidates[0].id}.",
-                UNAVAILABLE,
-            )
-        return candidates[0].id if candidates else prefix
 
     def letters(self, which: LetterFilter, limit: int | None) -> Found:
         """Dead letters from everywhere, the oldest first, at most `limit`."""
