@@ -1,4 +1,5 @@
-"""What may be called what: the rules for the names of channels, apps and clients; and how messages are called."""
+"""What may be called what: the rules for the names of channels, apps and clients; and what messages and processes are
+called for people."""
 
 from __future__ import annotations
 

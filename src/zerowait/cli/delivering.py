@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from zerowait.cli.output import OK, PARTIAL, UNAVAILABLE, colours, plural, tell, tell_silent
 from zerowait.cli.reach import LOOK_S, TAKEN_OVER_S, Reach, silent_of
+from zerowait.names import process_name
 
 
 class _Seen(Struct):
@@ -62,7 +63,7 @@ def _look(reach: Reach, name: str) -> _Seen:
         seen.channels[each.channel] += each.unsettled
     for status in found.statuses:
         if held := sum(box.unsettled for box in status.boxes if box.name == name and box.id):
-            seen.by[f"{status.name} (pid {status.pid})"] = held
+            seen.by[process_name(status.name, status.pid)] = held
     if found.untold:  # it is with one of those that did not answer
         why = f"somebody has it open, and did not say within {TAKEN_OVER_S:g} s what is in it. Try again"
         seen.silent = {**{f"outbox {file.path.name}": why for file in found.untold}, **found.silent}

@@ -24,6 +24,7 @@ from msgspec import Struct, ValidationError, convert, to_builtins
 from zerowait.cli.output import FAILED, UNAVAILABLE, Failure, styled, tell, tell_silent
 from zerowait.contract import Description, unpacked
 from zerowait.errors import ZerowaitError
+from zerowait.names import process_name
 from zerowait.settings import Settings
 from zerowait.snapshot import Answer, BoxStatus, LetterDetail, LetterFilter, LetterStatus, Question, Status
 
@@ -131,7 +132,7 @@ class Reach:
 
         _wait(is_each_with_somebody, within)
         processes = [
-            Place(f"{entry.name} (pid {entry.pid})", partial(_ask_process, entry))
+            Place(process_name(entry.name, entry.pid), partial(_ask_process, entry))
             for entry in living
             if entry.endpoints
         ]

@@ -21,6 +21,7 @@ from zerowait.cli.output import (
     tell_silent,
 )
 from zerowait.cli.reach import Found, Reach, tell_unreadable
+from zerowait.names import process_name
 from zerowait.snapshot import BoxStatus, ChannelStatus
 
 NUMBERS = (
@@ -84,7 +85,7 @@ def command(namespace: str | None, as_json: bool) -> int:
         tell(f"Nobody is there: no process and no message in namespace {reach.namespace!r} of {reach.home}.")
     tell_silent(found.silent)
     tell_unreadable(found)
-    unknown = [f"{each.name} (pid {each.pid}): {what}" for each in found.statuses for what in each.unknown]
+    unknown = [f"{process_name(each.name, each.pid)}: {what}" for each in found.statuses for what in each.unknown]
     for line in unknown:
         tell(f"{styled('not known:', sys.stderr, fg='yellow')} {line}")
     if found.silent:
@@ -106,15 +107,16 @@ def _show(found: Found) -> None:
             give("")
         give_table(headings, rows, right=NUMBERS)
     for each in found.statuses:
+        who = process_name(each.name, each.pid)
         for peer in each.peers:
             for channel, difference in sorted(peer.mismatches.items()):
                 tell(
-                    f"\n{each.name} (pid {each.pid}) sends nothing of {channel} to {peer.name} (pid {peer.pid}): "
-                    f"{difference}. Its messages wait; deploy both ends with the same contract"
+                    f"\n{who} sends nothing of {channel} to {peer.name} (pid {peer.pid}): {difference}. Its "
+                    "messages wait; deploy both ends with the same contract"
                 )
         if each.released_undecided:
             tell(
-                f"\n{each.name} (pid {each.pid}): what was sent for {plural(each.released_undecided, 'message')} left "
+                f"\n{who}: what was sent for {plural(each.released_undecided, 'message')} left "
                 "without the word of their senders, who were away for longer than undecided_after. Should they have "
                 "given such a message to another worker, its outputs leave twice"
             )
@@ -175,7 +177,7 @@ def _ledger_table(found: Found) -> tuple[list[str], list[list[str]]]:
 def _request_table(found: Found) -> tuple[list[str], list[list[str]]]:
     headings = ["channel", "asked by", *REQUEST_COUNTS]
     return headings, [
-        [each.channel, f"{status.name} (pid {status.pid})", *(f"{getattr(each, name):,}" for name in REQUEST_COUNTS)]
+        [each.channel, process_name(status.name, status.pid), *(f"{getattr(each, name):,}" for name in REQUEST_COUNTS)]
         for status in found.statuses
         for each in status.requests
     ]
@@ -186,7 +188,7 @@ def _topic_table(found: Found) -> tuple[list[str], list[list[str]]]:
     rows: list[list[str]] = []
     for status in found.statuses:
         for topic in status.topics:
-            names = [topic.topic, f"{status.name} (pid {status.pid})", f"{topic.published:,}"]
+            names = [topic.topic, process_name(status.name, status.pid), f"{topic.published:,}"]
             for each in topic.subscriptions:
                 durable = f"{each.pattern}@{each.group}"
                 one_of = f"{each.pattern} by group {each.group}" if each.group else each.pattern
@@ -209,7 +211,7 @@ def _boxes(found: Found) -> Iterator[tuple[str, BoxStatus]]:
             if box.name == each.name:
                 yield f"{box.name} (pid {each.pid}{'' if box.durable else ', in memory'})", box
             else:
-                yield f"{box.name}, kept by {each.name} (pid {each.pid})", box
+                yield f"{box.name}, kept by {process_name(each.name, each.pid)}", box
     for box in found.boxes:
         yield f"{box.name} (no process)", box
 
@@ -218,7 +220,7 @@ def _peer_table(found: Found) -> tuple[list[str], list[list[str]]]:
     headings = ["process", "peer", "state", "in flight", "silent", "address", "serves"]
     return headings, [
         [
-            f"{each.name} (pid {each.pid})",
+            process_name(each.name, each.pid),
             peer.name,
             peer.state,
             f"{peer.in_flight:,}",
