@@ -109,7 +109,7 @@ class PeerStatus(Struct, frozen=True, kw_only=True):
     instance: str
     pid: int | None  # None: on another machine
     address: str
-    state: str  # up, silent, gone, dead
+    state: str  # up, stuck, silent, gone, dead
     serves: list[str]
     in_flight: int = 0  # of our messages, there
     silent_for_s: float = 0.0

@@ -22,7 +22,7 @@ from zerowait.cli.output import (
 )
 from zerowait.cli.reach import Found, Reach, tell_unreadable
 from zerowait.names import process_name
-from zerowait.snapshot import BoxStatus, ChannelStatus
+from zerowait.snapshot import BoxStatus, ChannelStatus, PeerStatus
 
 NUMBERS = (
     "accepted",
@@ -111,8 +111,8 @@ def _show(found: Found) -> None:
         for peer in each.peers:
             for channel, difference in sorted(peer.mismatches.items()):
                 tell(
-                    f"\n{who} sends nothing of {channel} to {peer.name} (pid {peer.pid}): {difference}. Its "
-                    "messages wait; deploy both ends with the same contract"
+                    f"\n{who} sends nothing of {channel} to {_called(peer)}: {difference}. Its messages wait; deploy "
+                    "both ends with the same contract"
                 )
         if each.released_undecided:
             tell(
@@ -214,6 +214,13 @@ def _boxes(found: Found) -> Iterator[tuple[str, BoxStatus]]:
                 yield f"{box.name}, kept by {process_name(each.name, each.pid)}", box
     for box in found.boxes:
         yield f"{box.name} (no process)", box
+
+
+def _called(peer: PeerStatus) -> str:
+    """As the log calls it, but for the pid of one on another machine, which is not known here."""
+    if peer.pid is not None:
+        return process_name(peer.name, peer.pid)
+    return f"{peer.name} (at {peer.address})" if peer.address else peer.name
 
 
 def _peer_table(found: Found) -> tuple[list[str], list[list[str]]]:

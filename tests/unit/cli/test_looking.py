@@ -199,6 +199,27 @@ def test_what_left_without_the_word_of_its_sender_is_said_where_there_is_any(zer
     assert json.loads(zerowait("status", "--json").out)["processes"][0]["released_undecided"] == 1_234
 
 
+@pytest.mark.parametrize(
+    ("pid", "address", "called"),
+    [(12, "ipc:///x", "mail (pid 12)"), (None, "tcp://far:5511", "mail (at tcp://far:5511)"), (None, "", "mail")],
+)
+def test_who_expects_another_type_is_named_as_far_as_he_is_known(
+    zerowait: Zerowait, there: There, pid: int | None, address: str, called: str
+) -> None:
+    peer = PeerStatus(
+        name="mail",
+        instance="0c",
+        pid=pid,
+        address=address,
+        state="up",
+        serves=[],
+        mismatches={"work": "no field"},
+    )
+    there([Somebody("printer (pid 4711)", msgspec.structs.replace(process(), peers=[peer]))])
+    ran = zerowait("status")
+    assert f"printer (pid 4711) sends nothing of work to {called}: no field." in ran.err + ran.out
+
+
 def test_outboxes_taken_over_say_who_keeps_them_and_stand_together(zerowait: Zerowait, there: There) -> None:
     boxes = [box("cli", ledger(accepted=1_000, waiting=3)), box("cli", ledger(accepted=234, waiting=1))]
     there([Somebody("printer (pid 4711)", process("printer", *boxes))])
