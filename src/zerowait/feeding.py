@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from zerowait.engines.engine import Desk, Job, Outflow
 from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, Delivery, Outcome, Verdict
 from zerowait.subscriptions import UNKNOWN
+from zerowait.words import plural
 
 if TYPE_CHECKING:
     from zerowait.engines.brokerless.protocol.subscriber.inbox import Inbox, Taken
@@ -168,7 +169,7 @@ class Feeding:
             log.warning(
                 "missed %s of %s by now, the last from %s: they came faster than they were handled, or a "
                 "connection broke; a larger queue=, more concurrency or a quicker handler misses fewer",
-                "1 event" if feed.missed == 1 else f"{feed.missed:,} events",
+                plural(feed.missed, "event"),
                 feed.pattern,
                 sender,
             )

@@ -17,6 +17,7 @@ from msgspec import Struct
 from zerowait.errors import Cancelled
 from zerowait.message import ARRAY32, BODY_HEADER, BODY_START
 from zerowait.pending import Leaving, refuse_waiting
+from zerowait.words import plural
 
 if TYPE_CHECKING:
     from zerowait.codec import Codec
@@ -199,7 +200,7 @@ class Subscription(Leaving, Generic[T_co]):
             log.warning(
                 "missed %s of %s from %s: they came faster than they were taken, or a connection broke; a "
                 "larger queue=, or a quicker loop, misses fewer",
-                "1 event" if self._untold == 1 else f"{self._untold:,} events",
+                plural(self._untold, "event"),
                 self.topic,
                 sender,
             )

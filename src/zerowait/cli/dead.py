@@ -26,7 +26,6 @@ from zerowait.cli.output import (
     give_json,
     give_table,
     local,
-    plural,
     styled,
     tell,
     tell_silent,
@@ -35,6 +34,7 @@ from zerowait.cli.payload import editable, encoded, parsed, readable
 from zerowait.cli.prefix import whole_ids
 from zerowait.cli.reach import PAGE, Found, Reach, Reply, tell_unreadable
 from zerowait.snapshot import LetterDetail, LetterFilter, LetterStatus, Question
+from zerowait.words import plural
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -10,9 +10,10 @@ from collections import Counter
 
 from msgspec import Struct, field
 
-from zerowait.cli.output import OK, PARTIAL, UNAVAILABLE, colours, plural, tell, tell_silent
+from zerowait.cli.output import OK, PARTIAL, UNAVAILABLE, colours, tell, tell_silent
 from zerowait.cli.reach import LOOK_S, TAKEN_OVER_S, Reach, silent_of
 from zerowait.names import process_name
+from zerowait.words import plural
 
 
 class _Seen(Struct):

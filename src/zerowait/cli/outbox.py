@@ -20,7 +20,6 @@ from zerowait.cli.output import (
     confirm,
     give_json,
     give_table,
-    plural,
     tell,
     tell_silent,
 )
@@ -28,6 +27,7 @@ from zerowait.cli.reach import LOOK_S, TAKEN_OVER_S, Reach, tell_unreadable
 from zerowait.errors import StoreError
 from zerowait.names import nearest
 from zerowait.snapshot import BoxStatus, Question, WaitingStatus
+from zerowait.words import plural
 
 if TYPE_CHECKING:
     from zerowait.engines.brokerless.directory import OutboxFile

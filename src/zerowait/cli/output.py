@@ -120,11 +120,6 @@ def local(at: datetime | None) -> str:
     return at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if at is not None else ""
 
 
-def plural(n: int, word: str, words: str | None = None) -> str:
-    """`1 message`, `1,000 messages`."""
-    return f"{n:,} {word if n == 1 else words or word + 's'}"
-
-
 def confirm(question: str, *, yes: bool) -> None:
     """Asks before what cannot be undone. Without a terminal there is nobody to ask: then only --yes will do."""
     if yes:

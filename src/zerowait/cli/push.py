@@ -13,8 +13,9 @@ from msgspec import Struct
 from zerowait.cli import options
 from zerowait.cli.binary import Binary, NotBytes
 from zerowait.cli.lines import NotJson, messages
-from zerowait.cli.output import FAILED, MISUSED, OK, PARTIAL, UNAVAILABLE, Failure, colours, give_json, plural, tell
+from zerowait.cli.output import FAILED, MISUSED, OK, PARTIAL, UNAVAILABLE, Failure, colours, give_json, tell
 from zerowait.cli.reach import Reach
+from zerowait.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,6 @@ from zerowait.cli.output import (
     give,
     give_json,
     give_table,
-    plural,
     styled,
     tell,
     tell_silent,
@@ -23,6 +22,7 @@ from zerowait.cli.output import (
 from zerowait.cli.reach import Found, Reach, tell_unreadable
 from zerowait.names import process_name
 from zerowait.snapshot import BoxStatus, ChannelStatus, PeerStatus
+from zerowait.words import plural
 
 NUMBERS = (
     "accepted",

@@ -16,7 +16,6 @@ from zerowait.cli.output import (
     Failure,
     confirm,
     give_json,
-    plural,
     tell,
     tell_silent,
 )
@@ -25,6 +24,7 @@ from zerowait.names import nearest
 from zerowait.patterns import channel_of
 from zerowait.snapshot import GroupStatus, Question, WaitingStatus
 from zerowait.topics.groups import folder_of, forget, remembered
+from zerowait.words import plural
 
 
 @click.group("topic")

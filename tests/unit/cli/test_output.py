@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from zerowait.cli import output
-from zerowait.cli.output import age, colours, confirm, give_table, plural
+from zerowait.cli.output import age, colours, confirm, give_table
 
 
 class Terminal(io.StringIO):
@@ -78,11 +78,6 @@ def test_rich_takes_a_cell_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_age_has_the_unit_that_matters(seconds: float, said: str) -> None:
     now = datetime(2026, 3, 4, tzinfo=UTC)
     assert age(now - timedelta(seconds=seconds), now) == said
-
-
-def test_numbers_are_said_with_their_noun() -> None:
-    assert plural(1, "message") == "1 message"
-    assert plural(1_000, "message") == "1,000 messages"
 
 
 def test_without_a_terminal_nothing_is_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:

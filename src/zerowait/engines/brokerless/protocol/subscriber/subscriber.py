@@ -35,6 +35,7 @@ from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.subscriber.inbox import Inbox, Mark, Piece, Source
 from zerowait.message import ARRAY32, BODY_HEADER, BODY_START
 from zerowait.patterns import matches, overlap
+from zerowait.words import plural
 
 PLACES_REMEMBERED = 4_096  # publishers that went away, and where we left off with each
 TOLD_MOST = 1_024
@@ -183,9 +184,9 @@ class Subscriber:
             return
         if wanted.lost is not None:
             wanted.lost(count)
-        events, are = ("event", "is") if count == 1 else ("events", "are")
         whom = f"the group {wanted.group}" if wanted.group else "this process"
-        words = f"{count:,} {events} of {wanted.pattern} that waited there for {whom} {are} missed"
+        are = "is" if count == 1 else "are"
+        words = f"{plural(count, 'event')} of {wanted.pattern} that waited there for {whom} {are} missed"
         self._effects.add(Say("unsent", words, link.instance, wanted.pattern))
 
     def gone(self, instance: int, name: str) -> None:
