@@ -1022,3 +1022,29 @@ def test_descriptors_are_not_leaked_nor_inherited(directory: Directory, home: Pa
     lock.release()
     other.leave()
     assert descriptors() == before
+
+
+# -- the list of what has not begun ------------------------------------------------------------------------------------
+
+
+def test_a_list_of_what_has_not_begun_that_cannot_be_made_is_told_with_what_follows(
+    directory: Directory, caplog: pytest.LogCaptureFixture
+) -> None:
+    me = directory.enter(random_id(), "mail")
+    directory.lying_path(me.instance).touch()  # something is there already
+    assert directory.list_lying(me.instance) is None
+    [said] = caplog.messages
+    assert "cannot be made" in said
+    assert "all that it holds is given to others" in said
+
+
+def test_what_the_dead_had_not_begun_is_of_no_use_to_anybody(directory: Directory, home: Path) -> None:
+    dies = Directory(home, "test")
+    me = dies.enter(random_id(), "mail")
+    assert dies.list_lying(me.instance) is not None
+    assert not directory.is_dead(me.instance, me.boot, me.device, me.inode)
+    assert directory.lying_path(me.instance).exists()
+    assert dies._life is not None
+    dies._life.release()  # as the kernel does it at the end of a process
+    assert directory.is_dead(me.instance, me.boot, me.device, me.inode)
+    assert not directory.lying_path(me.instance).exists()

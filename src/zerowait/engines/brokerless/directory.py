@@ -184,7 +184,7 @@ class Directory:
             return False
         self._entries.remove(instance)
         self._remove_socket(self._folders.sockets / f"{instance:016x}")
-        started.discard(self.lying_path(instance))  # of the living only
+        started.discard(self.lying_path(instance))  # it tells of the living only; the list of what ran stays
         return True
 
     def is_over(self, instance: int) -> bool:
@@ -206,20 +206,21 @@ class Directory:
         return self._started
 
     def list_lying(self, instance: int) -> Lying | None:
-        """The list of what this life has not begun, which whoever finds it held reads. None: it cannot be made, and all
-        that it holds will wait for it then."""
-        path = presence.lying_path(self._folders.instances, instance)
+        """The list of what this life has not begun, which whoever finds it held reads. None: it cannot be made, and for
+        as long as it is held it counts as any who is silent."""
+        path = self.lying_path(instance)
         try:
             return unbegun.write(path)
         except OSError as error:
             log.warning(
-                "%s cannot be made (%s): should a handler of this process hold the interpreter, nobody can tell what "
-                "it has not begun, and after 8 s all that it holds counts as that of a process that is gone",
-                path, error.strerror,
+                "%s cannot be made (%s): should a handler of this process hold the interpreter for longer than a "
+                "silence and `resume_grace`, nobody can tell what has not begun here, and all that it holds is given "
+                "to others, also what it has begun", path, error.strerror,
             )  # fmt: skip
             return None
 
     def lying_path(self, instance: int) -> Path:
+        """Where that instance says what it has not begun."""
         return presence.lying_path(self._folders.instances, instance)
 
     def socket_of(self, instance: int) -> Path | None:

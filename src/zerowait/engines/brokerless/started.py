@@ -111,5 +111,6 @@ def read(path: Path) -> Running | None:
 
 
 def discard(path: Path) -> None:
+    """Removes a list, if there is one."""
     with suppress(OSError):
         os.unlink(path)
