@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from threading import Lock, get_ident
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 GIVEN_WAY_S: Final = 0.001  # at most so long
 SEGMENTS_A_TURN: Final = 8  # begun in one turn of an event loop, after which it gives way as a thread does
+LONGEST_NAP_ON_LOOP_S: Final = 0.002  # at most, where a thread naps for longer: it has others to turn for
 
 
 class Turn:
@@ -62,10 +66,11 @@ class InTurn:
     as long."""
 
     def __init__(self) -> None:
-        self._of: tuple[Any, int] = None, 0  # the loop that pushed last, and segments begun in this turn of it
+        # The loop that pushed last, and segments begun in this turn of it.
+        self._of: tuple[AbstractEventLoop | None, int] = None, 0
 
-    def may_wait(self, loop: Any) -> bool:
-        """It begins one more."""
+    def may_wait(self, loop: AbstractEventLoop) -> bool:
+        """This loop begins one more segment: whether it is to wait for those who carry it on, as a thread does."""
         known, begun = self._of
         if known is not loop:
             begun = 0

@@ -28,7 +28,7 @@ from zerowait.errors import Closed, QueueFull, Room, StoreError
 from zerowait.message import BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
 from zerowait.outbox.keyed import Keyed
 from zerowait.outbox.sheaf import MESSAGE_COST, Origin, Piece, Sheaf, Terms
-from zerowait.turns import InTurn
+from zerowait.turns import LONGEST_NAP_ON_LOOP_S, InTurn
 
 PATIENCE: Final = 2.0  # seconds, and PATIENCE_TURNS turns: a thread that gets no turn for long is not lost
 PATIENCE_TURNS: Final = 50
@@ -42,7 +42,6 @@ PRESSED_BYTES: Final = 4 << 20
 NAP: Final = 0.002  # seconds for each MiB
 LONGEST_NAP: Final = 0.05
 BEHIND_NAP: Final = 0.001  # seconds a segment, while workers take what must be read back for them (see `is_behind`)
-LONGEST_NAP_ON_LOOP: Final = 0.002
 FOR_OUTPUTS: Final = 1.1  # of the limit: so far what handlers send may fill it while work is still taken
 ROOMY: Final = 0.9  # QueueFull.room is done when this part is used: not at each message that leaves
 
@@ -150,7 +149,7 @@ class Intake:
         if len(begun) > 1:
             unstored += len(begun) * len(begun[len(begun) // 2].buffer)  # to add them up would cost more than it tells
         if unstored > PRESSED_BYTES:
-            longest = LONGEST_NAP if loop is None else LONGEST_NAP_ON_LOOP
+            longest = LONGEST_NAP if loop is None else LONGEST_NAP_ON_LOOP_S
             sleep(min(longest, NAP * (unstored - PRESSED_BYTES) / (1 << 20)))
         elif self.is_behind:
             sleep(BEHIND_NAP)

@@ -19,12 +19,11 @@ from zerowait.errors import Closed, QueueFull, ZerowaitError
 from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, SEGMENT_BYTES, SEGMENT_MESSAGES
 from zerowait.publications import Published
 from zerowait.topics.allowance import Allowance, Allowances
-from zerowait.turns import InTurn
+from zerowait.turns import LONGEST_NAP_ON_LOOP_S, InTurn
 
 PRESSED: Final = 8  # bundles that wait: from here on who publishes naps, so that the thread that sends keeps up
 NAP_S: Final = 0.001
 LONGEST_NAP_S: Final = 0.02
-LONGEST_NAP_ON_LOOP_S: Final = 0.002
 BUNDLES_MOST: Final = 256  # and from here on is refused: that thread stands still
 
 RETAIN, RELIABLE = 1, 2  # what is said of a run
