@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.stalling import stall_groups
 from tests.waiting import wait_until
 from zerowait import App, Client, Context, Settings, Topic
 from zerowait.errors import Closed
-from zerowait.topics import groups
 from zerowait.topics.groups import folder_of, remembered
 
 ORDERS = Topic[int]("orders.>")
@@ -22,15 +22,8 @@ NEW = ORDERS.at("new")
 @pytest.fixture
 def moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """A disk of which folders of groups can be read while this is set."""
-    moves = threading.Event()
+    moves = stall_groups(monkeypatch)
     moves.set()
-    real = remembered
-
-    def when_it_moves(folder: Path) -> dict[str, tuple[str, str]]:
-        assert moves.wait(30)
-        return real(folder)
-
-    monkeypatch.setattr(groups, "remembered", when_it_moves)
     yield moves
     moves.set()
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.stalling import stall_groups
 from tests.waiting import wait_until
 from zerowait import Topic
 from zerowait.callbacks import Callbacks
@@ -49,7 +50,7 @@ class Box:
 class Desk:
     """A publisher's entrance, and what is behind it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, knows: bool = True) -> None:
         self.callbacks = Callbacks("test")
         self.boxes: dict[str, Box] = {}
         self.short: dict[Any, TopicLane] = {}
@@ -66,7 +67,8 @@ class Desk:
             promise=lambda line: Promise[Any](self.callbacks),
             want=lambda channel: None,
         )
-        self.groups.known()
+        if knows:
+            self.groups.known()
         self.announced: dict[str, int] = {}
         self.entrance = TopicEntrance(Settings(), self.press, self.groups, short=self.short, announce=self._announce)
 
@@ -97,26 +99,10 @@ class Stalled(Desk):
     """Of which the folder of groups can be read only when that is let."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.moves = threading.Event()
-        real = groups_module.remembered
-
-        def when_it_moves(folder: Path) -> dict[str, tuple[str, str]]:
-            assert self.moves.wait(10)
-            return real(folder)
-
         (folder / "groups" / "bank").mkdir(parents=True)
         (folder / "groups" / "bank" / "acc@bill").touch()
-        self.moves.set()
-        super().__init__(folder)
-        self.moves.clear()
-        monkeypatch.setattr(groups_module, "remembered", when_it_moves)
-        self.groups = Groups(
-            lambda: folder / "groups" / "bank",
-            lane=lambda channel, codec: self.box(channel),
-            promise=lambda line: Promise[Any](self.callbacks),
-            want=lambda channel: None,
-        )
-        self.entrance = TopicEntrance(Settings(), self.press, self.groups, short=self.short, announce=self._announce)
+        self.moves = stall_groups(monkeypatch)
+        super().__init__(folder, knows=False)
 
     def let_it_move(self) -> None:
         self.moves.set()
