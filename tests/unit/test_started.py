@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from zerowait.engines.brokerless import presence
 from zerowait.engines.brokerless.directory import Directory
 from zerowait.engines.brokerless.started import Started, read
@@ -99,18 +101,22 @@ def test_the_next_process_of_a_name_finds_how_earlier_ones_have_ended(tmp_path: 
     assert looks.ran(ids[2]) is None
 
 
-def test_a_list_stays_as_long_as_the_proof_that_it_belongs_to(tmp_path: Path) -> None:
+def test_lists_stay_as_long_as_the_proof_that_they_belong_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = Directory(tmp_path / "state", "test")
     instance = secrets.randbits(64)
     directory.enter(instance, "mail")
     assert directory.list_started(instance, 1) is not None
+    assert directory.list_lying(instance) is not None
     folder = tmp_path / "state" / "test" / "instances"
     assert directory._life is not None
     directory._life.release()
     assert presence.is_over(folder, instance)
-    path = presence.list_path(folder, instance)
+    lists = presence.list_path(folder, instance), presence.lying_path(folder, instance)
     assert not presence.tidy(folder, instance)
-    assert path.exists(), "somebody may still ask"
+    assert all(path.exists() for path in lists), "somebody may still ask"
+    monkeypatch.setattr(presence, "PROOF_KEPT_S", -1.0)
+    assert presence.tidy(folder, instance)
+    assert not any(path.exists() for path in lists)
 
 
 def test_who_leaves_keeps_no_descriptor_and_a_late_end_goes_nowhere(tmp_path: Path) -> None:
