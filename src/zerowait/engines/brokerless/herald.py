@@ -14,7 +14,7 @@ OVER = ("left", "dead", "gone")  # what is told of a process last
 
 
 class Herald:
-    """On the network thread, but for `other_kind` and `is_asker`.
+    """On the network thread, but for `name`, `served`, `other_kind` and `is_asker`.
 
     notice: told each thing, and whom it is about. whence: who is at the other end of a connection, where he has not
     said who he is. address: which a connection has dialled, "" if it was dialled from there.
@@ -51,6 +51,7 @@ class Herald:
         instance = said.instance
         peer = self._core.peers.get(instance)
         link = peer.link if peer is not None else None
+        # Who is lost keeps the name that he had while he was there: where he was dialled is known no more.
         if peer is not None and (link is not None or instance not in self._names):
             where = "" if link is None or self._core.peers.is_local(peer) else self._address(link.conn)
             self._names[instance] = process_name(peer.hello.name, peer.hello.pid, where)

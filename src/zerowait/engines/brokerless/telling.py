@@ -27,7 +27,7 @@ LISTED = 10  # names in a line
 REFUSALS_MOST = 256  # different words that are counted apart: they are the other end's
 WORDS_MOST = 200
 LEFT = ("it left", "left", "it had to leave")  # said goodbye: "has left" follows
-OVER = (*LEFT, WE_LEAVE)  # connections that end in order
+IN_ORDER = (*LEFT, WE_LEAVE)  # so a connection ends that is not lost
 
 
 class Stays(Struct, frozen=True, kw_only=True):
@@ -139,12 +139,12 @@ class Telling:
 
     def say(self, said: Say, peer: str) -> None:
         """peer: the process that it is about, as `process_name` calls it."""
-        name, instance = peer.split(" ", 1)[0], f"{said.instance:016x}"
+        name, instance = peer.partition(" ")[0], f"{said.instance:016x}"  # no name has a space (`check_process`)
         match said.topic:
             case "met":
                 log.debug("connected to %s", peer)
                 self.notice(notices.PeerUp(name=name, instance=instance, channels=said.channels, process=peer))
-            case "lost" if said.words in OVER:
+            case "lost" if said.words in IN_ORDER:
                 log.debug("the connection to %s is closed: %s", peer, said.words)
             case "lost":
                 log.info(
@@ -152,13 +152,13 @@ class Telling:
                 )
             case "dead":
                 self._ended(said, f"{peer} has died", "at once")
-                self._gone(said, peer, "died")
+                self._gone(said, peer, name, instance, "died")
             case "gone":
                 self._ended(said, f"{peer} is gone ({said.words})")
-                self._gone(said, peer, "silent")
+                self._gone(said, peer, name, instance, "silent")
             case "left":
                 log.info("%s has left", peer)
-                self._gone(said, peer, "said goodbye")
+                self._gone(said, peer, name, instance, "said goodbye")
             case "stuck":
                 log.warning("%s: %s", peer, said.words)
                 self.notice(notices.PeerStuck(name=name, instance=instance, seconds=said.seconds, process=peer))
@@ -213,14 +213,13 @@ class Telling:
                 log.debug("%s: %s %s", peer, said.topic, said.words)
 
     def _ended(self, said: Say, end: str, when: str = "") -> None:
-        """To a process that had nothing there it is no more than news."""
+        """Who has nothing at that process is told, and not warned. when: what it had is given to others."""
         if said.messages:
             log.warning("%s", f"{end}; what it had begun is given to others {when}".rstrip())
         else:
             log.info("%s", end)
 
-    def _gone(self, said: Say, peer: str, how: str) -> None:
-        name, instance = peer.split(" ", 1)[0], f"{said.instance:016x}"
+    def _gone(self, said: Say, peer: str, name: str, instance: str, how: str) -> None:
         self.notice(notices.PeerGone(name=name, instance=instance, how=how, returned=said.messages, process=peer))
 
     def _mismatched(self, said: Say, peer: str, name: str, instance: str) -> None:
