@@ -2,8 +2,8 @@
 
     open:   intakes (pushes are taken from here on) → network thread: directory, sockets, protocol
             → store thread: outbox file
-    close:  intakes refuse → what is in flight ends, at most `drain` → store thread: a last turn, files
-            → network thread: goodbye
+    close:  what is held for durable groups goes into the outbox → intakes refuse → what is in flight ends, at most
+            `drain` → network thread: goodbye → store thread: a last turn, files
 
 Nothing here decides about messages.
 """
@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from zerowait.outbox.lane import Lane
 from zerowait.pending import Promise
 from zerowait.plains import Plains
 from zerowait.receipts import Receipt
+from zerowait.remains import remains
 from zerowait.replies import Reply
 from zerowait.requests.box import Requests
 from zerowait.requests.bundle import AskLane, Bundle
@@ -50,13 +51,11 @@ from zerowait.topics.bundle import TopicLane
 if TYPE_CHECKING:
     from zerowait.codec import Codec
     from zerowait.engines.brokerless.protocol.effects import Say
-    from zerowait.outbox.outbox import Outbox
     from zerowait.snapshot import Status
 
 log = logging.getLogger("zerowait")
 
-STAYING_S = 0.5  # for what is told of what stays, at the end
-TOLD_S = 0.5  # for callbacks that wait their turn by then
+TOLD_S = 0.5  # for callbacks that wait their turn at the end
 
 
 class Opened(Ground):
@@ -357,7 +356,7 @@ class Opened(Ground):
             log.exception("waiting for workers while closing %s went wrong; it is closed all the same", self.name)
         left: dict[tuple[str, str, bool], int] = {}
         try:
-            stays = self._staying()
+            stays = remains(self.estate, self.node) if self._error is None else {}
             # The network first: a file that is given up must not be sent from any more.
             self.node.stop(final=self.estate.is_settled())
             for requests in self.all_requests():
@@ -377,36 +376,6 @@ class Opened(Ground):
             self.callbacks.flush(TOLD_S)  # whoever has waited for the end knows by then what came before it
             promise.set(sum(count for (_, _, durable), count in left.items() if durable))
             self.callbacks.stop()
-
-    def _staying(self) -> dict[tuple[str, str, bool], Stays]:
-        """What is known of what stays, before nobody is there to ask any more: by outbox, channel and durable."""
-        found: dict[tuple[str, str, bool], Stays] = {}
-        until = time.monotonic() + STAYING_S
-        for box, asked in self.estate.staying() if self._error is None else ():
-            with suppress(TimeoutError, ZerowaitError):
-                rows = asked.result(max(0.0, until - time.monotonic()))
-                flying = self.node.in_flight(box.id)
-                there = self._there_for(box, rows, until)
-                for channel, row in rows.items():
-                    known = found.get((box.name, channel, True), there[channel])
-                    found[box.name, channel, True] = known.and_(
-                        handled=flying.get(channel, 0),
-                        later=row.later,
-                        due_in_s=row.due_in_s,
-                        earlier=row.earlier,
-                        later_earlier=row.later_earlier,
-                    )
-        for box in self.estate.boxes() if self._error is None else ():
-            if not box.durable and (channels := box.ledger.unsettled()):
-                with suppress(TimeoutError, ZerowaitError):
-                    there = self._there_for(box, channels, until)
-                    found.update({(box.name, channel, False): each for channel, each in there.items()})
-        return found
-
-    def _there_for(self, box: Outbox, channels: Iterable[str], until: float) -> dict[str, Stays]:
-        names, node = list(channels), self.node
-        asked = node.call(lambda: {name: node.there_for(name, box.id) for name in names})
-        return asked.result(max(0.0, until - time.monotonic()))
 
     def _wait_for_opening(self, until: float) -> None:
         try:
