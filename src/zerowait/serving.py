@@ -257,6 +257,7 @@ class Serving:
         await asyncio.wrap_future(opened.feeds.groups.read())
         self._feeding = feeding = Feeding(node.counter, opened.feeds, specs, stage.ready)
         desk = feeding if len(feeding) else node.counter
+        node.list_unbegun()
         await stage.open(desk, _Outputs(opened), node.list_started(stage.runners))
         for spec in specs:
             opened.plains.serve(spec, settings)

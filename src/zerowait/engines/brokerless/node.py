@@ -192,13 +192,17 @@ class Node:
         self.call(tell)
 
     def list_started(self, slots: int) -> Started | None:
-        """Where the runners say what they are at, a slot each, for whoever finds this process dead. From now on the
-        desk says, too, what has not begun, for whoever finds it held. To be called before anything is served."""
-        if self.directory is None:
-            return None
-        if self.core.worker.desk.lying is None and (lying := self.directory.list_lying(self.instance)) is not None:
+        """Where the runners say what they are at, a slot each, for whoever finds this process dead."""
+        return self.directory.list_started(self.instance, slots) if self.directory is not None else None
+
+    def list_unbegun(self) -> None:
+        """From now on the desk says what has not begun, for whoever finds this process held. To be called before
+        anything is served."""
+        if self.directory is None or self.core.worker.desk.lying is not None:
+            return
+        lying = self.directory.list_lying(self.instance)
+        if lying is not None:
             self.call(lambda: self.core.worker.tell(lying, clock))
-        return self.directory.list_started(self.instance, slots)
 
     def announce_topic(self, pattern: str, fingerprint: bytes, description: bytes, history: int) -> None:
         """This process publishes there: to be said before the first event."""
