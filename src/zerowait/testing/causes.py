@@ -14,7 +14,7 @@ from zerowait.testing.history import LEFT, Message, Run
 from zerowait.testing.node import Node
 
 DEATH, DEATH_WHILE_LEAVING = "death", "death while leaving"
-TINY_S = 1e-5  # microseconds, cut off here and there
+ROUNDED_S = 1e-5  # times on disk are whole microseconds, rounded here and there
 SLACK_S = 0.15  # how much earlier than both of them we may notice that they hear each other again
 
 
@@ -98,8 +98,8 @@ class Causes:
 
     def _is_due(self, message: Message, since: float, wait_s: float, run: Run) -> bool:
         """Whether it began so many seconds after that, as its outbox knows the time."""
-        early = since + wait_s - run.started_at
-        return early <= TINY_S or early <= self._cluster.history.set_on_s(message.box, since, run.started_at) + TINY_S
+        early = since + wait_s - run.started_at - ROUNDED_S
+        return early <= 0 or early <= self._cluster.history.set_on_s(message.box, since, run.started_at)
 
     def is_silent(self, message: Message, before: Run, after: Run) -> bool:
         """Either may have had it in hand while it could not be heard: the first, which ran it, or the second, whose

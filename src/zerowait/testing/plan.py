@@ -11,7 +11,7 @@ from msgspec import Struct
 from zerowait.testing.durable import GROUPED, TEMPERS, Serve, serves, told
 from zerowait.testing.traffic import Ask, Join, Publication, Push, asks, joins, publications, pushes
 
-# All that can go wrong. Each kind is in about a third of the plans.
+# All that can go wrong. Each kind is in about a third of the plans, but for those with a share of their own.
 FAULTS: Final = (
     "slow network",
     "partition",
@@ -152,7 +152,7 @@ def plan(seed: int) -> Plan:
     chosen: set[str] = set()
     for kind in FAULTS:
         if kind == HOLDS:
-            continue
+            continue  # below, with dice of its own
         share = SHARE_OF_SOME if kind in OF_DISKS or kind in OF_HANDLERS - KILLS else SHARE
         if rng.random() >= share:
             continue
@@ -182,13 +182,14 @@ def plan(seed: int) -> Plan:
         for kind in [each for each in FAULTS if each in OF_HANDLERS & chosen]:
             tempers.update({GROUPED + grouped.randrange(TEMPERS): kind for _ in range(grouped.choice((1, 2)))})
         keeps |= {each.channel for each in served if grouped.random() < 0.25}
+    # Likewise, of worlds where handlers publish for them.
     telling = Random(f"handlers publish {seed}")
     tells = telling.choice(TELLS) if pushing and telling.random() < TELLS_SHARE else ()
     if tells:
         served = served or serves(telling, workers, size.busy_s)
         for kind in [each for each in FAULTS if each in OF_HANDLERS & chosen]:
             tempers[told(telling.choice(tokens), telling.choice(served).channel)] = kind
-    # Likewise: so long that what it holds is given to another, and a little longer.
+    # Likewise, of worlds where a handler holds the interpreter. Such a world has time enough for the longest hold.
     holding = Random(f"holds {seed}")
     if pushing and holding.random() < HOLDS_SHARE:
         free = [token for token in tokens if token not in tempers]
