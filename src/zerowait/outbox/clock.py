@@ -8,6 +8,7 @@ from typing import Final
 
 # It goes on while the machine sleeps: what is due in an hour is due in an hour, lid closed or not.
 _STEADY: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+JUMP_US: Final = 100_000  # so far off is a clock that was set; what is less is corrected bit by bit, and time goes on
 
 
 def steady_ns() -> int:
@@ -32,4 +33,4 @@ class Clock:
     def shift(self) -> int:
         """What to add to the caller's time; what is less than a jump is not made one."""
         ahead = self.now() - self._now_us()
-        return ahead if abs(ahead) > 100_000 else 0
+        return ahead if abs(ahead) > JUMP_US else 0

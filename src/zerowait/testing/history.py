@@ -9,6 +9,7 @@ from hashlib import blake2b
 from msgspec import Struct, field, msgpack
 
 from zerowait.message import Mark
+from zerowait.outbox.clock import JUMP_US
 from zerowait.testing.timeline import Timeline
 
 LEFT = "left"  # how a life has ended that was no death
@@ -114,8 +115,9 @@ class History:
         if not before or not later:
             return 0.0
         jump_s = (max(later) - before[-1]) / 1e6
-        # What is less than a jump is not made one (`outbox/clock.py`): due times are told by another clock then.
-        return max(0.0, jump_s) + 0.1 * (len({*before, *later}) > 1)
+        # What is less than a jump is not made one: due times are told by another clock then.
+        told_s = JUMP_US / 1e6 if len({*before, *later}) > 1 else 0.0
+        return max(0.0, jump_s) + told_s
 
     def sent(self, of: Message, run: Run, outputs: list[Output]) -> None:
         """That run of that message has ended well, and sends these if it is chosen."""
