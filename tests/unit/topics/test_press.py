@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from typing import Any
@@ -13,10 +14,12 @@ from tests.waiting import wait_until
 from zerowait.callbacks import Callbacks
 from zerowait.codec import Codec
 from zerowait.errors import Closed, QueueFull, ZerowaitError
-from zerowait.message import SEGMENT_MESSAGES
+from zerowait.message import SEGMENT_BYTES, SEGMENT_MESSAGES
 from zerowait.pending import Promise
 from zerowait.publications import Published
-from zerowait.topics.bundle import BUNDLES_MOST, Bundle, Press, TopicLane
+from zerowait.topics import bundle as bundle_module
+from zerowait.topics.bundle import BUNDLES_MOST, LONGEST_NAP_S, PRESSED, Bundle, Press, TopicLane
+from zerowait.turns import LONGEST_NAP_ON_LOOP_S, SEGMENTS_A_TURN
 
 CODEC: Codec[int] = Codec(int)
 
@@ -266,3 +269,29 @@ def test_after_the_end_nothing_is_taken_and_who_waits_is_told() -> None:
     table.press.close("client")
     with pytest.raises(Closed):
         publish(lane, 3)
+
+
+def test_an_event_loop_naps_only_in_a_turn_that_begins_bundle_after_bundle_and_then_shortly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    naps: list[float] = []
+    monkeypatch.setattr(bundle_module, "sleep", naps.append)
+    lane = Table().lane("prices")
+
+    def begin_bundles(count: int) -> None:
+        for _ in range(count):
+            lane.press.publish(lane, bytes(SEGMENT_BYTES))
+
+    async def turns() -> None:
+        for _ in range(5):
+            begin_bundles(SEGMENTS_A_TURN)
+            await asyncio.sleep(0)
+        assert naps == [], "others turn in between"
+        begin_bundles(SEGMENTS_A_TURN + 3)
+
+    begin_bundles(2 * PRESSED)  # the thread that sends is behind
+    naps.clear()
+    asyncio.run(turns())
+    assert naps == [LONGEST_NAP_ON_LOOP_S] * 3
+    begin_bundles(1)
+    assert naps[3:] == [LONGEST_NAP_S], "a thread that publishes naps each time"
