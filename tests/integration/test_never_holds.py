@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
@@ -60,54 +61,80 @@ def calls(zw: Client, blob: bytes) -> dict[str, Callable[[], Any]]:
     }
 
 
+class Stall:
+    """A disk whose commits stand still while `moves` is not set; stands: one does."""
+
+    def __init__(self) -> None:
+        self.moves, self.stands = threading.Event(), threading.Event()
+        self.moves.set()
+
+    def wait(self) -> None:
+        if not self.moves.is_set():
+            self.stands.set()
+            self.moves.wait(60)
+
+
 @pytest.fixture
-def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """A disk whose commits stand still from then on, until this is set."""
-    moves = threading.Event()
-    moves.set()
-    commit = Database.commit
+def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stall]:
+    stall, commit = Stall(), Database.commit
 
     def commit_when_it_moves(database: Database) -> None:
-        moves.wait(60)
+        stall.wait()
         commit(database)
 
     monkeypatch.setattr(Database, "commit", commit_when_it_moves)
-    yield moves
-    moves.set()
+    yield stall
+    stall.moves.set()
 
 
-@pytest.mark.skipif(not hasattr(resource, "RUSAGE_THREAD"), reason="only Linux counts the waits of a thread")
-@pytest.mark.asyncio
-async def test_no_call_waits_although_the_disk_and_the_network_thread_stand_still(
-    settings: Settings, stalled: threading.Event
-) -> None:
-    # Given a client whose store thread stands in a commit, and whose network thread is held as well: so nobody else of
-    # this process wants the interpreter, and whatever waits is seen to.
-    zw, held = Client("never-holds", settings=settings), threading.Event()
-    await zw.push(DURABLE, b"")
-    zw.push(MEMORY, b"")
-    await wait_until_in_loop(lambda: not zw.status().unknown, within=10)
-    stalled.clear()
-    zw.push(DURABLE, b"")
-    zw._open().node.call(lambda: held.wait(60))
-    await asyncio.sleep(0.1)  # both are there by now; were they not, less would be tried, and nothing would fail
-    # When everything is called that there is
-    waited: dict[str, int] = {}
-    rounds, began = 100, time.monotonic()
+async def waits_of(zw: Client, rounds: int) -> Counter[str]:
+    """How often each verb made this thread sleep, called so often."""
+    waited = Counter[str]()
     for number in range(rounds):
         for name, call in calls(zw, BLOBS[number % len(BLOBS)]).items():
             before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
             with suppress(QueueFull):
                 call()
-            waited[name] = waited.get(name, 0) + resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+            waited[name] += resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
         await asyncio.sleep(0)  # each call may have a turn of the loop for itself
+    return waited
+
+
+@pytest.mark.skipif(not hasattr(resource, "RUSAGE_THREAD"), reason="only Linux counts the waits of a thread")
+@pytest.mark.asyncio
+async def test_no_call_waits_although_the_disk_and_the_network_thread_stand_still(
+    settings: Settings, stalled: Stall
+) -> None:
+    # Given a client whose store thread stands in a commit, and whose network thread is held as well: so hardly anybody
+    # else of this process wants the interpreter, and whatever waits is seen to.
+    zw, held, is_held = Client("never-holds", settings=settings), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        is_held.set()
+        held.wait(60)
+
+    await zw.push(DURABLE, b"")
+    zw.push(MEMORY, b"")
+    await wait_until_in_loop(lambda: not zw.status().unknown, within=10)
+    stalled.moves.clear()
+    zw.push(DURABLE, b"")
+    zw._open().node.call(hold)
+    await wait_until_in_loop(lambda: stalled.stands.is_set() and is_held.is_set(), within=10)
+    # When everything is called that there is
+    rounds, began = 100, time.monotonic()
+    waited = await waits_of(zw, rounds)
+    # A page of memory or the machine may take one of a hundred; a thread that wants the interpreter at that moment, a
+    # few more of one verb. What waits by itself does so each time.
+    for _ in range(2):
+        if max(waited.values()) > rounds / 10:
+            waited &= await waits_of(zw, rounds)
     took = time.monotonic() - began
     before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
     closing = zw.close(0)
     waited["close"] = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
-    # Then none of it went to sleep: a page of memory or the machine may take one of a hundred, waiting takes all.
+    # Then none of it went to sleep.
     held.set()
-    stalled.set()
+    stalled.moves.set()
     await closing
     assert {name: times for name, times in waited.items() if times > rounds / 10} == {}
     assert took < 30, "a status alone waits half a second, were it on a thread"
