@@ -4,6 +4,7 @@ stays with it, however long that is; what it has not is given to another, and do
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, cast
 
 import pytest
 
@@ -100,6 +101,43 @@ def test_what_runs_of_an_outbox_that_was_forgotten_has_been_read_when_its_owner_
     again.tell()
     assert at.spares(1, n=7) == [], "it runs"
     assert at.spares(2, n=8) == [(2, 1)]
+
+
+class Glanced(Listed):
+    """Whose list is looked at after each word that is written: the interpreter may be held between any two."""
+
+    def __init__(self, *, durable: bool = True) -> None:
+        super().__init__(durable=durable)
+        self.glance: Callable[[], object] = lambda: None
+        self.stage.core.worker.desk.lying = Lying(cast("memoryview[int]", self))
+        self.stage.core.worker.desk.lying.met(BOX, EPOCH, ())
+
+    def __setitem__(self, at: int, word: int) -> None:
+        self.words[at] = word
+        self.glance()
+
+    def __getitem__(self, at: int) -> int:
+        return self.words[at]
+
+    def cast(self, format: Literal["B"]) -> memoryview[int]:
+        return self.words.cast(format)
+
+
+def test_what_runs_has_been_read_at_each_moment_in_which_its_owner_is_met_again() -> None:
+    at = Glanced(durable=False)
+    at.send(1, 1, n=7)
+    assert at.stage.take() is not None
+    at.owner.lose()
+    at.stage.step(at.stage.config.resume_grace + 0.1)
+
+    found: list[list[tuple[int, int]]] = []
+    at.glance = lambda: found.append(at.spares(1, n=7))
+    again = Puppet(at.stage, X, boxes=[at.owned], serial=2)
+    again.greet()
+    again.tell()
+
+    assert len(found) > 3
+    assert not any(found), "for one moment it counted as not begun, and who looked then gave it to another"
 
 
 @pytest.mark.parametrize("renewed", [False, True])

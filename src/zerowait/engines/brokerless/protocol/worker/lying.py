@@ -77,13 +77,14 @@ class Lying:
     def met(self, box: int, epoch: int, held: Iterable[Part]) -> None:
         """Its owner is there, with this epoch, and is told that these are held: of what it thinks to be here no other
         dispatch has been read."""
-        if box not in self._boxes and self._free_boxes:
-            at = self._free_boxes.pop()
-            self._boxes[box] = [at, 0, 0]
-            self._words[at + 1] = self._words[at + 2] = 0
-            self._words[at] = box
+        is_new = box not in self._boxes and bool(self._free_boxes)
+        if is_new:
+            self._boxes[box] = mark = [self._free_boxes.pop(), 0, 0]
+            self._words[mark[0] + 1] = self._words[mark[0] + 2] = 0
         for dispatch in [(epoch, 0), *((part.fence, part.n) for part in held)]:
             self.came(box, *dispatch)
+        if is_new:  # last: until all is said nothing is known of it, and what runs has been read
+            self._words[self._boxes[box][0]] = box
 
     def came(self, box: int, fence: int, n: int) -> None:
         """A BATCH of that number is about to be looked at."""
