@@ -56,7 +56,10 @@ def forget_group(topic: str, group: str, yes: bool, namespace: str | None, as_js
     silent = {**_silent(said), **silent}
     tell_silent(silent)
     groups = {name for each in told for name in each.groups}
-    groups.update(name for each in folders for name in remembered(each))
+    try:
+        groups.update(name for each in folders for name in remembered(each))
+    except OSError as error:
+        raise Failure(f"{error.filename} cannot be read ({error.strerror}): nothing was forgotten.", FAILED) from None
     held = sum(box.waiting for box in there)
     if channel not in groups and not held:
         if silent:
@@ -100,7 +103,7 @@ def _silent(replies: Iterable[Reply]) -> dict[str, str]:
 def _folders(reach: Reach) -> list[Path]:
     """Where the clients of this namespace remember groups."""
     above = folder_of(reach.home, reach.namespace)
-    return sorted(above.iterdir()) if above.is_dir() else []
+    return sorted(each for each in above.iterdir() if each.is_dir()) if above.is_dir() else []
 
 
 def _hint(channel: str, groups: Iterable[str]) -> str:

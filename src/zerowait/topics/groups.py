@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -31,6 +32,7 @@ log = logging.getLogger("zerowait.outbox")
 
 GROUPS_MOST = 1_024
 HELD_BYTES = 16 << 20  # of what is published before the groups are known: as long as a disk that stands still allows
+READ_AGAIN_S = 0.5
 _LINE = "write `await zw.publish(…)`"
 
 
@@ -88,7 +90,7 @@ class Groups:
 
     def known(self) -> dict[str, tuple[str, str]]:
         """All that there are. Read at first use, on this thread: not for the network thread, nor for whoever publishes
-        (`seen`, `read`)."""
+        (`seen`, `read`). Raises OSError if that cannot be; then it is as before."""
         if not self._is_open:
             self._open()
         assert self._known is not None
@@ -147,9 +149,28 @@ class Groups:
 
     def _read_behind(self) -> None:
         try:
-            threading.Thread(target=self.known, name="zerowait groups", daemon=True).start()
+            threading.Thread(target=self._read_patiently, name="zerowait groups", daemon=True).start()
         except RuntimeError:  # the interpreter is at its end, and starts no more threads: nobody waits for this one
-            self.known()
+            with suppress(OSError):
+                self.known()
+
+    def _read_patiently(self) -> None:
+        """Until they could be read: not to know of a group is to lose what is published for it."""
+        is_told = False
+        while self._error is None:
+            try:
+                self.known()
+            except OSError as error:
+                if not is_told:
+                    is_told = True
+                    log.warning(
+                        "which durable groups there are cannot be read from %s (%s), and is tried again until it can: "
+                        "what is published is held meanwhile, at most %d MiB of it, and an app does not begin before",
+                        self._folder(), error.strerror, HELD_BYTES >> 20,
+                    )  # fmt: skip
+                time.sleep(READ_AGAIN_S)
+            else:
+                return
 
     def _remembered(self) -> dict[str, tuple[str, str]]:
         return remembered(self._folder())
@@ -302,9 +323,10 @@ def folder_of(home: Path, namespace: str, client: str = "") -> Path:
 
 
 def remembered(folder: Path) -> dict[str, tuple[str, str]]:
-    """The groups of which a file there tells: channel → (pattern, group)."""
+    """The groups of which a file there tells: channel → (pattern, group). Raises OSError for a folder that is there and
+    cannot be read, for want of descriptors say: that is no sign that there are none."""
     found: dict[str, tuple[str, str]] = {}
-    with suppress(OSError):
+    with suppress(FileNotFoundError):
         for name in sorted(os.listdir(folder)):
             channel = unquote(name)
             if not name.startswith(".") and (both := parted(channel)) is not None:

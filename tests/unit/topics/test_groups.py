@@ -10,6 +10,7 @@ import pytest
 
 from tests.waiting import wait_until
 from zerowait.codec import Codec
+from zerowait.errors import Closed
 from zerowait.topics.groups import Groups, remembered
 
 BILLING = "prices.*@billing"
@@ -127,3 +128,37 @@ def test_a_group_that_was_remembered_is_no_news_when_it_is_met_before_it_was_rea
     assert disk.known() == {BILLING: ("prices.*", "billing")}
     assert disk.wanted == {BILLING}, "its members are looked for all the same"
     assert remembered(folder) == {}, "it is not written once more"
+
+
+def test_a_folder_that_cannot_be_read_is_no_sign_that_there_are_no_groups(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without descriptors, say: what was published then was kept for no group that an earlier life had met."""
+    # Given a folder that cannot be read.
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in its place")
+    publisher = Publisher(folder)
+
+    # When somebody wants to publish.
+    known = publisher.groups.read()
+    wait_until(lambda: "cannot be read" in caplog.text, within=5)
+
+    # Then that waits until it can be read, and is told once.
+    assert not known.done()
+    assert publisher.groups.is_holding()
+    folder.unlink()
+    folder.mkdir()
+    (folder / BILLING).touch()
+    known.result(5)
+    assert publisher.groups.known() == {BILLING: ("prices.*", "billing")}
+    assert caplog.text.count("cannot be read") == 1
+
+
+def test_a_folder_that_cannot_be_read_keeps_nobody_who_closes(folder: Path) -> None:
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in its place")
+    groups = Publisher(folder).groups
+    known = groups.read()
+    groups.fail(Closed(name="bank"))
+    assert isinstance(known.exception(5), Closed)
+    wait_until(lambda: not any(each.name == "zerowait groups" for each in threading.enumerate()), within=5)
