@@ -140,6 +140,41 @@ def test_what_runs_has_been_read_at_each_moment_in_which_its_owner_is_met_again(
     assert not any(found), "for one moment it counted as not begun, and who looked then gave it to another"
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_list_that_comes_late_knows_what_was_read_before(has_ended: bool) -> None:
+    """It could not be made when this process began to serve: for want of room, say."""
+    stage = Stage(services={CHANNEL: 1})
+    owner = stage.peer(X, boxes=[Owned(BOX, EPOCH, "owner", True)])
+    owner.send(1, 1, n=7, epoch=EPOCH, fence=EPOCH)
+    taken = stage.take()
+    if has_ended:
+        stage.end(taken)  # and its owner has not said that he knows
+    words = memoryview(bytearray(8 * WORDS)).cast("Q")
+    stage.core.worker.tell(Lying(words), lambda: stage.now)
+    found = read(words, words)
+    assert found is not None
+    assert found.spares(BOX, EPOCH, (EPOCH, 7), 1, 1) == []
+    assert found.spares(BOX, EPOCH, (EPOCH, 8), 2, 1) == [(2, 1)]
+
+
+def test_what_has_ended_unheard_has_been_read_when_there_is_room_for_its_outbox_at_last() -> None:
+    at = Listed()
+    lying = at.stage.core.worker.desk.lying
+    assert lying is not None
+    lying.forget(BOX)
+    for box in range(1, BOXES + 2):
+        lying.met(BOX + box, 1, ())
+    at.send(1, 1, n=7)
+    at.stage.end(at.stage.take())
+    at.owner.lose()
+    lying.forget(BOX + 1)
+    again = Puppet(at.stage, X, boxes=[at.owned], serial=2)
+    again.greet()
+    again.tell()
+    assert at.spares(1, n=7) == []
+    assert at.spares(2, n=8) == [(2, 1)]
+
+
 @pytest.mark.parametrize("renewed", [False, True])
 def test_a_runner_that_stood_still_as_it_took_a_message_does_not_begin_it(renewed: bool) -> None:
     """It had looked at the permission, and not told yet that it begins: so it was found that it has not, and another

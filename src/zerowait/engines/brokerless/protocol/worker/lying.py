@@ -75,8 +75,8 @@ class Lying:
         self._words[0] = (self._words[0] + 1) & 0xFFFFFFFF
 
     def met(self, box: int, epoch: int, held: Iterable[Part]) -> None:
-        """Its owner is there, with this epoch, and is told that these are held: of what it thinks to be here no other
-        dispatch has been read."""
+        """Its owner is there, with this epoch, and is told that these are held, or have ended: of what it thinks to be
+        here no other dispatch has been read."""
         is_new = box not in self._boxes and bool(self._free_boxes)
         if is_new:
             self._boxes[box] = mark = [self._free_boxes.pop(), 0, 0]

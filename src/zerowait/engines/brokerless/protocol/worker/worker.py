@@ -69,9 +69,10 @@ class Worker:
         self._dirty: set[str] = set()
 
     def tell(self, lying: Lying, clock: Callable[[], float]) -> None:
-        """From now on that list says what has not begun. Before anything is served: what came until now went back."""
+        """From now on that list says what has not begun of what comes."""
         for box in self.owners.present():
-            lying.met(box, self.owners.fence(box), ())
+            fence = self.owners.fence(box)
+            lying.met(box, fence, _read(self._held(box, 0, fence), self.memory.replay(box)))
         self.desk.tell(lying, clock)
 
     def serve(self, services: Sequence[Service]) -> None:
@@ -157,12 +158,13 @@ class Worker:
             self.owners.announced(owned, link)
             self.claims.met(owned.box)
             self.memory.opened(owned.box, owned.epoch, self.desk.epochs(owned.box))
-            for outcome in self.memory.replay(owned.box):
+            ended = self.memory.replay(owned.box)
+            for outcome in ended:
                 self._effects.send(link.conn, outcome)
             serial = link.held[owned.box] = link.held.get(owned.box, 0) + 1
             held = self._held(owned.box, serial, owned.epoch)
             if self.desk.lying is not None:
-                self.desk.lying.met(owned.box, owned.epoch, (*held.queued, *held.running))
+                self.desk.lying.met(owned.box, owned.epoch, _read(held, ended))
             self._effects.send(link.conn, held)
 
     def _held(self, box: int, serial: int, epoch: int) -> Held:
@@ -578,6 +580,11 @@ class Worker:
         if not self.lanes.is_given_back():
             return False
         return not self._handed_back and not any(self.memory.unconfirmed(box) for box in self.owners.present())
+
+
+def _read(held: Held, ended: Iterable[Outcome]) -> list[Part]:
+    """What its owner may think to be here and has been read: it lies here, or has ended, which he may not know."""
+    return [*held.queued, *held.running, *(part for outcome in ended for part in outcome.parts)]
 
 
 __all__ = ["Finished", "Worker"]
