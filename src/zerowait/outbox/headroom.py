@@ -37,6 +37,7 @@ FEW: Final = 16  # plain changes for which what is kept is enough, and of which 
 CHANGE_BYTES: Final = 16 << 10  # two pages, in the log and in the file; besides what is written with it
 LONG_BYTES: Final = 2 << 20  # hardly anything that is written with a change is longer
 SHORT_BYTES: Final = 1 << 10  # a note that is not kept may be so long
+CUT_BYTES: Final = 8 << 10  # and what is left of one that is cut: nothing of ours is longer
 NOT_KEPT: Final = "(left out: on the disk of its outbox was no room for it)\n"
 LOG_PART: Final = 4  # of what is kept the log may use a quarter before it is brought into the file, if room is scarce
 
@@ -211,11 +212,13 @@ def _needs(change: Change, out: Mapping[int, Row]) -> int:
 
 
 def _cut(change: Change) -> None:
-    """Its reason stays, and what it says of where that was raised goes."""
+    """Its reason stays, and what it says of where that was raised goes; with all else, if that is still too long."""
     if isinstance(change, Again | Bury) and len(change.note) > SHORT_BYTES:
         try:
             said = {**msgpack.decode(change.note, type=dict[str, Any]), "traceback": NOT_KEPT}
-        except (DecodeError, UnicodeDecodeError):
+        except (DecodeError, UnicodeDecodeError, RecursionError):
             said = {"traceback": NOT_KEPT}  # it is another process's
-        reason = str(said.get("reason", ""))
-        change.note = msgpack.encode(said if len(reason) <= SHORT_BYTES else {**said, "reason": reason[:SHORT_BYTES]})
+        reason = str(said.get("reason", ""))[:SHORT_BYTES]
+        change.note = msgpack.encode({**said, "reason": reason} if reason else said)
+        if len(change.note) > CUT_BYTES:
+            change.note = msgpack.encode({"reason": reason, "traceback": NOT_KEPT})

@@ -51,7 +51,7 @@ class Letter(Struct, frozen=True, kw_only=True):
     def noted(self) -> dict[str, Any]:
         try:
             return _note(self.note) if self.note else {}
-        except (DecodeError, UnicodeDecodeError):
+        except (DecodeError, UnicodeDecodeError, RecursionError):
             return {"reason": "what its worker said about it cannot be read"}
 
     def is_meant(self, which: LetterFilter) -> bool:

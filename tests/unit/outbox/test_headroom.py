@@ -172,6 +172,25 @@ def test_failures_with_long_tracebacks_fit_into_what_is_kept_and_what_is_behind_
     assert any("no room" in each["traceback"] for each in notes)
 
 
+@pytest.mark.parametrize(
+    "note", [b"\x81\xa1a" + b"\x91" * 20_000 + b"\xc0", packed({"reason": "why", "more": "x" * (6 << 20)})]
+)
+def test_what_another_process_says_of_a_failure_cannot_fill_what_is_kept_nor_stop_what_is_behind_it(
+    on_disk: Maker, small: Small, note: bytes
+) -> None:
+    # given: a full disk
+    bench = on_disk()
+    fill(bench, 2_000)
+    bench.turns()
+    first = bench.segments[0]
+    # when a worker tells more of a failure than there is room for, or than can be read
+    bench.turn(Bury(first.channel, first.epoch, first.first, 5, note, first.seq), handled(first, 1, 2))
+    # then that is not kept, and both are settled
+    assert small.most <= small.size
+    assert bench.row().handled == 1
+    assert bench.row().dead == 1
+
+
 def test_where_there_is_room_a_failure_keeps_its_story(on_disk: Maker, small: Small) -> None:
     bench = on_disk()
     bench.push("one")
