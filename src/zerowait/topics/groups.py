@@ -221,7 +221,9 @@ class Groups:
 
     def is_holding(self) -> bool:
         """Whether something was published that is not on its way to the outbox yet."""
-        return not self._is_open and self._error is None and self._opening is not None
+        with self._lock:
+            is_going = self._known is not None  # what was held goes its way, and may be in nobody's list by now
+            return not self._is_open and self._error is None and (is_going or bool(self._held))
 
     # -- which there are -----------------------------------------------------------------------------------------------
 

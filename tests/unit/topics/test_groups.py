@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_read_is_no_sign_that_there_are_no_groups(
 
     # Then that waits until it can be read, and is told once.
     assert not known.done()
-    assert publisher.groups.is_holding()
+    assert not publisher.groups.is_holding(), "nothing was published: who closes has nothing to wait for"
     folder.unlink()
     folder.mkdir()
     (folder / BILLING).touch()
@@ -162,3 +162,15 @@ def test_a_folder_that_cannot_be_read_keeps_nobody_who_closes(folder: Path) -> N
     groups.fail(Closed(name="bank"))
     assert isinstance(known.exception(5), Closed)
     wait_until(lambda: not any(each.name == "zerowait groups" for each in threading.enumerate()), within=5)
+
+
+def test_who_closes_waits_for_what_was_published_until_it_is_on_its_way(folder: Path) -> None:
+    disk = Disk(folder, {})
+    known = disk.read()
+    assert not disk.is_holding()
+    assert disk.hold("prices.eur", Codec(int), b"\x07", None) is not None
+    assert disk.is_holding()
+    disk.moves.set()
+    known.result(5)
+    assert not disk.is_holding()
+    assert disk.hold("prices.eur", Codec(int), b"\x07", None) is None
