@@ -479,6 +479,20 @@ def test_all_that_a_listener_bears_may_wait_at_once_to_be_accepted(make: Make) -
     assert server.wire._listeners[0].bare.socket.get(zmq.BACKLOG) == 3_000
 
 
+def test_whoever_comes_is_greeted_however_long_nobody_looks(make: Make, home: Path) -> None:
+    """By which it is known of a process whose interpreter is held that it is not stopped. What was to be told of those
+    who had come was full after an hour and a half, or after minutes where many felt for it."""
+    path = home / "socket"
+    server = make()
+    server.wire.listen(f"ipc://{path}")
+    for _ in range(7_000):
+        with socket.socket(socket.AF_UNIX) as came:
+            came.settimeout(5)
+            came.connect(str(path))
+            assert came.recv(1)
+    joined(server, make(), f"ipc://{path}")
+
+
 def test_a_newcomer_whose_first_words_our_own_thread_has_not_read_is_not_cut_off(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,9 @@ SLACK_BYTES = 4_096
 HIGH_WATER = 128
 PLAIN_SEND_HIGH_WATER = 64
 PLAIN_EVENTS_HIGH_WATER = 10_000  # what is over that is dropped: bursts must pass
-MONITOR_HIGH_WATER = 10_000
+# ZeroMQ's thread waits where a monitor is full, and greets nobody any more: one whose interpreter is held counts as
+# stopped then (see `pulses`). Each who feels for it makes two or three of these a second, of some 130 bytes.
+MONITOR_HIGH_WATER = 200_000
 
 PLAIN_RECONNECT_MS = 2_000
 
