@@ -70,13 +70,18 @@ async def test_a_quick_handler_keeps_one_thread_though_others_hold_the_interpret
     async with hall(plain(handle, concurrency=6)) as here:
         here.desk.admit(*(delivery([0] * 1_000) for _ in range(4)))
         await here.desk.until_done(within=20)
+        before = len(here.desk.jobs)
         with hungry(2):
-            here.desk.admit(*(delivery([0] * 1_000) for _ in range(8)))
-            await here.desk.until_done(within=40)
+            here.desk.admit(*(delivery([0] * 1_000) for _ in range(40)))
+            await here.desk.until_done(within=50)
+        assert len(here.desk.jobs) - before < 2_000, "of 40,000 messages: hardly any was a job of its own"
+        # Whatever it was taken for in a moment of that, it is found out again.
         crew: Any = here.stage._crews["work"]
-        assert crew._is_lone()
-        assert crew.most == 128, "it is given so many at a time as one that needs a microsecond"
-        assert len(here.desk.jobs) < 500, "jobs of one message would be 12,000"
+        deadline = time.monotonic() + 20
+        while not (crew._is_lone() and crew.most == 128):
+            assert time.monotonic() < deadline, (crew.most, crew.average, crew._waiting_jobs)
+            here.desk.admit(delivery([0] * 1_000))
+            await here.desk.until_done(within=20)
 
 
 @pytest.mark.asyncio
