@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 # Nothing that we make and drop for each frame is longer, with room for what grows by halves as it is written.
 PIECE_BYTES: Final = 4 << 20
 
 
+@cache  # a second one would be taken, and cleared, from what is kept
 def expect_large_pieces() -> None:
     """From now on the allocator of this process keeps up to twice PIECE_BYTES that were freed, where it is glibc's.
 

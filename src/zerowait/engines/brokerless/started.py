@@ -19,7 +19,8 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
-from zerowait.engines.brokerless.locks import FILE_MODE, OPEN_FLAGS
+from zerowait.engines.brokerless import mapped
+from zerowait.engines.brokerless.locks import OPEN_FLAGS
 
 _HEAD = struct.Struct("<8sQ")
 _SLOT = struct.Struct("<QQQQ")
@@ -39,19 +40,8 @@ class Started:
         """Raises OSError; then there is no file."""
         self._path = path
         self._slots = slots
-        descriptor = os.open(path, OPEN_FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
-        try:
-            # Written, not only sized: memory that stands for a hole in a full file system kills who writes to it.
-            content = _HEAD.pack(_MAGIC, slots) + bytes(slots * _SLOT.size)
-            if os.write(descriptor, content) != len(content):
-                raise OSError(28, "no room left for the list of what runs", str(path))
-            self._map: mmap.mmap | bytearray = mmap.mmap(descriptor, len(content))
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(path)
-            raise
-        finally:
-            os.close(descriptor)
+        content = _HEAD.pack(_MAGIC, slots) + bytes(slots * _SLOT.size)
+        self._map: mmap.mmap | bytearray = mapped.make(path, content, "the list of what runs")
 
     def begin(self, slot: int, box: int, epoch: int, first: int, count: int) -> None:
         """That runner has begun these."""
@@ -73,18 +63,18 @@ class Started:
 
     def _empty(self) -> mmap.mmap | bytearray:
         # What runners still begin and end goes nowhere.
-        mapped, self._map = self._map, bytearray(len(self._map))
+        emptied, self._map = self._map, bytearray(len(self._map))
         for slot in range(self._slots):
-            _COUNT.pack_into(mapped, _HEAD.size + slot * _SLOT.size + _COUNT_AT, 0)
-        return mapped
+            _COUNT.pack_into(emptied, _HEAD.size + slot * _SLOT.size + _COUNT_AT, 0)
+        return emptied
 
     def leave(self, *, remove: bool) -> None:
         """An end that is no death: whatever still runs has not killed anybody. remove: nor will anybody ask."""
         # A thread that was left to itself may still say that it has ended, now to nobody. The map has a descriptor.
-        mapped = self._empty()
-        if isinstance(mapped, mmap.mmap):
+        emptied = self._empty()
+        if isinstance(emptied, mmap.mmap):
             with suppress(BufferError):  # one writes at this moment: then it goes with its last reference
-                mapped.close()
+                emptied.close()
         if remove:
             discard(self._path)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import mmap
 import os
-from contextlib import suppress
 from pathlib import Path
 
-from zerowait.engines.brokerless.locks import FILE_MODE, OPEN_FLAGS
+from zerowait.engines.brokerless import mapped
+from zerowait.engines.brokerless.locks import OPEN_FLAGS
 from zerowait.engines.brokerless.protocol.worker.lying import WORDS, Listing, Lying, read
 
 _MAGIC = b"zwlies\0\x01"  # the version in its last byte
@@ -17,26 +17,16 @@ _SIZE = len(_MAGIC) + WORDS * _WORD
 
 def write(path: Path) -> Lying:
     """Makes the file. Raises OSError; then there is none."""
-    descriptor = os.open(path, OPEN_FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
-    try:
-        # Written, not only sized: memory that stands for a hole in a full file system kills who writes to it.
-        if os.write(descriptor, _MAGIC + bytes(_SIZE - len(_MAGIC))) != _SIZE:
-            raise OSError(28, "no room left for the list of what has not begun", str(path))
-        mapped = mmap.mmap(descriptor, _SIZE)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(path)
-        raise
-    finally:
-        os.close(descriptor)
-    return Lying(memoryview(mapped)[len(_MAGIC) :].cast("Q"))
+    content = _MAGIC + bytes(_SIZE - len(_MAGIC))
+    words = memoryview(mapped.make(path, content, "the list of what has not begun"))[len(_MAGIC) :].cast("Q")
+    return Lying(words)
 
 
 def close(lying: Lying) -> None:
     """Its memory and its descriptor are given back; the file stays."""
-    mapped = lying.let_go()
-    if isinstance(mapped, mmap.mmap):
-        mapped.close()
+    behind = lying.let_go()
+    if isinstance(behind, mmap.mmap):
+        behind.close()
 
 
 class Reading:
