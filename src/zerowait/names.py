@@ -3,7 +3,9 @@ called for people."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 
 from zerowait.errors import UsageError
 
@@ -104,3 +106,13 @@ def checked_key(key: object) -> bytes:
         f"key= is a text of 1 to {KEY_BYTES} bytes, whose messages are handled one after another, not {key!r:.80}: "
         "nothing was taken."
     )
+
+
+def new_id() -> int:
+    """A number of 64 bits, not 0, that nobody else has: of an instance, an outbox."""
+    return int.from_bytes(_draw(8), "big") or 1
+
+
+# `os.urandom` and all that stands on it give the interpreter up, which beside busy threads comes back after 5 ms for
+# each of them; this asks the same source and does not. macOS has only the former.
+_draw: Callable[[int], bytes] = getattr(os, "getrandom", os.urandom)

@@ -6,7 +6,6 @@ accepted or asked as if this process had pushed or asked it: from there on it wa
 
 from __future__ import annotations
 
-import random
 from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +15,7 @@ from zerowait.codec import Codec
 from zerowait.engines.brokerless.plainly.requests import PlainRequests
 from zerowait.errors import UsageError, ZerowaitError
 from zerowait.failures import NO_ERRORS
+from zerowait.names import new_id
 from zerowait.outbox.intake import Intake
 from zerowait.outbox.plaincodec import plain_decoder, plain_encoder, plain_reader
 from zerowait.plain import Plain, check_plain
@@ -78,7 +78,7 @@ class Plains:
             if self._asks is None:
                 intake = opened.estate.new_intake(durable=False, limits=opened.memory_limits, wake=opened.node.wake)
                 # An id of its own, so that no request of it has that of another of this process.
-                intake.box, intake.make = random.SystemRandom().getrandbits(64) or 1, Bundle
+                intake.box, intake.make = new_id(), Bundle
                 requests = Requests(
                     intake.box,
                     opened.name,

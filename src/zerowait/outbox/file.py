@@ -6,12 +6,12 @@ An outbox in memory is the same, without a path; it cannot be opened again.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from zerowait.errors import StoreError
+from zerowait.names import new_id
 from zerowait.outbox.clock import Clock
 from zerowait.outbox.database import (
     DISK,
@@ -60,11 +60,11 @@ def open_database(
         if check(path, disk):
             renew_log(path, disk)
         else:
-            create(path, id or _random(), name, now_us(), disk)
+            create(path, id or new_id(), name, now_us(), disk)
     database = Database(path, disk)
     try:
         if path is None:
-            box = (id or _random()).to_bytes(8, "big")
+            box = (id or new_id()).to_bytes(8, "big")
             database.run("INSERT INTO box VALUES (?, ?, 0, ?, 0)", (box, name, now_us()))
         clock = Clock(now_us, database.one("SELECT wall FROM box"), steady)
         raise_epoch(database, clock, above)
@@ -241,7 +241,3 @@ class File:
             self._lock.release()
             self._lock = None
         return said
-
-
-def _random() -> int:
-    return int.from_bytes(os.urandom(8), "big") or 1

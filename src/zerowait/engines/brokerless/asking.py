@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 
 import msgspec
@@ -10,6 +9,7 @@ import msgspec
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.wire import Heard, Lost, Opened, Wire
 from zerowait.errors import ZerowaitError
+from zerowait.names import new_id
 from zerowait.snapshot import Answer, Question
 
 ANSWER_BYTES = 64 << 20  # of all that the other end has sent in pieces and not finished; far above any answer
@@ -30,7 +30,7 @@ def ask(endpoint: str, question: Question, timeout: float) -> Answer:
 
 def _ask(wire: Wire, endpoint: str, question: Question, deadline: float) -> Answer:
     conn = wire.dial(endpoint)
-    hello = frames.Hello(random.SystemRandom().getrandbits(64) or 1, "asking", features=("asking",))
+    hello = frames.Hello(new_id(), "asking", features=("asking",))
     greeted = False
     parts: dict[int, bytearray] = {}
     while time.monotonic() < deadline:

@@ -63,6 +63,7 @@ from zerowait.engines.brokerless.wire import (
 from zerowait.engines.engine import Handlers
 from zerowait.errors import ZerowaitError
 from zerowait.message import Bury, Change
+from zerowait.names import new_id
 from zerowait.settings import Settings
 from zerowait.turns import Turn
 
@@ -109,7 +110,7 @@ class Node:
     ) -> None:
         self.name = name
         self.settings = settings
-        self.instance = random.SystemRandom().getrandbits(64) or 1
+        self.instance = new_id()
         self.directory: Directory | None = None
         self.endpoints: list[str] = []
         self.error: ZerowaitError | None = None

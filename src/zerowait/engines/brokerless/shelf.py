@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import stat
 import time
 from contextlib import suppress
@@ -21,7 +20,7 @@ from msgspec import Struct
 from zerowait.engines.brokerless.home import own_folder
 from zerowait.engines.brokerless.locks import FileLock, cannot_lock, is_owned
 from zerowait.errors import StoreError, UsageError
-from zerowait.names import check_process
+from zerowait.names import check_process, new_id
 
 ORPHAN_S = 60.0  # a lock without a file this old: its process died before it had made the outbox
 
@@ -108,9 +107,9 @@ class Shelf:
         Raises UsageError for a name that cannot be a file's, StoreError.
         """
         check_process(name, "a client")
-        box = secrets.randbits(64) or 1
+        box = new_id()
         while (lock := FileLock.take(self._lock_path(box))) is None:
-            box = secrets.randbits(64) or 1
+            box = new_id()
         path = self._folder / f"{name}.{box:016x}.db"
         return path, box, self._keep(path, box, lock)
 
