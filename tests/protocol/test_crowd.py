@@ -64,6 +64,21 @@ def test_a_turn_in_which_one_peer_is_due_costs_as_much_among_four_hundred_as_amo
     assert steps_of_one_ping_among(400) <= 1.1 * steps_of_one_ping_among(4)
 
 
+def test_who_falls_silent_just_after_it_came_is_noticed_no_later_than_others() -> None:
+    # given a worker that said something a moment after it came, and nothing since
+    stage = Stage()
+    one = stage.peer(200, channels=[CHANNEL], credit=1, answers=False)
+    came = stage.now
+    stage.step(0.02)
+    one.say(Ping(1))
+    # when it is looked at for the first time, as it would be late had it said nothing then
+    stage.step(came + stage.config.silence - stage.now)
+    assert not one.closed
+    # then it is looked at again when it is late, and not a tenth of a second after that look
+    stage.step(0.021)
+    assert one.closed
+
+
 def test_nobody_is_silent_or_gone_whose_words_may_lie_unread() -> None:
     # given two workers; what came in the last four seconds may lie unread
     stage = Stage(store=Store(BOX))

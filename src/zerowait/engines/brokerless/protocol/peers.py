@@ -34,6 +34,11 @@ class Phase(Enum):
     DEAD = "dead"
 
 
+def look_again(at: float, now: float) -> float:
+    """When to look again at somebody who is late from `at` on."""
+    return at if at > now else now + LOOK_AGAIN
+
+
 class Peer:
     __slots__ = (
         "boxes",
@@ -196,7 +201,7 @@ class Peers:
                 continue
             if (at := due_at(peer)) <= heard:
                 found.append(peer)
-            timer.set(instance, max(at, now + LOOK_AGAIN))
+            timer.set(instance, look_again(at, now))
         return found
 
     def _silent_at(self, peer: Peer) -> float:

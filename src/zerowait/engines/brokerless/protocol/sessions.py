@@ -16,7 +16,7 @@ from zerowait.engines.brokerless.protocol.effects import Effects, Met, Say
 from zerowait.engines.brokerless.protocol.frames import Goodbye, Hello, Limits, Ping, ProtocolError, State
 from zerowait.engines.brokerless.protocol.link import Link, LinkPhase
 from zerowait.engines.brokerless.protocol.owner.owner import Owner
-from zerowait.engines.brokerless.protocol.peers import LOOK_AGAIN, Peers
+from zerowait.engines.brokerless.protocol.peers import LOOK_AGAIN, Peers, look_again
 from zerowait.engines.brokerless.protocol.publisher.publisher import Publisher
 from zerowait.engines.brokerless.protocol.subscriber.subscriber import Subscriber
 from zerowait.engines.brokerless.protocol.worker.worker import Worker
@@ -202,7 +202,7 @@ class Sessions:
                 at = now + self._config.stuck  # that has been said; once it answers it owes nothing for so long
             elif at <= heard and (heard == now or peer is None or peer.heard_at <= at - self._config.stuck):
                 found.append(link)
-            self._deaf.set(conn, max(at, now + LOOK_AGAIN))
+            self._deaf.set(conn, look_again(at, now))
         return found
 
     def wake(self) -> float:
