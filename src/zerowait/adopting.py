@@ -59,6 +59,7 @@ class Adopter:
         self._idle: set[int] = set()  # those of them in which nothing waited when they were opened: no news to people
         self._seen: dict[Path, tuple[Stamp, dict[str, int]]] = {}  # files left where they are, and what waits in them
         self._told: set[tuple[Path, str]] = set()
+        self._wrong = ""  # what was wrong with the last look
         self._leaving = threading.Event()
         name = f"zerowait adopter {opened.name}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -84,10 +85,21 @@ class Adopter:
                 self._look()
             except Closed:
                 return
-            except Exception:
-                if not self._leaving.is_set():
-                    log.exception("looking for outboxes that nobody has open went wrong")
+            except Exception as error:
+                if not self._leaving.is_set() and str(error) != self._wrong:
+                    self._wrong = str(error)
+                    self._say_wrong(error)
+            else:
+                self._wrong = ""
             self._leaving.wait(ADOPT_S)
+
+    @staticmethod
+    def _say_wrong(error: Exception) -> None:
+        """Once, and again only after a look that went well: it is tried each second, perhaps for hours."""
+        if isinstance(error, StoreError):
+            log.warning("outboxes that nobody has open cannot be looked for; it is tried again each second: %s", error)
+        else:
+            log.error("looking for outboxes that nobody has open went wrong", exc_info=error)
 
     def _look(self) -> None:
         self._mind()
