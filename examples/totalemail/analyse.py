@@ -9,6 +9,7 @@ from typing import IO
 
 from examples.totalemail.crew import SERVICES, Crew
 from examples.totalemail.display import display
+from examples.totalemail.mailboxes import TAKEN
 from examples.totalemail.report import write_lines
 from examples.totalemail.run import Ending, Run, follow, new_run
 
@@ -50,7 +51,7 @@ def _tell(ending: Ending, run: Run) -> bool:
         place = f"ZEROWAIT_HOME={run.env['ZEROWAIT_HOME']} ZEROWAIT_NAMESPACE={run.env['ZEROWAIT_NAMESPACE']}"
         _say(f"Nothing is thrown away. Logs are in {run.folder}; dead letters: {place} zerowait dead list")
     if not intake.mails:
-        _say("No mails were found there.")
+        _say(f"No mails were found there. {TAKEN}")
     parts = [_count(intake.mails, "mail"), _count(ending.counts.reports, "report")]
     for count, word in ((intake.n_refused, "refused"), (ending.n_dead, "dead"), (ending.lost, "missing")):
         if count:

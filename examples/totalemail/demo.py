@@ -14,7 +14,7 @@ from examples.totalemail.contracts import MAIL_BYTES, Intake
 from examples.totalemail.crew import SERVICES, Crew
 from examples.totalemail.display import Display, display
 from examples.totalemail.journal import Witness
-from examples.totalemail.mailboxes import Found, search
+from examples.totalemail.mailboxes import TAKEN, Found, search
 from examples.totalemail.run import Ending, follow, new_run
 from examples.totalemail.services import JOURNAL_VARIABLE, PAUSE_VARIABLE
 from examples.totalemail.store import Counts
@@ -77,7 +77,7 @@ def demo(paths: Sequence[Path], rounds: int | None) -> int:
     paths = paths or [OWN_MAILS]
     n_mails = sum(isinstance(found, Found) for found in search(paths, MAIL_BYTES))
     if not n_mails:
-        echo(f"No mails were found at {', '.join(map(str, paths))}.", err=True)
+        echo(f"No mails were found at {', '.join(map(str, paths))}. {TAKEN}", err=True)
         return 1
     rounds = rounds or ceil(MAILS / n_mails)
     echo(f"\n{style('totalemail', bold=True)}: {n_mails:,} mails, pushed {_times(rounds)}\n{PICTURE}")

@@ -2,13 +2,15 @@
 
 Which is which is told by looks, for nobody wants to say it: a folder that holds `cur` and `new` is a Maildir; a file
 whose name ends in `.mbox` or `.mbx`, or that has no ending and begins with "From ", is an mbox; in other folders every
-`.eml` is a mail, and what is neither (a README, a picture) is passed over. A file that is named outright is a mail
-unless it looks like an mbox.
+`.eml` is a mail, and so is every other file that begins with a mail's header, as collections of mails name theirs
+anything; what is neither (a README, a picture) is passed over. A file that is named outright is a mail unless it looks
+like an mbox.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -16,7 +18,14 @@ from typing import NamedTuple
 
 MBOX_ENDINGS = frozenset({".mbox", ".mbx"})
 MAILDIR_FOLDERS = ("new", "cur")
+TAKEN = "Of a folder, its .eml files are taken, what else begins with a mail's header, its mboxes and Maildirs."
 LINE_BYTES = 1024 * 1024  # a longer line is read in pieces
+HEAD_BYTES = 4 * 1024  # of a file, to see whether it begins with a mail's header
+_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
+_FIELDS = frozenset(  # of which a mail has several, and hardly anything else that has lines with colons
+    b"bcc cc content-transfer-encoding content-type date delivered-to from message-id mime-version received reply-to "
+    b"return-path sender subject to".split()
+)
 
 
 class Found(NamedTuple):
@@ -60,7 +69,7 @@ def _in_folder(folder: Path, top: Path, most_bytes: int) -> Iterator[Found | Ref
                 yield from _in_maildir(path, top, most_bytes)
             elif (is_maildir and entry.name != "tmp") or not entry.name.startswith("."):
                 yield from _in_folder(path, top, most_bytes)
-        elif entry.is_file() and not entry.name.startswith(".") and (path.suffix.lower() == ".eml" or _is_mbox(path)):
+        elif entry.is_file() and not entry.name.startswith(".") and (_is_mbox(path) or _is_mail(path)):
             yield from _in_file(path, _below(path, top), most_bytes)
 
 
@@ -143,6 +152,35 @@ def _is_mbox(path: Path) -> bool:
             return file.read(5) == b"From "
     except OSError:
         return False
+
+
+def _is_mail(path: Path) -> bool:
+    if path.suffix.lower() == ".eml":
+        return True
+    try:
+        with path.open("rb") as file:
+            return _begins_with_header(file.read(HEAD_BYTES))
+    except OSError:
+        return False
+
+
+def _begins_with_header(head: bytes) -> bool:
+    """Lines of fields and their continuations from the first on, two of them such as mails have. The sender's line
+    with which an mbox begins a mail may stand before them."""
+    lines = head.splitlines()
+    if head.startswith(b"From "):
+        del lines[0]
+    known: set[bytes] = set()
+    for number, line in enumerate(lines):
+        if number and line[:1] in (b" ", b"\t"):
+            continue
+        field = _FIELD.match(line)
+        if field is None:
+            return False
+        known |= _FIELDS & {field[1].lower()}
+        if len(known) == 2:
+            return True
+    return False
 
 
 def _unreadable(shown: str, error: OSError) -> Refused:

@@ -32,6 +32,28 @@ def test_a_folder_gives_its_mails_and_boxes_and_nothing_else(tmp_path: Path) -> 
     assert files(tmp_path) == ["Inbox#1", "a.eml", "b.eml", "box.mbox#1", "box.mbox#2", "deeper/c.EML"]
 
 
+def test_in_a_folder_what_begins_as_a_mail_is_one_whatever_it_is_called(tmp_path: Path) -> None:
+    # given mails as collections name them, and files that only have lines with colons
+    mails = {
+        "00001.7c53336b37003a92": b"Return-Path: <a@example.org>\nReceived: from x\n\tby y\nFrom: a\n\nhello",
+        "1.": b"Message-ID: <1@x>\r\nDate: Mon, 14 May 2001\r\n\r\nhello",
+        "00002.txt": b"From a@example.org Thu Aug 22\nX-Mailer: z\n folded\nFrom: a\nSubject: b\n\nhello",
+    }
+    others = {
+        "notes.txt": b"To: do tomorrow\nwash the car",
+        "script.py": b"import re\nsubject: str\ndate: str\n",
+        "settings.yaml": b"name: x\nversion: 1\n",
+        "one.txt": b"Subject: only this\n\n",
+        "empty": b"",
+        "picture.png": b"\x89PNG\r\n\x1a\n",
+        "folded": b" Subject: x\nFrom: y\n\n",
+    }
+    for name, data in (mails | others).items():
+        (tmp_path / name).write_bytes(data)
+    # when, then: each is one mail, with all its bytes
+    assert {found.file: found.data for found in search([tmp_path], LARGE) if isinstance(found, Found)} == mails
+
+
 def test_a_maildir_gives_what_is_new_and_what_is_read_and_its_subfolders(tmp_path: Path) -> None:
     # given
     for folder in ("cur", "new", "tmp", ".Sent/cur", ".Sent/new"):
