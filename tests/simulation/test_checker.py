@@ -309,6 +309,22 @@ def test_a_death_while_leaving_is_none_unless_somebody_has_noted_it() -> None:
     assert deaths.judge() == [], "it was noted, but by a later life of its owner"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "proof", "is_spared"), [(0.8, False, True), (0.5, False, False), (0.8, True, False)]
+)
+def test_an_unproved_death_in_silence_is_none_for_who_had_given_the_dead_up(
+    seconds: float, proof: bool, is_spared: bool
+) -> None:
+    """Seed 1700: a worker that was held for longer than `silence` died of what it ran; its owner had ended the
+    connection before, and could not see it end."""
+    deaths = Deaths(proves=proof)
+    deaths.die(6 if not proof else 4)
+    life = deaths.history.lives[0]
+    assert life.ended_at is not None
+    life.broken_since[BOX] = life.ended_at - seconds
+    assert (deaths.judge() == []) is is_spared
+
+
 def test_who_was_only_there_when_one_that_was_leaving_died_must_not_be_condemned() -> None:
     deaths = Deaths(is_killer=False)
     deaths.die(2)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Collection
 from math import inf
 
+from zerowait.testing.causes import SLACK_S
+from zerowait.testing.cluster import CONFIG
 from zerowait.testing.history import LEFT, History, Message, Run
 from zerowait.testing.plan import KILLS, Plan
 
@@ -59,8 +61,11 @@ def _is_spared(history: History, named: Collection[Name], worker: int, until: fl
 def _most(plan: Plan, history: History, message: Message, silences: int) -> int:
     if plan.proves and plan.lists:
         return WITH_PROOF + silences
-    # A death that is not proved is known to its owner alone, which may die of it.
-    return WITHOUT + silences + history.openings[message.box] - 1
+    # A death that is not proved is known to its owner alone, which may die of it; or may have given up before whom it
+    # did not hear, and silence by itself is no death (§5.4).
+    lives = () if plan.proves else [history.lives[run.worker] for run in message.runs]
+    unheard = sum(life.unheard_s(message.box) >= CONFIG.silence - SLACK_S for life in lives)
+    return WITHOUT + silences + unheard + history.openings[message.box] - 1
 
 
 def _marked_without_having_run(history: History) -> list[str]:

@@ -181,6 +181,13 @@ class Life(Struct, eq=False):
     broken_since: dict[int, float] = field(default_factory=dict[int, float])
     is_sampled: bool = False  # its end is among them
 
+    def unheard_s(self, box: int) -> float:
+        """For how long the owner of that outbox and this one could not hear each other when it ended; 0: they could, or
+        it lives."""
+        if self.ended_at is None:
+            return 0.0
+        return max(0.0, self.ended_at - self.broken_since.get(box, self.ended_at))
+
     def lists(self, name: tuple[int, int, int]) -> bool:
         """Whether it was running that message when it ended, as far as its list tells."""
         box, epoch, number = name
