@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -247,16 +248,27 @@ def test_closing_waits_for_what_is_stored_and_has_not_been_offered_yet(
         with zw:
             zw.workers("numbers").at_least(1).result(10)
             zw.push("numbers", 1).handled.result(10)
-            outboxes = zw._open().node.outboxes
-            offered = outboxes.offered
+            node, estate = zw._open().node, zw._open().estate
+            offered, turned, stop = node.outboxes.offered, estate.turned, node.stop
 
             def late(*args: Any) -> None:
                 assert gate.wait(20)
                 offered(*args)
 
-            monkeypatch.setattr(outboxes, "offered", late)
+            def asked() -> Future[None]:
+                answer = turned()
+                if not answer.done():  # it is waited for: now it may come
+                    gate.set()
+                return answer
+
+            def stopped(*, final: bool) -> None:
+                gate.set()  # too late
+                stop(final=final)
+
+            monkeypatch.setattr(node.outboxes, "offered", late)
+            monkeypatch.setattr(estate, "turned", asked)
+            monkeypatch.setattr(node, "stop", stopped)
             zw.push("numbers", 2).result(10)
-            threading.Timer(0.3, gate.set).start()
             assert zw.close(10).result(15) == 0
             assert seen == [1, 2]
 
