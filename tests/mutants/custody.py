@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from msgspec.structs import replace
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 from tests.mutants.planting import Put, bug, nothing
 from zerowait import serving
 from zerowait.engines.brokerless import entries
+from zerowait.engines.brokerless.protocol import effects
 from zerowait.engines.brokerless.protocol.owner import sender
 from zerowait.engines.brokerless.protocol.worker import claims, owners, worker
 from zerowait.outbox import headroom, intake, outbox, trouble
@@ -146,3 +148,32 @@ def _(put: Put) -> None:
         return begin
 
     put(intake.Intake, "begin", made)
+
+
+# -- what nobody waits for (§6.3) --------------------------------------------------------------------------------------
+
+
+@bug("what nobody waits for is never committed", by=OUTPUTS)
+def _(put: Put) -> None:
+    put(effects.Effects, "wake", lambda right: lambda self: inf)
+
+
+@bug("who leaves puts off what nobody waits for", by=OUTPUTS)
+def _(put: Put) -> None:
+    put(effects.Effects, "hurry", nothing)
+
+
+@bug("what nobody waits for holds up what somebody waits for", by=OUTPUTS)
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def ticket(self: Any, box: int, *, patient: bool = False) -> Any:
+            before = self._open.get(box)
+            until = before.until if before is not None else None
+            given = right(self, box, patient=patient)
+            if until is not None:
+                given.until = until
+            return given
+
+        return ticket
+
+    put(effects.Effects, "ticket", made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from math import inf
 
 import pytest
@@ -11,6 +12,8 @@ from msgspec.structs import replace
 from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
 from tests.protocol.store import Store, prepared
 from tests.protocol.world import Process, World
+from zerowait.engines.brokerless.protocol.core import Core
+from zerowait.engines.brokerless.protocol.effects import PATIENCE
 from zerowait.engines.brokerless.protocol.frames import (
     ALONE,
     MALFORMED,
@@ -38,6 +41,8 @@ from zerowait.message import (
     Prepared,
     Sent,
     Service,
+    Settle,
+    Unstub,
     Verdict,
 )
 from zerowait.message import Outcome as Ended
@@ -64,6 +69,72 @@ def sent(index: int = 0, *payloads: bytes) -> Ended:
 
 def said(puppet: Puppet) -> list[Outcome]:
     return puppet.all(Outcome)
+
+
+# -- what nobody waits for ---------------------------------------------------------------------------------------------
+
+
+def released(stage: Stage) -> tuple[Puppet, Batch]:
+    """An owner that has chosen a run, and is told that what it sent has left; nothing is put off yet."""
+    x = stage.peer(X, channels=[CHANNEL], credit=2, boxes=[Owned(HOME, 1, "x")])
+    stage.push(2)
+    batch = x.last(Batch)
+    x.say(Outcome(BOX, Verdict.HANDLED, (Part(batch.epoch, 1, 1, batch.fence, batch.n),), outputs=HOME))
+    stage.core.effects.patience = PATIENCE
+    stage.holds_commits = True
+    x.say(Outcome(BOX, Verdict.RELEASED, (Part(batch.epoch, 1, 1, batch.fence, batch.n),), outputs=HOME))
+    return x, batch
+
+
+def test_what_nobody_waits_for_is_committed_in_time_and_by_itself() -> None:
+    stage = owner()
+    x, _ = released(stage)
+    began = stage.now
+    # it is not committed at once, and wakes its process when the time has come
+    assert not stage.tickets
+    at = stage.core.next_wake()
+    assert at is not None
+    assert at <= began + PATIENCE
+    stage.step(PATIENCE / 2)
+    assert not stage.tickets
+    stage.step(PATIENCE / 2)
+    assert [type(change) for ticket in stage.tickets for change in ticket.changes] == [Unstub]
+    # and is confirmed then
+    confirmed = len(x.all(Confirm))
+    stage.commit()
+    stage.step()
+    assert len(x.all(Confirm)) == confirmed + 1
+
+
+def test_what_nobody_waits_for_goes_with_what_somebody_waits_for() -> None:
+    stage = owner()
+    x, batch = released(stage)
+    assert not stage.tickets
+    x.say(Outcome(BOX, Verdict.HANDLED, (Part(batch.epoch, 2, 1, batch.fence, batch.n),)))
+    assert [type(change) for [ticket] in [stage.tickets] for change in ticket.changes] == [Unstub, Settle]
+
+
+@pytest.mark.parametrize(
+    "leave", [Core.drain, lambda core: core.farewell(core.effects.now, final=True)], ids=["drain", "farewell"]
+)
+def test_who_leaves_puts_nothing_off(leave: Callable[[Core], None]) -> None:
+    stage = owner()
+    released(stage)
+    assert not stage.tickets
+    leave(stage.core)
+    stage.step()
+    assert Unstub in [type(change) for ticket in stage.tickets for change in ticket.changes]
+
+
+def test_a_worker_forgets_what_was_confirmed_in_time_and_by_itself() -> None:
+    stage, x = worker()
+    part = x.send(1, n=1, epoch=3, fence=3)
+    stage.end(stage.take(), sent())
+    stage.core.effects.patience = PATIENCE
+    x.say(Confirm(BOX, (part,), False))
+    assert stage.core.worker.claims.is_home(HOME), "it lies on disk yet"
+    stage.step(PATIENCE)
+    assert not stage.core.worker.claims.is_home(HOME)
 
 
 # -- the owner's side --------------------------------------------------------------------------------------------------

@@ -183,6 +183,7 @@ class Core:
         link = self.links.get(conn)
         if link is None:
             return  # of a connection that was given up: what it says does not count any more
+        self.effects.now = now
         try:
             if link.hello is None:
                 self._first(link, frames.decode_first(data), now)
@@ -413,6 +414,7 @@ class Core:
 
     def wake(self, now: float) -> None:
         """Timers. The shell reads what has arrived before it calls this (rules §3.5)."""
+        self.effects.now = now
         if self._due is not None and now >= self._due + PAUSE:
             self.peers.paused(now - self._due, now)
         self._due = None
@@ -463,7 +465,7 @@ class Core:
         """When `wake` wants to be called next, whatever happens meanwhile."""
         if self.sessions.changed:
             self._calm_until = min(self._calm_until, self._calm())
-        due = min(self._calm_until, self.owner.wake())
+        due = min(self._calm_until, self.owner.wake(), self.effects.wake())
         if self._tick_at < due:
             due = min(due, self._tick_due())
         self._due = due if due < inf else None
@@ -486,6 +488,7 @@ class Core:
 
     def flush(self, now: float) -> None:
         """What follows from all that came in since the last flush."""
+        self.effects.now = now
         self.owner.send(now)
         self.worker.share(now)
         self.publisher.flush()
@@ -496,6 +499,7 @@ class Core:
         """Says to everybody that no more work is wanted, and hands back what has not begun."""
         if not self._draining:
             self._draining = True
+            self.effects.hurry()
             self._tell_state()
             self.worker.leave()
 
@@ -505,6 +509,7 @@ class Core:
     def farewell(self, now: float, *, final: bool) -> None:
         """The last word on each link, with what its subscriptions are not sent any more. `final`: nothing of its own is
         left in an outbox; else it only says that it is over."""
+        self.effects.hurry()
         code, words = (0, "") if final else (frames.LEAVING, "it had to leave")
         for link in list(self.links.values()):
             if link.hello is not None and link.side == "both":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Literal
 
 from msgspec import Struct, field
@@ -24,6 +25,9 @@ from zerowait.engines.brokerless.protocol.frames import (
     encode,
 )
 from zerowait.message import Change, Choose, Numbers, Segment
+
+# Seconds for which nobody minds that what is over is still in the file: most of it goes with what cannot wait.
+PATIENCE = 0.05
 
 
 class Send(Struct, gc=False):
@@ -208,10 +212,13 @@ class Asking(Struct):
 
 
 class Ticket(Struct):
-    """The changes of one outbox that are to be committed together, and what leaves after that."""
+    """The changes of one outbox that are to be committed together, and what leaves after that.
+
+    until: it is committed then at the latest, and sooner if something joins it for which somebody waits."""
 
     box: int
     number: int
+    until: float = inf
     changes: list[Change] = field(default_factory=list[Change])
     then: list[tuple[int, Frame]] = field(default_factory=list[tuple[int, Frame]])
     confirm: dict[int, list[Part]] = field(default_factory=dict[int, list[Part]])
@@ -228,9 +235,11 @@ class Ticket(Struct):
 
 
 class Effects:
-    """Collects effects; the shell takes them after each step."""
+    """Collects effects; the shell takes them after each step. now: the time of that step."""
 
     def __init__(self) -> None:
+        self.now = 0.0
+        self.patience = PATIENCE
         self._effects: list[Effect] = []
         self._open: dict[int, Ticket] = {}
         self._waiting: dict[int, deque[Ticket]] = {}
@@ -240,7 +249,7 @@ class Effects:
         self.live: set[int] = set()  # the connections to which something may still be sent
 
     def __bool__(self) -> bool:
-        return bool(self._effects or self._open)
+        return bool(self._effects) or any(ticket.until <= self.now for ticket in self._open.values())
 
     def send(self, conn: int, frame: Frame) -> None:
         if conn in self.live:
@@ -266,17 +275,21 @@ class Effects:
             self._ready.add(channel)
             self._effects.append(Ready(channel))
 
-    def ticket(self, box: int) -> Ticket:
-        """What is being collected for the next commit of this outbox."""
+    def ticket(self, box: int, *, patient: bool = False) -> Ticket:
+        """What is being collected for the next commit of this outbox. patient: nobody waits for what joins it now: a
+        commit of its own would only make others wait for the disk."""
         ticket = self._open.get(box)
         if ticket is None:
             number = self._numbers[box] = self._numbers.get(box, 0) + 1
             ticket = self._open[box] = Ticket(box, number)
+        ticket.until = min(ticket.until, self.now + self.patience) if patient else -inf
         return ticket
 
-    def commit(self, box: int, changes: Iterable[Change], then: Sequence[Frame] = (), on: int = 0) -> Ticket:
-        """Make the changes last; after that, send the frames on that very connection."""
-        ticket = self.ticket(box)
+    def commit(
+        self, box: int, changes: Iterable[Change], then: Sequence[Frame] = (), on: int = 0, *, patient: bool = False
+    ) -> Ticket:
+        """Make the changes last; after that, send the frames on that very connection. patient: see `ticket`."""
+        ticket = self.ticket(box, patient=patient)
         ticket.changes.extend(changes)
         self._delay(ticket, then, on)
         return ticket
@@ -297,8 +310,7 @@ class Effects:
 
     def _latest(self, box: int) -> Ticket:
         """The ticket that is committed last of those there are: what joins it waits for nothing that it need not."""
-        ticket = self._open.get(box)
-        return ticket if ticket is not None else self._waiting[box][-1]
+        return self.ticket(box) if box in self._open else self._waiting[box][-1]
 
     def confirm(self, box: int, parts: Sequence[Part], on: int, lasting: bool) -> None:
         """CONFIRM these once all is durable that was decided about this outbox: what changes nothing now may repeat
@@ -317,11 +329,21 @@ class Effects:
 
     def take_tickets(self) -> list[Ticket]:
         """What must be committed now, an outbox each; the shell reports each number with `committed`."""
-        tickets = list(self._open.values())
-        self._open.clear()
+        tickets = [ticket for ticket in self._open.values() if ticket.until <= self.now]
         for ticket in tickets:
+            del self._open[ticket.box]
             self._waiting.setdefault(ticket.box, deque()).append(ticket)
         return tickets
+
+    def hurry(self) -> None:
+        """From now on nothing is put off: this process leaves."""
+        self.patience = -inf
+        for ticket in self._open.values():
+            ticket.until = -inf
+
+    def wake(self) -> float:
+        """When the first of what was put off is to be committed."""
+        return min((ticket.until for ticket in self._open.values()), default=inf)
 
     def committed(self, box: int, number: int) -> list[Ticket]:
         """All tickets of this outbox up to that number are durable: what waited for them leaves."""

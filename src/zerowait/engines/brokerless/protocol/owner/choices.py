@@ -33,7 +33,7 @@ class Choices:
     def release(self, box: int, outcome: Outcome, conn: int) -> None:
         """The outputs of these have left: nobody needs the stub any more. What confirms that does not say chosen."""
         ticket = self._effects.commit(
-            box, [Unstub(part.epoch, part.first, part.count, outcome.outputs) for part in outcome.parts]
+            box, [Unstub(part.epoch, part.first, part.count, outcome.outputs) for part in outcome.parts], patient=True
         )
         ticket.asking.extend(Asking(conn, part, []) for part in outcome.parts)
 

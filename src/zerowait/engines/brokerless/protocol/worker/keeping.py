@@ -48,7 +48,7 @@ class Keeping:
             self._submit(home, deed)
 
     def _submit(self, home: int, deed: Deed) -> None:
-        ticket = self._effects.commit(home, [deed.change])
+        ticket = self._effects.commit(home, [deed.change], patient=deed.what == "discarded")
         deed.ticket = ticket.number
         match deed.what:
             case "kept":
