@@ -12,8 +12,8 @@ from tests.protocol import store
 from zerowait.engines.brokerless.outboxes import DRAWN_BYTES, Outboxes
 from zerowait.engines.brokerless.protocol.config import Config, Identity
 from zerowait.engines.brokerless.protocol.core import Core
-from zerowait.engines.brokerless.protocol.effects import Dispatched, Returned
-from zerowait.message import Again, Change, Death, Kept, Mark, Marks, Note, Segment
+from zerowait.engines.brokerless.protocol.effects import PATIENCE, Dispatched, Returned
+from zerowait.message import Again, Change, Death, Kept, Mark, Marks, Note, Segment, Unstub
 
 
 def segment(epoch: int, first: int, count: int, seq: int = 0) -> Segment:
@@ -135,6 +135,29 @@ def test_what_waits_for_a_commit_on_disk_is_over_with_the_turn_that_made_it_dura
     bench.take()
     assert bench.core.effects.undecided(1) == []
     assert bench.outboxes.is_at_rest(1)
+
+
+def test_an_outbox_is_not_at_rest_while_something_of_it_is_put_off() -> None:
+    """Without: a file that was taken over is given back with the stub that was to go."""
+    bench = Bench(Box(1, durable=True))
+    bench.core.wake(10.0)
+    bench.core.effects.commit(1, [Unstub(5, 1, 1, 99)], patient=True)
+    assert not bench.core.effects
+    assert not bench.outboxes.is_at_rest(1)
+    bench.core.wake(10.0 + PATIENCE)
+    [ticket] = bench.core.effects.take_tickets()
+    bench.outboxes.commit(ticket)
+    bench.outboxes.offered(1, 5, [], 1)
+    bench.take()
+    assert bench.outboxes.is_at_rest(1)
+
+
+def test_what_was_not_taken_in_its_turn_is_due_now_and_not_long_since() -> None:
+    """Without: a process that was held up by an error takes itself for one that has slept for ever."""
+    bench = Bench(Box(1, durable=True))
+    bench.core.wake(10.0)
+    bench.core.effects.commit(1, [Note(7)])
+    assert bench.core.effects.wake() == 10.0
 
 
 @pytest.mark.parametrize("durable", [True, False])

@@ -169,6 +169,7 @@ class Outboxes:
             not self._core.worker.claims.is_home(box)
             and not any(self._core.owner.in_flight(box).values())
             and not self._tickets.get(box)
+            and not self._core.effects.undecided(box)
         )
 
     def part(self, box: int) -> None:

@@ -343,7 +343,7 @@ class Effects:
 
     def wake(self) -> float:
         """When the first of what was put off is to be committed."""
-        return min((ticket.until for ticket in self._open.values()), default=inf)
+        return max(self.now, min((ticket.until for ticket in self._open.values()), default=inf))
 
     def committed(self, box: int, number: int) -> list[Ticket]:
         """All tickets of this outbox up to that number are durable: what waited for them leaves."""
