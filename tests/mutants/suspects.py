@@ -9,7 +9,7 @@ from zerowait.engines.brokerless.protocol.frames import Obituary
 from zerowait.engines.brokerless.protocol.owner import custody, lanes, marking, owner, suspects, trial
 from zerowait.engines.brokerless.protocol.worker import desk
 from zerowait.engines.brokerless.protocol.worker import lanes as worker_lanes
-from zerowait.message import Mark, Marks
+from zerowait.message import Again, Mark, Marks
 from zerowait.outbox import settlement
 
 
@@ -45,6 +45,12 @@ def _(put: Put) -> None:
         return is_said
 
     put(marking._Wanted, "is_said", made)
+
+
+@bug("what is learned of a death makes the wait for a retry shorter", by="tests/unit/outbox/test_suspects.py")
+def _(put: Put) -> None:
+    put(settlement.Settlement, "_due_of", lambda right: lambda self, change, row: (
+        right(self, change, row) if isinstance(change, Again) else self._now))  # fmt: skip
 
 
 @bug("where a message runs alone is not noted before it is sent")

@@ -150,6 +150,7 @@ RULES: dict[str, tuple[str, ...]] = {
         "a message that was marked waits on before its row says so",
         "what was read before a death was noted is offered as it was",
         "a death that its row tells already makes a message be offered twice",
+        "what is learned of a death makes the wait for a retry shorter",
         "a row that has a death says all that was learned of it since",
         "a later list does not clear whom it does not name",
         "who is back does not clear its marks",

@@ -283,9 +283,8 @@ class Settlement:
                     return  # who says it had not read the row, which said so already: it is offered as it is
             else:
                 failures, note, counted = self._failures(change, row), change.note, _counted(change)
-            due = self._now
-            if not letter:  # what has deaths always has a time too: that is how it is found again
-                due = self._later(row.channel, change.due + self._shift if isinstance(change, Again) else due)
+            # What has deaths always has a time too: that is how it is found again.
+            due = self._now if letter else self._later(row.channel, self._due_of(change, row))
             # A letter moves to the end even if it was alone, so that letters lie in the order of their deaths.
             seq = row.seq if row.count == 1 and not letter else self._next_seq()
             state = LETTER if letter else WAITING
@@ -300,6 +299,15 @@ class Settlement:
                 Event(row, change.number, 1, "dead" if letter else "stored", (note or b"") if letter else b"", failures)
             )
             return
+
+    def _due_of(self, change: Again | Bury | Mark, row: Row) -> int:
+        if isinstance(change, Again):
+            return change.due + self._shift
+        if change.seq:
+            return self._now
+        # Who says it had not read the row: it may wait for its time, and a death of long ago makes that no shorter.
+        due = self._database.one("SELECT due FROM message WHERE seq = ?", (row.seq,))
+        return self._now if due is None else max(self._now, due)
 
     def _once_more(self, own: Own, change: Again | Bury | Mark) -> None:
         """It has left its segment in this transaction already: a death was noted, or one more."""

@@ -94,6 +94,26 @@ def test_a_death_that_the_row_tells_already_is_not_noted_again_for_who_has_not_r
     assert again.marks == Marks((X,))
 
 
+@pytest.mark.parametrize("others", [(), ("b",)], ids=["a row of its own", "a row of many"])
+def test_what_is_learned_of_a_death_makes_the_wait_for_a_retry_no_shorter(
+    make: Maker, time: Time, others: tuple[str, ...]
+) -> None:
+    """Seed 4139. Without: it runs again at once, however long it was to wait."""
+    bench = make()
+    segment = segment_of(bench, "a", *others)
+    # given a message that has failed, and is to run again in a minute
+    due = time.now_us() + 60_000_000
+    assert turn(bench, Again("mail", segment.epoch, segment.first, 1, due, b"\x80", segment.seq)) == []
+    # when an obituary names it, of somebody who had it before
+    assert turn(bench, Mark("", segment.epoch, segment.first, (X,))) == []
+    # then it is offered when it is due, and says so
+    time.pass_(59.0)
+    assert bench.turn() == []
+    time.pass_(1.1)
+    (again,) = bench.turn()
+    assert (again.marks, again.failures) == (Marks((X,)), 1)
+
+
 def test_more_that_is_learned_of_a_death_does_not_change_the_order_of_deaths(make: Maker) -> None:
     bench = make()
     (suspect,) = turn(bench, mark(segment_of(bench, "a", "b"), 0, X, Y))
