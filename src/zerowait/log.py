@@ -34,11 +34,13 @@ _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 class TextFormatter(logging.Formatter):
     """`2026-03-04 05:06:07.089 warning zerowait.links  nobody serves mail.prase; did you mean mail.parse?`
 
-    The date is left out for a terminal, where somebody is looking now. Times are local.
+    The date is left out for a terminal, where somebody is looking now. Times are local. which: of several processes
+    that write to one place, each says its number: `zerowait.links[4711]`.
     """
 
-    def __init__(self, *, dated: bool = True, coloured: bool = False) -> None:
+    def __init__(self, *, dated: bool = True, coloured: bool = False, which: bool = False) -> None:
         super().__init__()
+        self._which = which
         self._form = "%Y-%m-%d %H:%M:%S" if dated else "%H:%M:%S"
         self._coloured = coloured
 
@@ -47,13 +49,18 @@ class TextFormatter(logging.Formatter):
         level = f"{record.levelname.lower():<7}"
         if self._coloured and record.levelno >= logging.WARNING:
             level = f"\x1b[{31 if record.levelno >= logging.ERROR else 33}m{level}\x1b[0m"
-        line = f"{at}.{int(record.msecs):03d} {level} {record.name}  {record.getMessage()}"
+        name = f"{record.name}[{record.process}]" if self._which else record.name
+        line = f"{at}.{int(record.msecs):03d} {level} {name}  {record.getMessage()}"
         return "\n".join([line, *_trouble(self, record)])
 
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: at (ISO 8601, UTC), level, logger, message, the fields given by `extra`, and error if the
-    record has an exception (its traceback, without local variables)."""
+    record has an exception (its traceback, without local variables). which: as for text, in the field process."""
+
+    def __init__(self, *, which: bool = False) -> None:
+        super().__init__()
+        self._which = which
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -62,6 +69,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self._which:
+            line["process"] = record.process
         line.update((name, value) for name, value in vars(record).items() if name not in _ORDINARY)
         if trouble := _trouble(self, record):
             line["error"] = "\n".join(trouble)
@@ -69,9 +78,15 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(
-    level: str, form: Literal["text", "json"], stream: TextIO | None = None, *, coloured: bool = False
+    level: str,
+    form: Literal["text", "json"],
+    stream: TextIO | None = None,
+    *,
+    coloured: bool = False,
+    which: bool = False,
 ) -> bool:
     """Writes the log of the whole process to the stream (else stderr), from `level` on. For programs, not libraries.
+    which: each line says of which process it is.
 
     False, and nothing was changed, if the root logger has handlers already: then the program has decided for itself.
     """
@@ -80,7 +95,8 @@ def configure(
         return False
     to = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(to)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(dated=not to.isatty(), coloured=coloured))
+    text = TextFormatter(dated=not to.isatty(), coloured=coloured, which=which)
+    handler.setFormatter(JsonFormatter(which=which) if form == "json" else text)
     root.addHandler(handler)
     root.setLevel(level.upper())
     return True

@@ -13,12 +13,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from msgspec import Struct
+from msgspec.structs import replace
 
 from zerowait.client import Client
 from zerowait.context import Context
@@ -28,10 +28,14 @@ from zerowait.feeding import EventFeed, Feeding
 from zerowait.handlers.outputs import Opening, Output, Spooled, Tagged
 from zerowait.handlers.registry import Feed
 from zerowait.handlers.stage import Stage
-from zerowait.message import Delivery, Prepared, Sent, Service, Spool, Unspool
+from zerowait.message import Delivery, Prepared, Sent, Spool, Unspool
 from zerowait.outbox.bundle import Gathered, bundle, gather
 from zerowait.outbox.entrance import Ready
 from zerowait.outbox.sheaf import MESSAGE_COST, Sheaf
+from zerowait.processes.child import Parent, Started
+from zerowait.processes.parent import supervise
+from zerowait.processes.roster import NOT_WHOLE
+from zerowait.settings import Settings
 from zerowait.ticking import Ticking
 from zerowait.topics.entrance import ReadyEvent
 
@@ -39,39 +43,20 @@ if TYPE_CHECKING:
     from zerowait.handlers.registry import Registry
     from zerowait.handlers.stage import Resources
     from zerowait.opening import Opened
-    from zerowait.settings import Settings
 
 log = logging.getLogger("zerowait")
-
-NOT_WHOLE = 4  # exit code: some of what ran was given up when the drain was over
 
 
 class Served(Protocol):
     """What is run: see `app.App`. What it is while it runs is kept in it: its client, its serving, its loop."""
 
     name: str
+    _settings: Settings | None
 
     @property
     def _registry(self) -> Registry: ...
     @property
     def _resources(self) -> Resources | None: ...
-    @property
-    def _settings(self) -> Settings | None: ...
-
-
-class Started(Struct, frozen=True):
-    """What runs, for a banner."""
-
-    version: str
-    pid: int
-    name: str
-    instance: int
-    namespace: str
-    endpoints: tuple[str, ...]
-    serves: tuple[Service, ...]
-    drain: float
-    subscribes: Mapping[str, str]  # topics, and who handles each event
-    timed: Mapping[str, str]  # channels of handlers that run by the clock, and when
 
 
 def _shared(feed: Feed) -> str:
@@ -220,6 +205,7 @@ class Serving:
         self.pid = os.getpid()
         self.client = client_of(app)
         self.drain = 0.0  # seconds; of the settings, once they are read
+        self.stuck_after = 0.0
         self._stage: Stage | None = None
         self._opened: Opened | None = None
         self._feeding: Feeding | None = None
@@ -238,7 +224,7 @@ class Serving:
         app, client = self.app, self.client
         self._opened = opened = client._open()
         node, settings = opened.node, opened.settings  # those that the client was opened with are everybody's
-        self.drain = settings.drain
+        self.drain, self.stuck_after = settings.drain, settings.stuck_after
         assert node.counter is not None
         specs = app._registry.handlers(settings)
         self._stage = stage = Stage(
@@ -273,6 +259,12 @@ class Serving:
             subscribes={spec.channel: _shared(spec.feed) for spec in specs if spec.feed is not None},
             timed={spec.channel: str(spec.rhythm) for spec in specs if spec.rhythm is not None},
         )  # fmt: skip
+
+    @property
+    def life(self) -> int | None:
+        """The descriptor of the lock of this process's life."""
+        directory = self._opened.node.directory if self._opened is not None else None
+        return directory.life if directory is not None else None
 
     def _tick(self, channel: str, ttl: float | None) -> None:
         self.client.push(channel, None, durable=False, ttl=ttl)
@@ -465,39 +457,72 @@ def leave(app: Served) -> None:
             thread.stop()
 
 
-def run(app: Served, on_started: Callable[[Started], None] | None = None) -> int:
+def run(
+    app: Served,
+    on_started: Callable[[Sequence[Started]], None] | None = None,
+    parent: Parent | None = None,
+    source: str = "",
+) -> int:
     """Serves until SIGTERM or SIGINT, then drains; gives the exit code: 0 after a whole drain, NOT_WHOLE if something
-    still ran when it was over. A second signal leaves at once. Raises what keeps it from serving."""
+    still ran when it was over. A second signal leaves at once. Raises what keeps it from serving.
+
+    on_started: called with what runs, once all of it does. parent: the process that started this one for that, if it is
+    known already. source: the file that the app came from.
+    """
+    parent = parent or Parent.inherited()
+    settings = app._settings or Settings.load()
+    if parent is None and settings.processes > 1:
+        return supervise(settings, on_started)
+    if parent is not None:
+        app._settings = parent.settings(settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_run(app, on_started))
+        return runner.run(_run(app, on_started, parent, source))
 
 
-async def _run(app: Served, on_started: Callable[[Started], None] | None) -> int:
+async def _run(
+    app: Served, on_started: Callable[[Sequence[Started]], None] | None, parent: Parent | None, source: str
+) -> int:
     serving = _new(app)
     loop, told = asyncio.get_running_loop(), asyncio.Event()
 
+    signals: list[int] = []
+
+    def stop(why: str, more: str = "", level: int = logging.INFO) -> None:
+        if not told.is_set():
+            log.log(level, "%s: finishing what runs, for at most %g s%s", why, serving.drain, more)
+            told.set()
+
     def signalled(number: int) -> None:
-        if told.is_set():
-            log.warning("%s: leaving at once; what runs here is given to others", signal.Signals(number).name)
+        name = signal.Signals(number).name
+        if signals:
+            log.warning("%s: leaving at once; what runs here is given to others", name)
             os._exit(128 + number)
-        log.info(
-            "%s: finishing what runs, for at most %g s; once more to leave at once",
-            signal.Signals(number).name,
-            serving.drain,
-        )
-        told.set()
+        signals.append(number)
+        stop(name, "; once more to leave at once")
+
+    def by_parent(is_there: bool) -> None:
+        if is_there:  # which has said so for all
+            stop("told to stop", level=logging.DEBUG)
+        else:
+            stop("the process that started this one has died", level=logging.WARNING)
 
     is_main = threading.current_thread() is threading.main_thread()
     for number in (signal.SIGTERM, signal.SIGINT) if is_main else ():
         loop.add_signal_handler(number, signalled, number)
+    if parent is not None:
+        parent.attend(by_parent)
     try:
-        started = await serving.start()
+        started = replace(await serving.start(), source=source)
+        if parent is not None:
+            parent.serves(started, serving.life, serving.stuck_after)
         if on_started is not None:
-            on_started(started)
+            on_started([started])
         await told.wait()
         given_up = await serving.stop()
     finally:
         _forget(app)
+        if parent is not None:
+            parent.leave()
         for number in (signal.SIGTERM, signal.SIGINT) if is_main else ():
             loop.remove_signal_handler(number)
     return NOT_WHOLE if given_up else 0

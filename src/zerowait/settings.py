@@ -117,6 +117,15 @@ class Settings(Struct, frozen=True, kw_only=True, dict=True):
         float, Meta(gt=0, description="seconds after which outputs leave unchosen whose input's sender is away")
     ] = 600.0
 
+    # Processes of `zerowait run`
+    processes: Annotated[
+        int, Meta(ge=1, le=1_024, description="processes that serve the app; each has its own interpreter, so a core")
+    ] = 1
+    stuck_after: Annotated[
+        float,
+        Meta(ge=0, description="seconds without a turn of its loop until one of several processes is killed; 0: never"),
+    ] = 0.0
+
     # Telling
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="of the command line; a library's user decides")

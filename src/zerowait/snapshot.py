@@ -182,6 +182,18 @@ class LetterFilter(Struct, frozen=True, kw_only=True):
         return self == LetterFilter()
 
 
+class DeathStatus(Struct, frozen=True, kw_only=True):
+    """A process that ended while it had the message. exit_code, signal: as its parent saw it, where that is told."""
+
+    worker: str
+    instance: str  # 16 hexadecimal digits
+    proved: bool  # else its connection closed, and it did not come back
+    ran: bool  # it had begun the message; else it is only known to have been sent it
+    alone: bool  # and nothing else
+    exit_code: int | None = None
+    signal: int | None = None
+
+
 class LetterDetail(LetterStatus, frozen=True, kw_only=True):
     """A dead letter whole."""
 
@@ -189,6 +201,7 @@ class LetterDetail(LetterStatus, frozen=True, kw_only=True):
     type: str = ""  # the exception's class
     traceback: str = ""  # without local variables
     headers: dict[str, str] = {}
+    deaths: list[DeathStatus] = []  # of its workers, oldest first
 
 
 class WaitingStatus(Struct, frozen=True, kw_only=True):

@@ -15,8 +15,9 @@ import pytest
 
 from tests.programs import ZEROWAIT, Program, Start, finished, programs
 from tests.waiting import wait_until
-from zerowait import __version__, serving
+from zerowait import __version__
 from zerowait.cli.output import PARTIAL
+from zerowait.processes.roster import NOT_WHOLE
 
 PRINTER = """
 from zerowait import App, Reject
@@ -353,7 +354,7 @@ def test_a_drain_that_was_not_whole_is_told_by_the_exit_code(
     assert zerowait("push", "numbers", "1").returncode == 0
     printer.until(lambda it: "begun" in it.out)
     printer.signal(signal.SIGTERM)
-    assert printer.ended() == serving.NOT_WHOLE == PARTIAL
+    assert printer.ended() == NOT_WHOLE == PARTIAL
     assert "Still being handled" in printer.err or command[1] == "printer.py"  # which configures no log
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
+
+from zerowait.settings import Settings
+from zerowait.settings_channels import ChannelSettings
+from zerowait.settings_fields import documentation
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -56,3 +61,21 @@ def test_every_test_that_the_guarantees_name_is_there() -> None:
     }
     assert len(named) > 20
     assert named <= tests, f"not there: {sorted(named - tests)}"
+
+
+def table(of: type[msgspec.Struct]) -> str:
+    """What each setting is, in the order of the code."""
+    lines, words = ["| setting | default | |", "|---|---|---|"], documentation(of)
+    for field in msgspec.structs.fields(of):
+        default: object = "none" if field.default in ((), msgspec.NODEFAULT) else field.default
+        if isinstance(default, int) and not isinstance(default, bool):
+            default = f"{default:,}"
+        shown = "unset" if default is None else str(default).lower()
+        lines.append(f"| `{field.name}` | {shown} | {words[field.name]} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("of", [Settings, ChannelSettings])
+def test_the_page_says_what_each_setting_is(of: type[msgspec.Struct]) -> None:
+    page = (ROOT / "docs/topics/running.md").read_text(encoding="utf-8")
+    assert table(of) in page, f"docs/topics/running.md: its table is to be\n{table(of)}"

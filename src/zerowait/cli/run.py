@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from zerowait.cli.output import colours, styled, tell
 
 if TYPE_CHECKING:
-    from zerowait.app import App
-    from zerowait.serving import Started
+    from collections.abc import Sequence
+
+    from zerowait.processes.child import Started
 
 
 @click.command("run")
@@ -27,6 +28,18 @@ if TYPE_CHECKING:
     metavar="ENDPOINT",
     help="Where other machines reach it, as tcp://0.0.0.0:5511; may be repeated.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many processes serve it, for handlers that need more than one core; who dies is started again.",
+)
+@click.option(
+    "--stuck-after",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Kill and start again one of several processes whose loop has not turned for so long.",
+)
 @click.option("--drain", type=click.FloatRange(0), metavar="SECONDS", help="How long stopping waits for what runs.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged, from this level on."
@@ -36,6 +49,8 @@ def command(
     target: str,
     namespace: str | None,
     listen: tuple[str, ...],
+    processes: int | None,
+    stuck_after: float | None,
     drain: float | None,
     log_level: str | None,
     log_format: str | None,
@@ -45,26 +60,37 @@ def command(
     Every option is a setting too, in zerowait.toml or in the environment (--drain is ZEROWAIT_DRAIN).
     The first SIGTERM or Ctrl-C finishes what runs and gives back what was not begun; a second one leaves at once.
     Exits with 0 after that, with 4 if something still ran when --drain was over, with 1 to 3 if it could not serve.
+    Several processes listen at one port each: the one that --listen names, and those that follow it.
 
     \b
     zerowait run printer:app
+    zerowait run printer:app --processes 4
     zerowait run service.mail:app --listen tcp://0.0.0.0:5511 --log-format json
     """
     from zerowait import log, serving
     from zerowait.cli.finding import find_app
     from zerowait.errors import ZerowaitError
+    from zerowait.processes.child import Parent
+    from zerowait.processes.parent import supervise
     from zerowait.settings import Settings
 
     flags: dict[str, Any] = {
         "namespace": namespace,
         "listen": list(listen) or None,
+        "processes": processes,
+        "stuck_after": stuck_after,
         "drain": drain,
         "log_level": log_level,
         "log_format": log_format,
     }
     settings = Settings.load(flags=flags)  # before anything of the user's is imported: a mistake is said at once
+    parent = Parent.inherited()
     _tell_the_process(flags)
-    is_ours = log.configure(settings.log_level, settings.log_format, coloured=colours(sys.stderr))
+    is_ours = log.configure(
+        settings.log_level, settings.log_format, coloured=colours(sys.stderr), which=parent is not None
+    )
+    if parent is None and settings.processes > 1:  # each imports the app, and this one need not
+        return supervise(settings, lambda started: _banner(target, started))
     out: object = sys.stdout
     if isinstance(out, io.TextIOWrapper):
         out.reconfigure(line_buffering=True)  # what a handler printed is there even if the worker is killed
@@ -73,12 +99,14 @@ def command(
         app._settings = replace(app._settings, **{name: value for name, value in flags.items() if value is not None})
     held = _HeldErrors(logging.getLogger().handlers[-1] if is_ours else None)
 
-    def has_started(started: Started) -> None:
+    def has_started(started: Sequence[Started]) -> None:
         held.release()
-        _banner(target, app, started)
+        if parent is None:
+            _banner(target, started)
 
     try:
-        return serving.run(app, on_started=has_started)
+        source = getattr(sys.modules.get(target.partition(":")[0]), "__file__", None) or ""
+        return serving.run(app, has_started, parent, source)
     except ZerowaitError as error:
         held.forget(str(error))  # that is what the command ends with
         raise
@@ -125,16 +153,17 @@ def _tell_the_process(flags: dict[str, Any]) -> None:
             os.environ[f"ZEROWAIT_{name.upper()}"] = ",".join(value) if name == "listen" else str(value)
 
 
-def _banner(target: str, app: App, started: Started) -> None:
+def _banner(target: str, all_started: Sequence[Started]) -> None:
     """What was imported, which channels, which address, and how to stop: for the person who started it."""
-    file = getattr(sys.modules.get(target.partition(":")[0]), "__file__", None) or target
+    started, is_one = all_started[0], len(all_started) == 1
     stop = f"Ctrl-C or SIGTERM: finishes what runs, for at most {started.drain:g} s; a second one leaves at once"
     facts = [
-        ("app", f"{app.name} ({target} from {file})"),
+        ("app", f"{started.name} ({target}{f' from {started.source}' if started.source else ''})"),
         *(("serves", line) for line in _served(started)),
-        *(("address", endpoint) for endpoint in started.endpoints),
+        # That of this machine, which is the first, each finds by itself; of many it would only be in the way.
+        *(("address", endpoint) for each in all_started for endpoint in each.endpoints[0 if is_one else 1 :]),
         ("namespace", started.namespace),
-        ("process", f"{started.pid}"),
+        ("process", " ".join(str(each.pid) for each in all_started)),
         ("stop", stop),
     ]
     lines, before = [styled(f"zerowait {started.version}", sys.stderr, bold=True)], ""

@@ -15,6 +15,7 @@ from zerowait.snapshot import (
     Answer,
     BoxStatus,
     ChannelStatus,
+    DeathStatus,
     LetterDetail,
     LetterFilter,
     LetterStatus,
@@ -135,4 +136,12 @@ def _detail(box: Outbox, letter: Letter, letters: Letters) -> LetterDetail:
         type=str(noted.get("type", "")),
         traceback=str(noted.get("traceback", "")),
         headers=letter.headers,
+        deaths=_deaths(noted.get("deaths")),
     )
+
+
+def _deaths(noted: object) -> list[DeathStatus]:
+    try:
+        return msgspec.convert(noted or [], list[DeathStatus])
+    except msgspec.ValidationError:  # a note is what some worker has sent
+        return []

@@ -240,9 +240,19 @@ class Directory:
         return read(presence.list_path(self._folders.instances, instance))
 
     def ending(self, instance: int) -> Obituary:
-        """Of one that is proved dead: what it ran, if it has left a list of that."""
-        running = self.ran(instance)
-        return Obituary(instance, None, None, running or (), running is not None)
+        """Of one that is proved dead: what it ran, if it has left a list of that, and how it ended, if its parent has
+        said so."""
+        running, end = self.ran(instance), presence.how_it_ended(self._folders.instances, instance)
+        return Obituary(instance, end.exit_code, end.signal, running or (), running is not None)
+
+    def called(self, instance: int) -> str:
+        """The name of that instance; empty if it is not known here."""
+        return presence.called(self._folders.instances, instance)
+
+    @property
+    def life(self) -> int | None:
+        """The descriptor of the lock of this life; a duplicate of it keeps others from proving it over."""
+        return self._life.descriptor if self._life is not None else None
 
     def ended(self, name: str, most: int) -> list[int]:
         """Lives of that name that are proved dead and have left a list of what they ran, the latest last."""

@@ -102,6 +102,11 @@ class FileLock:
         """Whether this object holds the lock, in this process."""
         return self._descriptor is not None and self._pid == os.getpid()
 
+    @property
+    def descriptor(self) -> int | None:
+        """What the lock belongs to, as long as it is held: whoever has a duplicate of it holds it as well."""
+        return self._descriptor
+
     def intact(self) -> bool:
         """Whether the path still leads to the file that is locked. If not, somebody removed it and may lock another."""
         return self._descriptor is not None and _leads_to(self.path, self._descriptor)

@@ -327,7 +327,8 @@ class Node:
         # What waits for workers of an earlier life need not wait for those that are proved dead.
         for instance in box.noted:
             if self.directory is not None and self.directory.is_over(instance):
-                self.core.buried(instance, clock(), self.directory.ending(instance))
+                obituary, name = self.directory.ending(instance), self.directory.called(instance)
+                self.core.buried(instance, clock(), obituary, name)
         self._self_link()
         self._announce()
 

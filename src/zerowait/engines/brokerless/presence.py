@@ -20,13 +20,15 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from msgspec import DecodeError, json
+from msgspec import DecodeError, Struct, json
 
 from zerowait.engines.brokerless import started
 from zerowait.engines.brokerless.locks import OPEN_FLAGS, FileLock, answer, ask
 
+READ_BYTES = 4_096
 PROOF_KEPT_S = 600.0  # longer than any grace, so that the last to ask is answered too
 DEAD = b"\ndead "
+ENDED = b"\nended "
 
 
 class Standing(Enum):
@@ -79,10 +81,33 @@ def lying_path(folder: Path, instance: int) -> Path:
 def called(folder: Path, instance: int) -> str:
     """The name that this instance gave itself when it was born; empty if its file does not say."""
     try:
-        lines = (folder / f"{instance:016x}").read_bytes()[:4_096].split(b"\n")
+        lines = (folder / f"{instance:016x}").read_bytes()[:READ_BYTES].split(b"\n")
         return str(json.decode(lines[1], type=dict[str, Any]).get("name", ""))
     except (OSError, IndexError, DecodeError, UnicodeDecodeError):
         return ""
+
+
+class End(Struct, frozen=True):
+    """How a process ended, as its parent has seen it."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+def say_how(descriptor: int, exit_code: int | None, signal: int | None) -> None:
+    """Writes into the lock file of a life how it ended. descriptor: a share of its lock, which its parent keeps until
+    this is written: so whoever has proof that it is over can read it."""
+    with suppress(OSError):  # no room: then nobody learns it
+        os.write(descriptor, ENDED + json.encode(End(exit_code, signal)) + b"\n")
+
+
+def how_it_ended(folder: Path, instance: int) -> End:
+    """What the parent of that instance has written; nothing, if it had none that did."""
+    try:
+        _, found, rest = (folder / f"{instance:016x}").read_bytes()[:READ_BYTES].partition(ENDED)
+        return json.decode(rest.split(b"\n")[0], type=End) if found else End()
+    except (OSError, DecodeError):
+        return End()
 
 
 def tidy(folder: Path, instance: int) -> bool:
@@ -113,7 +138,7 @@ def _examine(path: str, instance: int, named: tuple[int, int] | None) -> tuple[S
         asking = ask(descriptor)
         if not asking:
             return Standing.ALIVE, 0.0
-        content = os.pread(descriptor, 4_096, 0)
+        content = os.pread(descriptor, READ_BYTES, 0)
         if content[:17] != b"%016x\n" % instance:
             return Standing.UNKNOWN, 0.0
         if DEAD in content:

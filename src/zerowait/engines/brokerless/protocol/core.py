@@ -329,19 +329,19 @@ class Core:
 
     # -- life and death ----------------------------------------------------------------------------------------------
 
-    def buried(self, instance: int, now: float, obituary: Obituary | None = None) -> None:
+    def buried(self, instance: int, now: float, obituary: Obituary | None = None, name: str = "") -> None:
         """Proved dead (rules §4.1): what it held is redelivered at once. obituary: how it ended and what ran there, as
-        far as that is known; to be said again when more is."""
+        far as that is known; to be said again when more is. name: of one that was never met here, if it is known."""
         if instance == self.me.instance:
             return
         if self.peers.is_dead(instance):
             if obituary is not None:
-                self.owner.trial.learned(obituary, "")
+                self.owner.trial.learned(obituary, name)
             return
         for link in self.sessions.of(instance):
             self.sessions.end(link, frames.BURIED, "proved dead", now)
         peer = self.peers.bury(instance)
-        name = peer.hello.name if peer is not None else ""
+        name = peer.hello.name if peer is not None else name
         is_death = peer is None or not peer.draining
         returned = self.owner.gone(instance, is_dead=True, is_death=is_death, name=name, obituary=obituary)
         if peer is not None:

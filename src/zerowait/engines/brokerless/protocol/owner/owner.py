@@ -402,7 +402,7 @@ class Owner:
         if obituary is not None:
             self.trial.told(obituary)
         if is_dead or is_death:
-            self.trial.evidence.died(instance)
+            self.trial.evidence.died(instance, name)
         is_listed = is_dead and self.trial.evidence.ending(instance) is not None
         returned = 0
         for custody in self.custody.values():

@@ -88,13 +88,17 @@ class Evidence:
     def __init__(self) -> None:
         self._lists: dict[int, Obituary] = {}  # insertion order: the oldest go first
         self._living: dict[int, None] = {}
+        self._names: dict[int, str] = {}
 
     def lives(self, instance: int) -> None:
         self._living.pop(instance, None)
         _remember(self._living, instance, None)
 
-    def died(self, instance: int) -> None:
+    def died(self, instance: int, name: str) -> None:
+        """name: empty if it is not known."""
         self._living.pop(instance, None)
+        if name:
+            _remember(self._names, instance, name)
 
     def told(self, obituary: Obituary) -> bool:
         """What ran there at its end. False: nothing that was not known."""
@@ -122,7 +126,7 @@ class Evidence:
     def death(self, instance: int, *, name: str = "", proved: bool, ran: bool) -> Death:
         obituary = self._lists.get(instance)
         code, signal = (obituary.exit_code, obituary.signal) if obituary is not None else (None, None)
-        return Death(instance, name, proved, ran, False, code, signal)
+        return Death(instance, name or self._names.get(instance, ""), proved, ran, False, code, signal)
 
     def revise(self, name: Name, marks: Marks) -> tuple[list[Death], list[int]]:
         """What of its marks is to be said otherwise: deaths of which more is known, and those that are none of it."""

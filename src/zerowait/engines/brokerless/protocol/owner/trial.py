@@ -145,6 +145,7 @@ class Trial:
 
     def learned(self, obituary: Obituary, name: str) -> None:
         """What an instance ran that is known to be dead: perhaps more than was known."""
+        self.evidence.died(obituary.instance, name)
         before = self.evidence.ending(obituary.instance)
         if not self.told(obituary):
             return
