@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NoReturn
 
 
 def main() -> NoReturn:
-    from zerowait.cli.main import main as run
-
+    try:
+        from zerowait.cli.main import main as run
+    except KeyboardInterrupt:  # Ctrl-C in the first moment
+        sys.exit(130)
     run()
 
 

@@ -67,6 +67,7 @@ class Estate:
         self._ready = False  # the network thread listens
         self._disk_asked = False
         self._first_epoch = 0  # of our own outbox
+        self._unstored: dict[str, int] = {}  # channel → messages whose outbox could not be opened: they are lost
         self._disk_refused = ""  # why our own file could not be opened at the last try
         self._is_opening = False  # once more
         self._homes: list[tuple[bool, Callable[[int | BaseException], object]]] = []  # who waits for one to be open
@@ -352,6 +353,7 @@ class Estate:
         for sheaf, piece in intake.take():
             sheaf.failed(broken)
             intake.stored([(sheaf, piece.count)])
+            self._unstored[sheaf.channel] = self._unstored.get(sheaf.channel, 0) + piece.count
 
     def plain_entrance(self, spec: HandlerSpec, settings: Settings) -> Callable[[bytes], None]:
         """Where what a bare sender sends is accepted: our own outbox, in memory unless the channel says otherwise."""
@@ -556,6 +558,15 @@ class Estate:
                 name = (box.name, channel, box.durable)
                 left[name] = left.get(name, 0) + count
         return left
+
+    def unstored(self) -> dict[str, int]:
+        """By channel, how many messages were accepted and never came into an outbox, for it could not be opened. Their
+        receipts say why. To be asked once it is closed."""
+        found = dict(self._unstored)
+        for intake in self.unopened():
+            for channel, count in intake.counts().items():  # a push was at them when the others were given up
+                found[channel] = found.get(channel, 0) + count
+        return {channel: count for channel, count in found.items() if count}
 
     def abandon(self) -> None:
         """In a forked child: touches nothing, closes nothing."""

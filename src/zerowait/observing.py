@@ -83,14 +83,17 @@ def status_of(opened: Observed) -> Status:
     core = node.core if is_open else None
     serves = list(core.worker.services.values()) if core is not None else []
     refused = opened.plain.refused()
-    unopened = _being_opened(opened)  # before it is looked which are open: else one that opens meanwhile is left out
+    # Before it is looked which are open: else one that opens meanwhile is left out.
+    unopened = _being_opened(opened)
     boxes = estate.boxes()
+    there = {box.id for box in boxes}
+    begun = [_unopened(opened, intake) for intake in estate.intakes() if intake.box not in there]
     look = _asked if running_loop() is None else _at_once
     peers, topics, oldest, unknown = look(opened, boxes, is_open)
     known = opened.feeds.groups.seen()
     told = [
         *(box_status(box, node.in_flight(box.id), at or {}) for box, at in zip(boxes, oldest, strict=True)),
-        *(_unopened(opened, intake) for intake in estate.unopened()),
+        *begun,
     ]
     return Status(
         name=opened.name,

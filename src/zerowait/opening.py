@@ -76,6 +76,7 @@ class Opened(Ground):
         self._asks = asks
         self._closing: Promise[int] | None = None
         self.left: dict[tuple[str, str, bool], Stays] = {}  # once it is closed: (name of the outbox, channel, durable)
+        self.unstored: dict[str, int] = {}  # likewise: channel → accepted, and in no outbox
         self.tells_left = True  # else whoever has it open says it himself
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         self._at_exit_of_child: Any = None
@@ -364,8 +365,10 @@ class Opened(Ground):
             self.feeds.end()
             left = self.estate.close()
             self.left = {where: stays.get(where, Stays()).of(count) for where, count in left.items() if count}
+            self.unstored = self.estate.unstored()
             if self.tells_left:
                 self.telling.left(self.left, self.estate.folder(), self.plain.left())
+                self.telling.unstored(self.unstored)
         except Exception as error:
             log.exception("closing %s went wrong", self.name)
             promise.fail(error)

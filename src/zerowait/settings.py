@@ -136,6 +136,12 @@ class Settings(Struct, frozen=True, kw_only=True, dict=True):
         if isinstance(self.home, Path):
             force_setattr(self, "home", str(self.home))
         check_fields(self)
+        if self.home is not None and not Path(self.home).expanduser().is_absolute():
+            raise _wrong(
+                "home",
+                f"home = {str(self.home)!r} is no whole path: two processes started in different folders would never "
+                "meet. Write it from / or ~ on, or leave it out.",
+            )
         force_setattr(self, "listen", _endpoints("listen", self.listen))
         addresses: dict[str, tuple[str, ...]] = {}
         for pattern, given in self.addresses.items():
@@ -196,7 +202,7 @@ class Settings(Struct, frozen=True, kw_only=True, dict=True):
         """The folder of this user's namespaces. The home comes from the password database, so that cron, systemd,
         `env -i` and a login shell all meet there, whatever HOME says."""
         if self.home is not None:
-            return Path(self.home).expanduser().absolute()
+            return Path(self.home).expanduser()
         from os import getuid
         from pwd import getpwuid
 
@@ -215,7 +221,7 @@ def _endpoints(field: str, given: str | Sequence[str]) -> tuple[str, ...]:
     for endpoint in endpoints:
         if (wrong := port_fault(endpoint) or endpoint_fault(endpoint)) is not None:
             raise _wrong(field, f"{field}: {wrong}")
-    return endpoints
+    return tuple(dict.fromkeys(endpoints))
 
 
 def _wrong(key: str, said: str) -> SettingsError:

@@ -10,14 +10,19 @@ from msgspec import Meta, Struct, ValidationError, convert
 
 from zerowait.errors import SettingsError
 
+LONGEST = 1e9  # seconds: some 30 years; more than the system's clocks and locks can wait for is no time
+
 
 def check_fields(record: Struct) -> None:
     # A msgspec struct made in code does not look at its own fields.
     for name, kind in field_types(type(record)).items():
+        value = getattr(record, name)
         try:
-            convert(getattr(record, name), kind)
+            convert(value, kind)
         except ValidationError as error:
-            raise SettingsError(f"{name} = {getattr(record, name)!r}: {reason_of(error, kind)}") from None
+            raise SettingsError(f"{name} = {value!r}: {reason_of(error, kind)}") from None
+        if isinstance(value, float) and not abs(value) <= LONGEST:
+            raise SettingsError(f"{name} = {value!r}: write a number up to {LONGEST:,.0f}, which nobody lives to see.")
 
 
 @cache

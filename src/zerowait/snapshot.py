@@ -175,7 +175,7 @@ class LetterFilter(Struct, frozen=True, kw_only=True):
     text: str | None = None  # stands in its payload
     died_before_us: int | None = None  # microseconds UTC
     died_after_us: int | None = None
-    id: str | None = None  # its id begins with this
+    id: str | None = None  # its id begins or ends with this
 
     @property
     def is_all(self) -> bool:

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -451,3 +452,37 @@ def test_version_tells_of_all_that_it_stands_on(zerowait: Zerowait) -> None:
     assert "curve" in told["libzmq_capabilities"]
     assert told["sqlite"].startswith("3.")
     assert "libzmq" in zerowait("version").stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("redirected", [">/dev/full", ">&-", ">/dev/full 2>&-", ">&- 2>&-"])
+def test_no_traceback_where_nothing_can_be_written(zerowait: Zerowait, folder: Path, redirected: str) -> None:
+    zerowait("push", "numbers", "1")
+    command = f"{sys.executable} -m zerowait status {redirected}"
+    ran = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=30, check=False)
+    assert "Traceback" not in ran.stderr
+    if "full" in redirected:
+        assert ran.returncode == 1
+        assert "cannot be written: No space" in ran.stderr or "2>&-" in redirected
+
+
+@pytest.mark.parametrize(("stdin", "said"), [("1\n", "1 message pushed to numbers; 1 lost"), ("1\n2\n3\n", "3 lost")])
+def test_what_no_outbox_could_take_is_no_success(folder: Path, stdin: str, said: str) -> None:
+    # given: a file cannot grow to what an outbox needs
+    limited = ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash"]
+    # when
+    ran = finished(*limited, *ZEROWAIT, "push", "numbers", folder=folder, stdin=stdin)
+    # then
+    assert ran.returncode == 3, ran.stderr
+    assert "cannot be made" in ran.stderr
+    assert said in ran.stderr
+    assert "nothing waits" not in ran.stderr
+
+
+def test_a_client_that_ends_says_what_no_outbox_could_take(folder: Path) -> None:
+    program = "from zerowait import Client\nwith Client('x') as zw:\n    for n in range(3): zw.push('numbers', n)\n"
+    limited = ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash"]
+    ran = finished(*limited, sys.executable, "-c", program, folder=folder)
+    assert ran.returncode == 0
+    assert "x ends with 3 messages (3 for numbers) in no outbox" in ran.stderr
+    assert "they are lost" in ran.stderr

@@ -17,7 +17,7 @@ import zmq
 from msgspec import structs
 
 from tests.waiting import wait_until
-from zerowait import App, Client, QueueFull, Receipt, Settings
+from zerowait import App, Client, QueueFull, Receipt, Settings, observing
 from zerowait.engines.brokerless.contacts import Contact, Contacts
 from zerowait.engines.brokerless.directory import Directory
 from zerowait.engines.brokerless.shelf import OutboxFile
@@ -234,6 +234,33 @@ def test_a_status_says_what_is_known_although_a_thread_is_busy(settings: Setting
 
         wait_until(lambda: not zw.status().unknown, within=10)
         assert zw.status().boxes[0].channels[0].oldest_at is not None
+        zw.close(0)
+
+
+def test_a_status_leaves_out_no_outbox_that_opens_while_it_looks(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_own, look, goes_on = Estate._open_own, observing._asked, threading.Event()
+
+    def open_slowly(estate: Estate) -> Any:
+        goes_on.wait(30)
+        return open_own(estate)
+
+    with Client("sender", settings=settings) as zw:
+        # Given a message whose outbox is not open yet, and opens when it has been looked which are.
+        monkeypatch.setattr(Estate, "_open_own", open_slowly)
+        zw.push("c", 1)
+        estate = zw._open().estate
+
+        def looked(*args: Any) -> Any:
+            goes_on.set()
+            wait_until(lambda: not estate.unopened(), within=10)
+            return look(*args)
+
+        monkeypatch.setattr(observing, "_asked", looked)
+        # When its status is asked, then the message is in it, once.
+        told = [(each.channel, each.accepted, each.waiting) for box in zw.status().boxes for each in box.channels]
+        assert told == [("c", 1, 1)]
         zw.close(0)
 
 

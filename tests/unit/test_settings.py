@@ -213,6 +213,11 @@ def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
         {"listen": 3},
         {"channels": {"a b": ChannelSettings()}},
         {"channels": {"mail": {"concurency": 8}}},
+        {"home": "state"},
+        {"home": ""},
+        {"drain": float("inf")},
+        {"drain": 1e300},
+        {"request_timeout": float("nan")},
     ],
     ids=repr,
 )
@@ -223,6 +228,10 @@ def test_settings_made_in_code_are_looked_at_too(wrong: dict[str, Any]) -> None:
 
 def test_a_home_may_be_a_path(tmp_path: Path) -> None:
     assert Settings(home=tmp_path).home_folder() == tmp_path
+
+
+def test_an_address_that_is_named_twice_is_one() -> None:
+    assert list(Settings(listen=["tcp://127.0.0.1:5511", "tcp://127.0.0.1:5511"]).listen) == ["tcp://127.0.0.1:5511"]
 
 
 def test_the_home_is_that_of_the_password_database_whatever_the_variable_says(

@@ -127,7 +127,7 @@ def list_letters(limit: int, namespace: str | None, as_json: bool, **said: Any) 
 def show_letter(id: str, namespace: str | None, as_json: bool) -> int:
     """Show one dead letter whole: its payload, what was tried, and the traceback of the last failure.
 
-    The first characters of its ID are enough, at least 4, where no other begins with them.
+    The first or last characters of its ID are enough, at least 4, where no other begins or ends with them.
     """
     reach = Reach.named(namespace)
     _show(reach.letter(*whole_ids(reach, [id])), as_json)
@@ -145,8 +145,8 @@ def edit(
 ) -> int:
     """Put another payload in place of a dead letter's: JSON, `-` for standard input, or what an editor ($EDITOR) gives.
 
-    It stays a dead letter until it is given back. The first characters of its ID are enough, at least 4, where no other
-    begins with them.
+    It stays a dead letter until it is given back. The first or last characters of its ID are enough, at least 4, where
+    no other begins or ends with them.
 
     Bytes are base64, as `zerowait dead show` prints them: where the type of a worker on this machine has bytes, where
     --bytes says so, and where no type says anything and there were bytes before.
@@ -191,8 +191,8 @@ def edit(
 def retry(**options: Any) -> int:
     """Give dead letters back to their channels, as if they had never been tried.
 
-    Name them by their IDs, of which the first characters are enough (at least 4), or say which; all that is said must
-    be so.
+    Name them by their IDs, of which the first or last characters are enough (at least 4), or say which; all that is
+    said must be so.
     """
     return _act("retry", **options)
 
@@ -249,7 +249,9 @@ def _act(
             return _code(found)
         verb = "Retry" if what == "retry" else "Drop for good"
         confirm(f"{verb} {plural(len(asked), 'dead letter')}{_said(which)}?", yes=yes)
-    elif what == "drop":
+    elif what == "drop" and not yes:
+        for id in asked:
+            reach.letter(id)  # raises Failure: a question about nothing is none
         confirm(f"Drop {plural(len(asked), 'dead letter')} for good?", yes=yes)
     done, silent = _done(reach, what, asked)
     tell_silent(silent)

@@ -68,7 +68,12 @@ def _check(target: str, module_name: str) -> None:
 
 
 def _imported(name: str) -> ModuleType:
-    here = str(Path.cwd())
+    try:
+        here = str(Path.cwd())
+    except OSError as error:
+        raise Failure(
+            f"the current folder cannot be read: {error.strerror}. Start it from the folder of {name}.", MISUSED
+        ) from None
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -77,6 +82,8 @@ def _imported(name: str) -> ModuleType:
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise _broken(name, error) from error
         raise Failure(_not_found(name, error.name, here), MISUSED) from None
+    except SystemExit as error:  # 0 of it would pass for an app that has served and stopped
+        raise _broken(name, error) from error
     except Exception as error:
         raise _broken(name, error) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ COMMANDS = {
     "topic": ("zerowait.cli.topic", "Forget a durable group of subscribers that will not come back."),
     "version": ("zerowait.cli.version", "Show the versions of zerowait and of what it stands on."),
 }
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)  # of stdout, when it is a file
 
 EXIT_CODES = """\b
 Exit codes: 0 done; 1 failed; 2 wrong usage or import error; 3 a process does
@@ -72,6 +75,7 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and ends the process with its exit code."""
+    _have_streams()
     # A command that is terminated closes what it opened. `run` puts its own handler in place of this one.
     signal.signal(signal.SIGTERM, _terminated)
     sys.exit(ended(lambda: cli(args, prog_name="zerowait", standalone_mode=False)))
@@ -105,6 +109,19 @@ def ended(command: Callable[[], Any]) -> int:
         if isinstance(error, SettingsError | UsageError):
             return MISUSED
         return UNAVAILABLE if isinstance(error, NotAccepted) else FAILED
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        Failure(f"The output cannot be written: {error.strerror}.").show()
+        return FAILED
+
+
+def _have_streams() -> None:
+    """Whoever started us may have closed them (`>&-`); what is written then goes nowhere, as it is meant to."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _terminated(number: int, frame: object) -> NoReturn:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from zerowait.settings_fields import LONGEST
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -14,7 +16,7 @@ def timeout(help: str) -> Callable[[F], F]:
     """How long a command waits for workers: seconds, above 0, 30 if it is not said. help: what it waits for."""
     return click.option(
         "--timeout",
-        type=click.FloatRange(0, min_open=True),
+        type=click.FloatRange(0, LONGEST, min_open=True),
         default=30.0,
         show_default=True,
         metavar="SECONDS",

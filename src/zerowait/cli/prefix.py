@@ -1,4 +1,4 @@
-"""The first characters of a dead letter's id, which stand for it."""
+"""The first or last characters of a dead letter's id, which stand for it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ CANDIDATES = 10  # that are named where it means several
 
 
 def whole_ids(reach: Reach, given: Iterable[str]) -> list[str]:
-    """Ids of dead letters, of which some may be given by their first characters. Raises Failure if such a one means
-    several, or if that is not known; one that means none is given back as it is."""
+    """Ids of dead letters, of which some may be given by their first or last characters. Raises Failure if such a one
+    means several, or if that is not known; one that means none is given back as it is."""
     return [_whole_id(reach, id) if len(id) >= SHORTEST and not is_message_id(id) else id for id in given]
 
 
-def _whole_id(reach: Reach, prefix: str) -> str:
-    found = reach.letters(LetterFilter(id=prefix), CANDIDATES + 1)
+def _whole_id(reach: Reach, part: str) -> str:
+    found = reach.letters(LetterFilter(id=part), CANDIDATES + 1)
     # Looked at once more: an earlier version that is asked knows nothing of that filter, and gives all.
-    candidates = [letter for letter in found.letters if letter.id.startswith(prefix)]
+    candidates = [letter for letter in found.letters if letter.id.startswith(part) or letter.id.endswith(part)]
     if len(candidates) > 1:
         shown = [f"  {letter.id}  {letter.channel}" for letter in candidates[:CANDIDATES]]
         more = ["  …"] if len(candidates) > CANDIDATES else []
-        raise Failure("\n".join([f"{prefix} is the beginning of several dead letters:", *shown, *more]), MISUSED)
+        raise Failure("\n".join([f"{part} stands in the IDs of several dead letters:", *shown, *more]), MISUSED)
     if candidates and found.silent:
         tell_silent(found.silent)
         raise Failure(
-            f"{prefix} may be the beginning of others, too, of those who did not answer: write {candidates[0].id}.",
+            f"{part} may mean others, too, of those who did not answer: write {candidates[0].id}.",
             UNAVAILABLE,
         )
-    return candidates[0].id if candidates else prefix
+    return candidates[0].id if candidates else part

@@ -18,8 +18,6 @@ from zerowait.cli.reach import Reach
 from zerowait.words import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from zerowait.client import Client
     from zerowait.engines.brokerless.telling import Stays
     from zerowait.notices import DeadLettered
@@ -124,7 +122,7 @@ def command(
         opened = client._open()
         opened.tells_left = False  # said below, of this run
         client.close().result()
-        left = _Left.of(opened.left, name, channel)
+        left = _Left.of(opened, name, channel)
         pushing.closed(opened)
     if stopped is None:
         return pushing.report(left)
@@ -180,17 +178,20 @@ class _Left(Struct, frozen=True):
     mine: Stays
     earlier: dict[str, int]
     lost: Stays  # of this run, in memory
+    unstored: int  # of this run, in no outbox
 
     @classmethod
-    def of(cls, left: Mapping[tuple[str, str, bool], Stays], name: str, channel: str) -> _Left:
+    def of(cls, opened: Opened, name: str, channel: str) -> _Left:
         from zerowait.engines.brokerless.telling import Stays
+
+        left = opened.left
 
         mine = left.get((name, channel, True), Stays()).new()
         earlier = Counter[str]()
         for (box, of, durable), stays in left.items():
             if durable:
                 earlier[of] += stays.messages - (mine.messages if (box, of) == (name, channel) else 0)
-        return cls(mine, dict(+earlier), left.get((name, channel, False), Stays()))
+        return cls(mine, dict(+earlier), left.get((name, channel, False), Stays()), opened.unstored.get(channel, 0))
 
     def lines(self, channel: str) -> list[str]:
         """What stays of this run, by what it waits for."""
@@ -296,6 +297,9 @@ class _Pushing:
             tried = _tried(left.mine if left.mine.messages else left.lost)
             tell(f"{pushed}: {', '.join([f'{handled:,} handled', *others])}{tried}")
             return OK if not others else PARTIAL if handled else FAILED
+        if unstored := left.unstored:
+            tell(f"{pushed}; {unstored:,} lost: the outbox could not be opened, as said above")
+            return PARTIAL if unstored < self.pushed else UNAVAILABLE
         if lost := sum(self._is_lost(receipt) for receipt in self._in_memory):
             them, they = ("it", "it was") if lost == 1 else ("them", "they were")
             did = "took" if self._way.plain else "handled"

@@ -12,11 +12,14 @@ to say of it, and all are asked again (`_heard`).
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct, ValidationError, convert, to_builtins
@@ -98,6 +101,21 @@ class Found(Struct):
     untold: list[OutboxFile] = []
 
 
+def _is_there(folder: Path) -> bool:
+    """Raises Failure if that cannot be told: it is another user's, say."""
+    try:
+        return stat.S_ISDIR(os.stat(folder).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        what = error.strerror or type(error).__name__
+        raise Failure(
+            f"{folder} cannot be looked into: {what}. Run this as the user whose processes these are, or set "
+            "ZEROWAIT_HOME to a folder of your own.",
+            UNAVAILABLE,
+        ) from None
+
+
 class Reach:
     """One namespace of this user on this machine."""
 
@@ -108,7 +126,7 @@ class Reach:
         # Looking makes nothing: where there is no folder, nobody has been yet.
         self._directory: Directory | None = None
         self._living: list[Entry] = []
-        if (self.home / self.namespace).is_dir():
+        if _is_there(self.home / self.namespace):
             from zerowait.engines.brokerless.directory import Directory
 
             self._directory = Directory(self.home, self.namespace)
@@ -277,7 +295,8 @@ class Reach:
         silent = {reply.who: reply.answer.error for reply in replies if not reply.answer.ok}
         tell_silent(silent)
         who = "Those who answered have" if silent else "There is"
-        raise Failure(f"{who} no dead letter {id}.", UNAVAILABLE if silent else FAILED)
+        short = " Of a longer ID at least 4 characters are needed, of its beginning or its end." if len(id) < 4 else ""
+        raise Failure(f"{who} no dead letter {id}.{short}", UNAVAILABLE if silent else FAILED)
 
     def letters(self, which: LetterFilter, limit: int | None) -> Found:
         """Dead letters from everywhere, the oldest first, at most `limit`."""

@@ -56,7 +56,10 @@ class Letter(Struct, frozen=True, kw_only=True):
 
     def is_meant(self, which: LetterFilter) -> bool:
         """By what is not asked of the tables, or not sharply."""
-        return self.id.startswith(which.id or "") and (which.error is None or self.is_noted(which.error))
+        part = which.id or ""
+        return (self.id.startswith(part) or self.id.endswith(part)) and (
+            which.error is None or self.is_noted(which.error)
+        )
 
     def is_noted(self, text: str) -> bool:
         """Whether it stands in what is said of the error: not in who said so, nor in what the parts are called."""
@@ -73,8 +76,6 @@ class Letters:
 
         Fewer than that are all there are behind `after`.
         """
-        if which.id is not None and not f"{self._box.id:016x}-".startswith(which.id[:17]):
-            return []
         where, bindings = "", list[object]()
         for condition, value in (
             ("name = ?", which.channel),

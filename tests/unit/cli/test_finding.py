@@ -117,3 +117,17 @@ def test_a_module_that_lacks_a_dependency_is_not_said_to_be_missing(folder: Path
     said = refused("zw_needs:app")
     assert "importing zw_needs failed" in said
     assert "No module named 'zw_not_there'" in said
+
+
+@pytest.mark.parametrize("code", ["", "0", "3"])
+def test_a_module_that_ends_the_program_when_it_is_imported_is_an_error(folder: Path, code: str) -> None:
+    # Its exit code would be the command's: 0, as if it had served and been told to stop.
+    write(folder / "zw_leaves.py", f"import sys\nsys.exit({code})")
+    said = refused("zw_leaves:app")
+    assert "SystemExit" in said
+    assert "zw_leaves.py" in said
+
+
+def test_a_folder_that_has_been_removed_is_said(folder: Path) -> None:
+    folder.rmdir()
+    assert "current folder" in refused("zw_printer:app")

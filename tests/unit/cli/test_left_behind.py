@@ -172,11 +172,13 @@ def test_a_payload_that_is_too_large_is_refused_for_that_alone(zerowait: Zerowai
     assert json.loads(zerowait("dead", "show", dead, "--json").out)["payload"] == {"n": 0}
 
 
-def test_the_first_characters_of_an_id_stand_for_it(zerowait: Zerowait, dead: str) -> None:
-    for prefix in (dead[:4], dead[:17], dead.rpartition("-")[0]):
-        assert json.loads(zerowait("dead", "show", prefix, "--json").out)["id"] == dead
+def test_the_first_or_last_characters_of_an_id_stand_for_it(zerowait: Zerowait, dead: str) -> None:
+    for part in (dead[:4], dead[:17], dead.rpartition("-")[0], dead[-4:], dead.partition("-")[2]):
+        assert json.loads(zerowait("dead", "show", part, "--json").out)["id"] == dead
     assert zerowait("dead", "edit", dead[:6], '{"n": 5}').code == 0
-    assert f"no dead letter {dead[:3]}" in zerowait("dead", "show", dead[:3]).err
+    short = zerowait("dead", "show", dead[:3])
+    assert short.code == 1
+    assert "at least 4 characters" in short.err
     assert zerowait("dead", "retry", dead[:4], dead).code == 0
     assert listed(zerowait) == []
     assert channels(zerowait) == {"accepted": 2, "waiting": 2}
@@ -191,7 +193,7 @@ def test_an_id_of_which_too_little_is_said_does_nothing_and_names_those_that_it_
     payload = ['{"n": 9}'] if verb == "edit" else []
     ran = zerowait("dead", verb, dead[:5], *payload)
     assert ran.code == 2
-    assert ran.err.startswith(f"error: {dead[:5]} is the beginning of several dead letters:\n")
+    assert ran.err.startswith(f"error: {dead[:5]} stands in the IDs of several dead letters:\n")
     assert all(f"  {id}  numbers" in ran.err for id in (dead, other))
     assert listed(zerowait) == [dead, other]
     # one of them whole is that one, though the others begin with it
@@ -585,3 +587,10 @@ def test_bytes_that_are_no_base64_change_no_letter(zerowait: Zerowait, dead_byte
     assert ran.code == 0, ran
     ran = zerowait("dead", "edit", dead_bytes, '{"data": "AQI="}', "--bytes", "name")
     assert (ran.code, "there is no string in that place" in ran.err) == (2, True)
+
+
+def test_nobody_is_asked_whether_to_drop_what_is_not_there(zerowait: Zerowait, dead: str) -> None:
+    ran = zerowait("dead", "drop", "nowhere-1")
+    assert ran.code == 1
+    assert "There is no dead letter nowhere-1" in ran.err
+    assert "confirm" in zerowait("dead", "drop", dead).err, "what is there is asked for"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -511,3 +512,15 @@ def test_an_outbox_taken_since_we_looked_is_passed_over(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Reach, "places", as_it_was)
     assert zerowait("status").code == 0
+
+
+def test_a_folder_that_this_user_may_not_look_into_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch, zerowait: Zerowait
+) -> None:
+    def denied(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("zerowait.cli.reach.os", SimpleNamespace(stat=denied))
+    ran = zerowait("status")
+    assert ran.code == 3
+    assert "cannot be looked into: Permission denied" in ran.err

@@ -59,7 +59,10 @@ def clear_path(path: str) -> None:
 
 def in_use(endpoint: str, pid: int | None) -> str:
     by = f" by process {pid}{_command(pid)}" if pid else ""
-    return f"Cannot listen at {endpoint}: it is in use{by}. Stop that process, or choose another address."
+    return (
+        f"Cannot listen at {endpoint}: it is in use{by}. Stop that process, or choose another address; who need not be "
+        "reached from other machines listens nowhere: leave `listen` out of its settings."
+    )
 
 
 def cannot_listen(address: Address, code: int | None, words: str) -> ZerowaitError:

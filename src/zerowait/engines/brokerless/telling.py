@@ -333,6 +333,14 @@ class Telling:
                 "it is" if one else "they are",
             )  # fmt: skip
 
+    def unstored(self, counts: dict[str, int]) -> None:
+        """What was accepted before it was known that the outbox could not be opened."""
+        if counts:
+            log.error(
+                "%s ends with %s in no outbox, for it could not be opened: %s lost", self._name, _in_words(counts),
+                "it is" if sum(counts.values()) == 1 else "they are",
+            )  # fmt: skip
+
 
 def addresses_in_words(troubles: Mapping[str, str]) -> str:
     """Addresses that settings name, each with what is wrong there."""
