@@ -7,14 +7,14 @@ from typing import Any
 from tests.mutants.planting import Put, bug, nothing
 from zerowait.engines.brokerless import pulses
 from zerowait.engines.brokerless.protocol import core, peers
-from zerowait.engines.brokerless.protocol.worker import desk, lying
+from zerowait.engines.brokerless.protocol.worker import desk, unbegun
 
 HELD = "tests/protocol/test_held.py"
 
 
 @bug("what one who is held has begun is given to another too")
 def _(put: Put) -> None:
-    put(lying.Listing, "spares", lambda right: lambda self, box, epoch, dispatch, first, count: [(first, count)])
+    put(unbegun.Listing, "spares", lambda right: lambda self, box, epoch, dispatch, first, count: [(first, count)])
 
 
 @bug("one who is held counts as gone")
@@ -30,7 +30,7 @@ def _(put: Put) -> None:
 
 @bug("what has not begun at one who is held stays there", by=HELD)
 def _(put: Put) -> None:
-    put(lying.Listing, "spares", lambda right: lambda self, box, epoch, dispatch, first, count: [])
+    put(unbegun.Listing, "spares", lambda right: lambda self, box, epoch, dispatch, first, count: [])
 
 
 @bug("the list of one who is held is read before its permission to start is over", by=HELD)
@@ -49,8 +49,8 @@ def _(put: Put) -> None:
 @bug("a runner that stood still asks for no permission again", by=HELD)
 def _(put: Put) -> None:
     def made(right: Any) -> Any:
-        def tells(self: Any, lying: Any, parcel: Any, stop: int, until: float) -> bool:
-            return bool(right(self, lying, parcel, stop, float("inf")))
+        def tells(self: Any, unbegun: Any, parcel: Any, stop: int, until: float) -> bool:
+            return bool(right(self, unbegun, parcel, stop, float("inf")))
 
         return tells
 
@@ -60,8 +60,8 @@ def _(put: Put) -> None:
 @bug("a runner asks for permission before it tells that it begins", by=HELD)
 def _(put: Put) -> None:
     def made(right: Any) -> Any:
-        def tells(self: Any, lying: Any, parcel: Any, stop: int, until: float) -> bool:
-            return bool(self._clock() < until) and bool(right(self, lying, parcel, stop, until))
+        def tells(self: Any, unbegun: Any, parcel: Any, stop: int, until: float) -> bool:
+            return bool(self._clock() < until) and bool(right(self, unbegun, parcel, stop, until))
 
         return tells
 
@@ -70,7 +70,7 @@ def _(put: Put) -> None:
 
 @bug("a batch that was read is not noted", by=HELD)
 def _(put: Put) -> None:
-    put(lying.Lying, "came", nothing)
+    put(unbegun.Unbegun, "came", nothing)
 
 
 @bug("one who is held and dies is not asked for his death", by=HELD)

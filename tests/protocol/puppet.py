@@ -34,8 +34,8 @@ from zerowait.engines.brokerless.protocol.frames import (
 )
 from zerowait.engines.brokerless.protocol.owner.dispatch import body_of
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
-from zerowait.engines.brokerless.protocol.worker.lying import Listing
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
+from zerowait.engines.brokerless.protocol.worker.unbegun import Listing
 from zerowait.message import Outcome as Ended
 from zerowait.message import Segment, Service
 

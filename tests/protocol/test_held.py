@@ -13,7 +13,7 @@ from tests.protocol.store import Store
 from tests.protocol.world import Process, World
 from zerowait.engines.brokerless.protocol.frames import Drop, Owned
 from zerowait.engines.brokerless.protocol.owner.suspects import lane_of
-from zerowait.engines.brokerless.protocol.worker.lying import BOXES, PARCELS, WORDS, Listing, Lying, read
+from zerowait.engines.brokerless.protocol.worker.unbegun import BOXES, PARCELS, Listing, Unbegun, blank, read
 from zerowait.message import Numbers
 
 X = 201
@@ -27,10 +27,10 @@ class Listed:
     """A worker with a list, and an owner whose words it has heard."""
 
     def __init__(self, runners: int = 4, *, durable: bool = True) -> None:
-        self.words = memoryview(bytearray(8 * WORDS)).cast("Q")
+        self.words = blank()
         self.stage = Stage(services={CHANNEL: runners})
         self.clock: Callable[[], float] = lambda: self.stage.now
-        self.stage.core.worker.tell(Lying(self.words), lambda: self.clock())
+        self.stage.core.worker.list_unbegun(Unbegun(self.words), lambda: self.clock())
         self.owned = Owned(BOX, EPOCH, "owner", durable)
         self.owner = self.stage.peer(X, boxes=[self.owned])
 
@@ -109,8 +109,8 @@ class Glanced(Listed):
     def __init__(self, *, durable: bool = True) -> None:
         super().__init__(durable=durable)
         self.glance: Callable[[], object] = lambda: None
-        self.stage.core.worker.desk.lying = Lying(cast("memoryview[int]", self))
-        self.stage.core.worker.desk.lying.met(BOX, EPOCH, ())
+        self.stage.core.worker.desk.unbegun = Unbegun(cast("memoryview[int]", self))
+        self.stage.core.worker.desk.unbegun.met(BOX, EPOCH, ())
 
     def __setitem__(self, at: int, word: int) -> None:
         self.words[at] = word
@@ -149,8 +149,8 @@ def test_a_list_that_comes_late_knows_what_was_read_before(has_ended: bool) -> N
     taken = stage.take()
     if has_ended:
         stage.end(taken)  # and its owner has not said that he knows
-    words = memoryview(bytearray(8 * WORDS)).cast("Q")
-    stage.core.worker.tell(Lying(words), lambda: stage.now)
+    words = blank()
+    stage.core.worker.list_unbegun(Unbegun(words), lambda: stage.now)
     found = read(words, words)
     assert found is not None
     assert found.spares(BOX, EPOCH, (EPOCH, 7), 1, 1) == []
@@ -159,15 +159,15 @@ def test_a_list_that_comes_late_knows_what_was_read_before(has_ended: bool) -> N
 
 def test_what_has_ended_unheard_has_been_read_when_there_is_room_for_its_outbox_at_last() -> None:
     at = Listed()
-    lying = at.stage.core.worker.desk.lying
-    assert lying is not None
-    lying.forget(BOX)
+    unbegun = at.stage.core.worker.desk.unbegun
+    assert unbegun is not None
+    unbegun.forget(BOX)
     for box in range(1, BOXES + 2):
-        lying.met(BOX + box, 1, ())
+        unbegun.met(BOX + box, 1, ())
     at.send(1, 1, n=7)
     at.stage.end(at.stage.take())
     at.owner.lose()
-    lying.forget(BOX + 1)
+    unbegun.forget(BOX + 1)
     again = Puppet(at.stage, X, boxes=[at.owned], serial=2)
     again.greet()
     again.tell()
@@ -210,9 +210,9 @@ def test_an_entry_that_changes_while_it_is_read_names_nothing() -> None:
 
 
 def test_what_finds_no_room_in_the_list_counts_as_begun() -> None:
-    words = memoryview(bytearray(8 * WORDS)).cast("Q")
+    words = blank()
     at = Listed()
-    at.stage.core.worker.tell(lying := Lying(words), lambda: at.stage.now)
+    at.stage.core.worker.list_unbegun(unbegun := Unbegun(words), lambda: at.stage.now)
     for number in range(PARCELS + 1):
         at.send(1 + 2 * number, 1, n=number + 1)
     found = read(words, words)
@@ -226,7 +226,7 @@ def test_what_finds_no_room_in_the_list_counts_as_begun() -> None:
     assert list(found.unbegun[BOX, EPOCH]) == [(9_999, 1)]
 
     for box in range(1, BOXES + 10):
-        lying.met(box, 1, ())
+        unbegun.met(box, 1, ())
     found = read(words, words)
     assert found is not None
     assert len(found.read) == BOXES

@@ -26,8 +26,8 @@ from zerowait.engines.brokerless.protocol.frames import (
     array_of,
 )
 from zerowait.engines.brokerless.protocol.tables import ASKED, ENDED, IN_FLIGHT, WAITING
-from zerowait.engines.brokerless.protocol.worker.lying import Listing
 from zerowait.engines.brokerless.protocol.worker.streams import Outflow
+from zerowait.engines.brokerless.protocol.worker.unbegun import Listing
 from zerowait.message import Numbers, Service, Verdict
 from zerowait.message import Outcome as Ended
 

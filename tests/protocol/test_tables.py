@@ -47,8 +47,8 @@ from zerowait.engines.brokerless.protocol.tables import (
     UNKNOWN,
     WAITING,
 )
-from zerowait.engines.brokerless.protocol.worker.lying import Listing
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
+from zerowait.engines.brokerless.protocol.worker.unbegun import Listing
 from zerowait.message import Numbers, Sent, Verdict
 from zerowait.message import Outcome as Ended
 

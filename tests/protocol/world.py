@@ -34,8 +34,8 @@ from zerowait.engines.brokerless.protocol.effects import (
     Unanswered,
     Withdrawn,
 )
-from zerowait.engines.brokerless.protocol.worker.lying import WORDS, Listing, Lying, read
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
+from zerowait.engines.brokerless.protocol.worker.unbegun import Listing, Unbegun, blank, read
 from zerowait.message import Kept, Numbers, Outcome, Segment, Sent, Service, Verdict
 
 __all__ = ["Numbers", "Process", "Store", "World", "segment"]
@@ -118,9 +118,9 @@ class Process:
             self.core.keep_in(home.box)
         for store in boxes:
             self._open(store, kept=store.kept())
-        self._words = memoryview(bytearray(8 * WORDS if self.services else 0)).cast("Q")
-        if self.services:
-            self.core.worker.tell(Lying(self._words), lambda: world.now)
+        self._words = blank() if self.services else None
+        if self._words is not None:
+            self.core.worker.list_unbegun(Unbegun(self._words), lambda: world.now)
             served = self.services.items()
             self.core.serve([Service(channel, "push", runners, keeps=keeps) for channel, runners in served])
         world.processes.append(self)
@@ -162,7 +162,7 @@ class Process:
 
     def listing(self) -> Listing | None:
         """What whoever finds it held reads of it."""
-        return read(self._words, self._words) if self.alive and self.held else None
+        return read(self._words, self._words) if self._words is not None and self.alive and self.held else None
 
     def resume(self) -> None:
         """It reads what has arrived before a timer fires."""

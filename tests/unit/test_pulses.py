@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from zerowait.engines.brokerless import unbegun
+from zerowait.engines.brokerless import unbegun_file
 from zerowait.engines.brokerless.directory import Directory
-from zerowait.engines.brokerless.protocol.worker.lying import Lying
+from zerowait.engines.brokerless.protocol.worker.unbegun import Unbegun
 from zerowait.engines.brokerless.pulses import FRESH_S, STILL_S, Looked, Pulses
-from zerowait.engines.brokerless.unbegun import Reading
+from zerowait.engines.brokerless.unbegun_file import Reading
 
 BOX = 7
 
@@ -28,10 +28,10 @@ class Other:
         self.directory = Directory(home, "test")
         self.instance = secrets.randbits(63) | 1
         self.directory.enter(self.instance, "mail")
-        lying = self.directory.list_lying(self.instance)
-        assert lying is not None
-        self.lying: Lying = lying
-        self.lying.met(BOX, 5, ())
+        unbegun = self.directory.list_lying(self.instance)
+        assert unbegun is not None
+        self.unbegun: Unbegun = unbegun
+        self.unbegun.met(BOX, 5, ())
         path = self.directory.socket_of(self.instance)
         assert path is not None
         self._listening = socket.socket(socket.AF_UNIX)
@@ -69,7 +69,7 @@ def felt(other: Other, *, beats: bool = False, greets: bool = True, seconds: int
     for second in range(seconds + 1):
         pulses.feel(other.instance, 100.0 + second)
         if beats:
-            other.lying.beat()
+            other.unbegun.beat()
         if greets:
             other.greets()
     return pulses, 100.0 + seconds
@@ -103,7 +103,7 @@ def test_one_that_turns_is_cut_off_and_not_held(other: Other) -> None:
 
 def test_one_that_turns_again_after_it_stood_still_is_about_to_come_back(other: Other) -> None:
     pulses, now = felt(other)
-    other.lying.beat()
+    other.unbegun.beat()
     assert pulses.look(other.instance, now) == Looked(stirs=True)
     assert pulses.look(other.instance, now + STILL_S / 2) == Looked(stirs=True)
 
@@ -135,7 +135,7 @@ def test_a_list_goes_with_its_process(home: Path) -> None:
 
 def test_a_list_that_is_no_list_is_read_as_none(tmp_path: Path) -> None:
     path = tmp_path / "list"
-    unbegun.write(path)
+    unbegun_file.write(path)
     whole = path.read_bytes()
     for wrong in (b"", whole[:-1], b"x" + whole[1:]):
         path.write_bytes(wrong)

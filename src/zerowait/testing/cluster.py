@@ -10,7 +10,7 @@ from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.core import OBITUARIES
 from zerowait.engines.brokerless.protocol.effects import Withdrawn
 from zerowait.engines.brokerless.protocol.frames import Obituary
-from zerowait.engines.brokerless.protocol.worker.lying import Listing
+from zerowait.engines.brokerless.protocol.worker.unbegun import Listing
 from zerowait.errors import StoreError
 from zerowait.message import Prepared
 from zerowait.outbox.lane import Lane

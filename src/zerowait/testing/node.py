@@ -30,7 +30,7 @@ from zerowait.engines.brokerless.protocol.effects import (
     Withdrawn,
 )  # fmt: skip
 from zerowait.engines.brokerless.protocol.frames import MAGIC, Drop, Subscribe, Subscribed, decode
-from zerowait.engines.brokerless.protocol.worker.lying import WORDS, Listing, Lying, read
+from zerowait.engines.brokerless.protocol.worker.unbegun import Listing, Unbegun, blank, read
 from zerowait.message import Mark, Service
 from zerowait.testing.answering import Repliers
 from zerowait.testing.asker import Asker
@@ -80,9 +80,9 @@ class Node:
         self._offset_us = wall.offset_us()
         identity = Identity(instance=instance, name=name, pid=key, boot=around.boot(name), device=1, inode=key)
         self.core = Core(identity, around.config, lock=nullcontext(), wall_us=self.wall_us)
-        self._words = memoryview(bytearray(8 * WORDS if serves else 0)).cast("Q")
-        if serves:
-            self.core.worker.tell(Lying(self._words), lambda: timeline.now)
+        self._words = blank() if serves else None
+        if self._words is not None:
+            self.core.worker.list_unbegun(Unbegun(self._words), lambda: timeline.now)
         self.holdings = Holdings(self)
         self.store, self.homes, self.boxes = self.holdings.store, self.holdings.homes, self.holdings.boxes
         self.crew = Crew(
@@ -156,7 +156,7 @@ class Node:
 
     def listing(self) -> Listing | None:
         """What whoever finds it held reads of it."""
-        return read(self._words, self._words) if self.alive and self.held else None
+        return read(self._words, self._words) if self._words is not None and self.alive and self.held else None
 
     def stirs(self) -> bool:
         """Whether it has stood still until a moment ago."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.frames import Obituary
-from zerowait.engines.brokerless.protocol.worker.lying import Listing
+from zerowait.engines.brokerless.protocol.worker.unbegun import Listing
 from zerowait.outbox.intake import Limits
 from zerowait.outbox.outbox import Outbox
 from zerowait.testing.crew import Sends, Temper

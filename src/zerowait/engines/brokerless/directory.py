@@ -3,7 +3,7 @@
     <home>/<namespace>/
         instances/<16 hex>      the lock file of one process life: its lock is its life        (presence)
         instances/<16 hex>.runs what its runners are at, for whoever finds it dead             (started)
-        instances/<16 hex>.lies what it holds and has not begun, for whoever finds it held     (unbegun)
+        instances/<16 hex>.lies what it holds and has not begun, for whoever finds it held     (unbegun_file)
         peers/<16 hex>          who that is, what it serves, where it listens                   (entries)
         outbox/<name>.<id>.db   outboxes, each with <id>.lock beside it                         (shelf)
         s/<16 hex>              its socket
@@ -24,14 +24,14 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from zerowait.engines.brokerless import presence, started, unbegun
+from zerowait.engines.brokerless import presence, started, unbegun_file
 from zerowait.engines.brokerless.entries import LEFT_BEHIND_S, Entries
 from zerowait.engines.brokerless.entry import Entry, is_instance
 from zerowait.engines.brokerless.home import open_folders, socket_path, state_home
 from zerowait.engines.brokerless.locks import FileLock
 from zerowait.engines.brokerless.presence import Standing
 from zerowait.engines.brokerless.protocol.frames import Obituary
-from zerowait.engines.brokerless.protocol.worker.lying import Lying
+from zerowait.engines.brokerless.protocol.worker.unbegun import Unbegun
 from zerowait.engines.brokerless.shelf import OutboxFile, OutboxLock, Shelf
 from zerowait.engines.brokerless.started import Running, Started, read
 from zerowait.errors import StoreError, UsageError
@@ -205,12 +205,12 @@ class Directory:
                 )  # fmt: skip
         return self._started
 
-    def list_lying(self, instance: int) -> Lying | None:
+    def list_lying(self, instance: int) -> Unbegun | None:
         """The list of what this life has not begun, which whoever finds it held reads. None: it cannot be made, and for
         as long as it is held it counts as any who is silent."""
         path = self.lying_path(instance)
         try:
-            return unbegun.write(path)
+            return unbegun_file.write(path)
         except OSError as error:
             log.warning(
                 "%s cannot be made (%s): should a handler of this process hold the interpreter for longer than a "

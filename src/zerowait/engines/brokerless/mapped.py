@@ -1,4 +1,4 @@
-"""Small files that are memory of the process that made them (`started`, `unbegun`)."""
+"""Small files that are memory of the process that made them (`started`, `unbegun_file`)."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 from zerowait.callbacks import begin
-from zerowait.engines.brokerless import unbegun
+from zerowait.engines.brokerless import unbegun_file
 from zerowait.engines.brokerless.addresses import AddressBook
 from zerowait.engines.brokerless.calls import Calls
 from zerowait.engines.brokerless.clock import clock
@@ -199,11 +199,11 @@ class Node:
     def list_unbegun(self) -> None:
         """From now on the desk says what has not begun, for whoever finds this process held. To be called before
         anything is served."""
-        if self.directory is None or self.core.worker.desk.lying is not None:
+        if self.directory is None or self.core.worker.desk.unbegun is not None:
             return
-        lying = self.directory.list_lying(self.instance)
-        if lying is not None:
-            self.call(lambda: self.core.worker.tell(lying, clock))
+        unbegun = self.directory.list_lying(self.instance)
+        if unbegun is not None:
+            self.call(lambda: self.core.worker.list_unbegun(unbegun, clock))
 
     def announce_topic(self, pattern: str, fingerprint: bytes, description: bytes, history: int) -> None:
         """This process publishes there: to be said before the first event."""
@@ -439,8 +439,8 @@ class Node:
             self._resolver.close()
             self._performer.close()
             self._wire.close()
-            if (lying := self.core.worker.desk.untell()) is not None:
-                unbegun.close(lying)
+            if (unbegun := self.core.worker.desk.unlist()) is not None:
+                unbegun_file.close(unbegun)
             # Who has served may be noted in outboxes that nobody has open: they need the proof that it is over.
             self.directory.leave(settled=self._is_final and not self.core.worker.services)
 
@@ -523,8 +523,8 @@ class Node:
     def _turn(self) -> None:
         wire, core = self._wire, self.core
         assert wire is not None
-        if core.worker.desk.lying is not None:
-            core.worker.desk.lying.beat()
+        if core.worker.desk.unbegun is not None:
+            core.worker.desk.unbegun.beat()
         timeout = 0.0 if self._has_work() else self._rest(clock())
         self._turning.end()
         try:

@@ -1,8 +1,8 @@
 """Whether a process of this machine that says nothing is held: it lives, and cannot run a line of Python (rules §4.3).
 
-Two signs together. The thread that owns its protocol counts its turns in a file (`unbegun`): one that is well turns at
-least once a second, whatever has become of its connections. And ZeroMQ's own threads, which need no interpreter, greet
-whoever connects to its socket: those of a process that is stopped or frozen do not."""
+Two signs together. The thread that owns its protocol counts its turns in a file (`unbegun_file`): one that is well
+turns at least once a second, whatever has become of its connections. And ZeroMQ's own threads, which need no
+interpreter, greet whoever connects to its socket: those of a process that is stopped or frozen do not."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from contextlib import suppress
 from msgspec import Struct
 
 from zerowait.engines.brokerless.directory import Directory
-from zerowait.engines.brokerless.protocol.worker.lying import Listing
-from zerowait.engines.brokerless.unbegun import Reading
+from zerowait.engines.brokerless.protocol.worker.unbegun import Listing
+from zerowait.engines.brokerless.unbegun_file import Reading
 
 STILL_S = 1.5  # without a turn for so long it stands still; with less than that of grace nobody is ever found held
 FRESH_S = 2.5  # a greeting is a sign for so long

@@ -3,7 +3,7 @@
 A small file beside the lock file, mapped into memory: a slot for each runner with the messages that it has begun. To
 write a slot is to write memory, without a call into the kernel, and the kernel keeps what was written however the
 process ends. Nobody reads it while its process lives: a runner may have taken what it has not listed yet. What one that
-lives has not begun is said elsewhere (`protocol/worker/lying`).
+lives has not begun is said elsewhere (`protocol/worker/unbegun`).
 
     16 bytes   "zwruns", a zero, the version; the number of slots
     32 each    outbox, epoch, first number, count: little endian, 64 bits each; count 0: that runner has begun nothing

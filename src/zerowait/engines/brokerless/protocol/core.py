@@ -32,8 +32,8 @@ from zerowait.engines.brokerless.protocol.publisher.publisher import Publisher
 from zerowait.engines.brokerless.protocol.sessions import Sessions
 from zerowait.engines.brokerless.protocol.subscriber.subscriber import Subscriber
 from zerowait.engines.brokerless.protocol.tables import is_expected
-from zerowait.engines.brokerless.protocol.worker.lying import Listing
 from zerowait.engines.brokerless.protocol.worker.streams import Outflow
+from zerowait.engines.brokerless.protocol.worker.unbegun import Listing
 from zerowait.engines.brokerless.protocol.worker.worker import Finished, Worker
 from zerowait.message import Kept, Service
 

@@ -21,7 +21,7 @@ from zerowait.engines.brokerless.protocol.owner.reconcile import reconcile
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
 from zerowait.engines.brokerless.protocol.owner.trial import Trial
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.engines.brokerless.protocol.worker.lying import Listing
+from zerowait.engines.brokerless.protocol.worker.unbegun import Listing
 from zerowait.message import Change, Note, Numbers, Segment, Settle, Shelve, Verdict
 
 DAY_MS = 86_400_000  # an epoch is the time of its opening, or a little more: one so far ahead is no fence but an error

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 from zerowait.engines.brokerless.protocol.frames import ALONE, Held, Part
-from zerowait.engines.brokerless.protocol.worker.lying import Lying
 from zerowait.engines.brokerless.protocol.worker.parcel import Back, Parcel, Permit, Taken
 from zerowait.engines.brokerless.protocol.worker.single import Lines, name_of
+from zerowait.engines.brokerless.protocol.worker.unbegun import Unbegun
 from zerowait.message import Numbers
 
 __all__ = ["Back", "Desk", "Parcel", "Permit", "Taken"]
@@ -77,20 +77,20 @@ class Desk:
         # (outbox, epoch) → number → the newer dispatch that it has taken (rules §2.4)
         self._retagged: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
         self._stands_still = False  # for a suspect that is to run alone in this process: nothing else is started
-        self.lying: Lying | None = None
+        self.unbegun: Unbegun | None = None
         self._clock: Callable[[], float] = float  # never asked without a list
 
-    def tell(self, lying: Lying, clock: Callable[[], float]) -> None:
+    def list_unbegun(self, unbegun: Unbegun, clock: Callable[[], float]) -> None:
         """From now on that list says what has not begun. Before the first message is admitted."""
         self._clock = clock
-        self.lying = lying
+        self.unbegun = unbegun
 
-    def untell(self) -> Lying | None:
+    def unlist(self) -> Unbegun | None:
         """At the end of this life: that list says nothing any more, whatever runners still do. Given back, to be closed
         by who made it."""
         with self._lock:
-            lying, self.lying = self.lying, None
-            return lying
+            unbegun, self.unbegun = self.unbegun, None
+            return unbegun
 
     # -- any thread ------------------------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ class Desk:
                 start = parcel.at
                 name = name_of(parcel) if parcel.delivery.key is not None else None
                 stop = min(parcel.stop, start + (most if name is None else 1))
-                if self.lying is not None and not self._tells(self.lying, parcel, stop, until):
+                if self.unbegun is not None and not self._tells(self.unbegun, parcel, stop, until):
                     continue
                 if name is not None:  # what is left of it stands in line, until this one is handled
                     parcels.popleft()
@@ -130,16 +130,16 @@ class Desk:
                 return Taken(parcel.delivery, start, stop, parcel)
         return None
 
-    def _tells(self, lying: Lying, parcel: Parcel, stop: int, until: float) -> bool:
+    def _tells(self, unbegun: Unbegun, parcel: Parcel, stop: int, until: float) -> bool:
         """Whether those before that index may begin, now that this is told. until: the end of the permission that was
         looked at. Since then this process may have stood still, for any time: whoever found meanwhile that they have
         not begun has taken them back, and that there is a new permission by now does not make them ours again."""
-        lying.begins(parcel, stop)
+        unbegun.begins(parcel, stop)
         if self._clock() < until:
             if stop == parcel.stop:
-                lying.remove(parcel)
+                unbegun.remove(parcel)
             return True
-        lying.begins(parcel, parcel.at)
+        unbegun.begins(parcel, parcel.at)
         return False
 
     def handled(self, parcel: Parcel, index: int) -> None:
@@ -157,7 +157,7 @@ class Desk:
         until = parcel.permit.until
         if not parcel.permit.allows(now):
             return None
-        if self.lying is not None and not self._tells(self.lying, parcel, parcel.stop, until):
+        if self.unbegun is not None and not self._tells(self.unbegun, parcel, parcel.stop, until):
             return None
         parcels = state.turns[parcel.box]
         parcels.remove(parcel)
@@ -243,8 +243,8 @@ class Desk:
                 name = name_of(parcel) if delivery.key is not None else None
                 if name is None or state.lines.join(name, parcel):
                     state.put(parcel)
-                if self.lying is not None:
-                    self.lying.put(parcel)
+                if self.unbegun is not None:
+                    self.unbegun.put(parcel)
                 count = parcel.stop - parcel.at
                 state.queued += count
                 self._here.setdefault((parcel.box, delivery.epoch), Numbers()).add(parcel.first + parcel.at, count)
@@ -370,8 +370,8 @@ class Desk:
                     continue
                 for start, many in Numbers(wanted).missing(at, size):
                     kept.append(cut := parcel.cut(start, many))
-                    if self.lying is not None:
-                        self.lying.put(cut)
+                    if self.unbegun is not None:
+                        self.unbegun.put(cut)
                 dropped.extend(self._back(channel, state, parcel, start, many) for start, many in wanted)
             return kept
 
@@ -420,8 +420,8 @@ class Desk:
 
     def _back(self, channel: str, state: _Channel, parcel: Parcel, first: int, count: int) -> Back:
         box = parcel.box
-        if self.lying is not None:
-            self.lying.remove(parcel)
+        if self.unbegun is not None:
+            self.unbegun.remove(parcel)
         state.queued -= count
         part = Part(parcel.delivery.epoch, first, count, parcel.fence, parcel.n)
         parts = self._tagged(box, part)

@@ -19,8 +19,8 @@ Name = tuple[int, int, int, int]  # (outbox, epoch, fence, n): a dispatch
 Claim = tuple[Verdict, int]  # HANDLED or RELEASED, and the outbox where the outputs lie
 
 
-class Lying(Struct):
-    """What ended under one dispatch, and lies in one of our outboxes."""
+class Phases(Struct):
+    """What ended under one dispatch, and lies in one of our outboxes: how far each of them is."""
 
     unsaid: Numbers = field(default_factory=Numbers)  # on its way to the disk
     said: Numbers = field(default_factory=Numbers)
@@ -34,91 +34,91 @@ class Lying(Struct):
 
 class KeptOutcomes:
     def __init__(self) -> None:
-        self._lying: dict[Name, dict[int, Lying]] = {}  # dispatch → outbox of ours → what lies there
+        self._phases: dict[Name, dict[int, Phases]] = {}  # dispatch → outbox of ours → what lies there
 
     def __bool__(self) -> bool:
-        return bool(self._lying)
+        return bool(self._phases)
 
-    def _homes(self, box: int, part: Part) -> dict[int, Lying]:
-        return self._lying.get((box, part.epoch, part.fence, part.n), {})
+    def _homes(self, box: int, part: Part) -> dict[int, Phases]:
+        return self._phases.get((box, part.epoch, part.fence, part.n), {})
 
     # -- what happens to them ----------------------------------------------------------------------------------------
 
     def keep(self, box: int, part: Part, home: int, *, has_outputs: bool) -> None:
         """On their way to that outbox."""
-        lying = self._made(box, part, home)
-        lying.unsaid.add(part.first, part.count)
+        phases = self._made(box, part, home)
+        phases.unsaid.add(part.first, part.count)
         if has_outputs:
-            lying.outputs.add(part.first, part.count)
+            phases.outputs.add(part.first, part.count)
 
     def found(self, box: int, part: Part, home: int, *, has_outputs: bool, released: bool) -> None:
         """An earlier life has left them there."""
-        lying = self._made(box, part, home)
-        (lying.released if released else lying.said).add(part.first, part.count)
+        phases = self._made(box, part, home)
+        (phases.released if released else phases.said).add(part.first, part.count)
         if has_outputs and not released:
-            lying.outputs.add(part.first, part.count)
+            phases.outputs.add(part.first, part.count)
 
-    def _made(self, box: int, part: Part, home: int) -> Lying:
-        homes = self._lying.setdefault((box, part.epoch, part.fence, part.n), {})
-        lying = homes.get(home)
-        if lying is None:
-            lying = homes[home] = Lying()
-        return lying
+    def _made(self, box: int, part: Part, home: int) -> Phases:
+        homes = self._phases.setdefault((box, part.epoch, part.fence, part.n), {})
+        phases = homes.get(home)
+        if phases is None:
+            phases = homes[home] = Phases()
+        return phases
 
     def stored(self, box: int, part: Part, home: int) -> list[Part]:
         """They lie there now. Gives those that are still remembered: they may be said."""
-        lying = self._homes(box, part).get(home)
-        found = lying.unsaid.overlap(part.first, part.count) if lying is not None else []
+        phases = self._homes(box, part).get(home)
+        found = phases.unsaid.overlap(part.first, part.count) if phases is not None else []
         for first, count in found:
-            assert lying is not None
-            lying.unsaid.remove(first, count)
-            lying.said.add(first, count)
+            assert phases is not None
+            phases.unsaid.remove(first, count)
+            phases.said.add(first, count)
         return [_of(part, first, count) for first, count in found]
 
     def released(self, box: int, part: Part, home: int) -> list[Part]:
         """Their outputs are accepted. Gives those that were chosen, which is to be said."""
-        lying = self._homes(box, part).get(home)
-        found = lying.said.overlap(part.first, part.count) if lying is not None else []
+        phases = self._homes(box, part).get(home)
+        found = phases.said.overlap(part.first, part.count) if phases is not None else []
         for first, count in found:
-            assert lying is not None
-            lying.said.remove(first, count)
-            lying.outputs.remove(first, count)
-            lying.unasked.remove(first, count)
-            lying.released.add(first, count)
+            assert phases is not None
+            phases.said.remove(first, count)
+            phases.outputs.remove(first, count)
+            phases.unasked.remove(first, count)
+            phases.released.add(first, count)
         return [_of(part, first, count) for first, count in found]
 
     def left_unasked(self, box: int, part: Part, home: int) -> None:
         """Their outputs leave although nobody has chosen: their owner is away."""
-        lying = self._homes(box, part).get(home)
-        if lying is not None:
-            lying.unasked.add(part.first, part.count)
+        phases = self._homes(box, part).get(home)
+        if phases is not None:
+            phases.unasked.add(part.first, part.count)
 
     def forget(self, box: int, part: Part) -> list[tuple[int, Part]]:
         """Nothing of these is known here any more. Gives where something was."""
         found: list[tuple[int, Part]] = []
         homes = self._homes(box, part)
-        for home, lying in list(homes.items()):
-            for numbers in (lying.unsaid, lying.said, lying.released):
+        for home, phases in list(homes.items()):
+            for numbers in (phases.unsaid, phases.said, phases.released):
                 found += [(home, _of(part, *span)) for span in numbers.overlap(part.first, part.count)]
-            for numbers in (lying.unsaid, lying.said, lying.released, lying.outputs, lying.unasked):
+            for numbers in (phases.unsaid, phases.said, phases.released, phases.outputs, phases.unasked):
                 numbers.remove(part.first, part.count)
-            if not lying:
+            if not phases:
                 del homes[home]
         if not homes:
-            self._lying.pop((box, part.epoch, part.fence, part.n), None)
+            self._phases.pop((box, part.epoch, part.fence, part.n), None)
         return found
 
     def left(self, home: int) -> list[tuple[int, Part]]:
         """That outbox is not ours any more: who has it now tells what lies there. Gives what that was: (outbox of
         others, part)."""
         gone: list[tuple[int, Part]] = []
-        for (box, epoch, fence, n), homes in list(self._lying.items()):
-            lying = homes.pop(home, None)
-            if lying is not None:
-                for numbers in (lying.unsaid, lying.said, lying.released):
+        for (box, epoch, fence, n), homes in list(self._phases.items()):
+            phases = homes.pop(home, None)
+            if phases is not None:
+                for numbers in (phases.unsaid, phases.said, phases.released):
                     gone += [(box, Part(epoch, first, count, fence, n)) for first, count in numbers]
             if not homes:
-                del self._lying[box, epoch, fence, n]
+                del self._phases[box, epoch, fence, n]
         return gone
 
     # -- questions ---------------------------------------------------------------------------------------------------
@@ -126,15 +126,15 @@ class KeptOutcomes:
     def known(self, box: int, part: Part) -> Numbers:
         """Which of these lie in an outbox of ours, or are on their way there."""
         found = Numbers()
-        for lying in self._homes(box, part).values():
-            for numbers in (lying.unsaid, lying.said, lying.released):
+        for phases in self._homes(box, part).values():
+            for numbers in (phases.unsaid, phases.said, phases.released):
                 for span in numbers.overlap(part.first, part.count):
                     found.add(*span)
         return found
 
     def unsaid(self, box: int, part: Part) -> bool:
         """Whether any of these is not durable yet, and must not be said."""
-        return any(lying.unsaid.overlap(part.first, part.count) for lying in self._homes(box, part).values())
+        return any(phases.unsaid.overlap(part.first, part.count) for phases in self._homes(box, part).values())
 
     def apart(self, box: int, handled: list[Part]) -> tuple[list[Part], dict[Claim, list[Part]]]:
         """What was handled, as it is to be said: what sent nothing, and what claims something. What is not durable is
@@ -147,12 +147,12 @@ class KeptOutcomes:
                 plain.append(part)
                 continue
             rest = Numbers([(part.first, part.count)])
-            for home, lying in homes.items():
-                for span in lying.unsaid.overlap(part.first, part.count):
+            for home, phases in homes.items():
+                for span in phases.unsaid.overlap(part.first, part.count):
                     rest.remove(*span)
                 for verdict, spans in (
-                    (Verdict.HANDLED, _claiming(lying, part.first, part.count)),
-                    (Verdict.RELEASED, lying.released.overlap(part.first, part.count)),
+                    (Verdict.HANDLED, _claiming(phases, part.first, part.count)),
+                    (Verdict.RELEASED, phases.released.overlap(part.first, part.count)),
                 ):
                     for span in spans:
                         rest.remove(*span)
@@ -170,26 +170,26 @@ class KeptOutcomes:
 
     def on_their_way(self, box: int, part: Part) -> Iterator[tuple[int, Part]]:
         """Those of these that are not durable yet."""
-        yield from self._pick(box, part, lambda lying, first, count: lying.unsaid.overlap(first, count))
+        yield from self._pick(box, part, lambda phases, first, count: phases.unsaid.overlap(first, count))
 
     def over(self, box: int, part: Part) -> Iterator[tuple[int, Part]]:
         """Those of these that were chosen, and whose outputs have left."""
-        yield from self._pick(box, part, lambda lying, first, count: lying.released.overlap(first, count))
+        yield from self._pick(box, part, lambda phases, first, count: phases.released.overlap(first, count))
 
     def _pick(
-        self, box: int, part: Part, which: Callable[[Lying, int, int], Iterable[tuple[int, int]]]
+        self, box: int, part: Part, which: Callable[[Phases, int, int], Iterable[tuple[int, int]]]
     ) -> Iterator[tuple[int, Part]]:
-        for home, lying in list(self._homes(box, part).items()):
-            for span in which(lying, part.first, part.count):
+        for home, phases in list(self._homes(box, part).items()):
+            for span in which(phases, part.first, part.count):
                 yield home, _of(part, *span)
 
     def undecided(self, box: int) -> list[tuple[int, Part]]:
         """All of that outbox that claims to be chosen, and whose outputs lie here still."""
         found: list[tuple[int, Part]] = []
-        for (of, epoch, fence, n), homes in self._lying.items():
+        for (of, epoch, fence, n), homes in self._phases.items():
             if of == box:
-                for home, lying in homes.items():
-                    claims = _without(_within(lying.outputs, lying.said), lying.unasked)
+                for home, phases in homes.items():
+                    claims = _without(_within(phases.outputs, phases.said), phases.unasked)
                     found += [(home, Part(epoch, first, count, fence, n)) for first, count in claims]
         return found
 
@@ -197,18 +197,18 @@ class KeptOutcomes:
         """All of that outbox that is not durable yet: to its owner they still run."""
         return [
             Part(epoch, first, count, fence, n)
-            for (of, epoch, fence, n), homes in self._lying.items()
+            for (of, epoch, fence, n), homes in self._phases.items()
             if of == box
-            for lying in homes.values()
-            for first, count in lying.unsaid
+            for phases in homes.values()
+            for first, count in phases.unsaid
         ]
 
     def boxes(self) -> set[int]:
-        return {name[0] for name in self._lying}
+        return {name[0] for name in self._phases}
 
     def is_home(self, home: int) -> bool:
         """Whether anything lies in that outbox of ours that its owner has not confirmed."""
-        return any(home in homes for homes in self._lying.values())
+        return any(home in homes for homes in self._phases.values())
 
 
 def _of(part: Part, first: int, count: int) -> Part:
@@ -218,14 +218,14 @@ def _of(part: Part, first: int, count: int) -> Part:
 # Of these numbers only: what else lies there of the dispatch is not looked at.
 
 
-def _claiming(lying: Lying, first: int, count: int) -> list[tuple[int, int]]:
+def _claiming(phases: Phases, first: int, count: int) -> list[tuple[int, int]]:
     """What has been said, with outputs."""
-    return [found for span in lying.said.overlap(first, count) for found in lying.outputs.overlap(*span)]
+    return [found for span in phases.said.overlap(first, count) for found in phases.outputs.overlap(*span)]
 
 
-def _plain(lying: Lying, first: int, count: int) -> list[tuple[int, int]]:
+def _plain(phases: Phases, first: int, count: int) -> list[tuple[int, int]]:
     """What has been said, without."""
-    return [found for span in lying.said.overlap(first, count) for found in lying.outputs.missing(*span)]
+    return [found for span in phases.said.overlap(first, count) for found in phases.outputs.missing(*span)]
 
 
 def _within(numbers: Numbers, others: Numbers) -> Numbers:

@@ -31,12 +31,12 @@ from zerowait.engines.brokerless.protocol.worker.arrival import parcels_of
 from zerowait.engines.brokerless.protocol.worker.claims import Claims
 from zerowait.engines.brokerless.protocol.worker.desk import Desk
 from zerowait.engines.brokerless.protocol.worker.lanes import Lanes
-from zerowait.engines.brokerless.protocol.worker.lying import Lying
 from zerowait.engines.brokerless.protocol.worker.memory import Answer, Known, Memory, answer_outcomes, outcomes
 from zerowait.engines.brokerless.protocol.worker.neighbours import Neighbours, neighbours
 from zerowait.engines.brokerless.protocol.worker.owners import Owners
 from zerowait.engines.brokerless.protocol.worker.parcel import Back, Taken
 from zerowait.engines.brokerless.protocol.worker.streams import Outflow, Streams
+from zerowait.engines.brokerless.protocol.worker.unbegun import Unbegun
 from zerowait.engines.brokerless.protocol.worker.window import Window
 from zerowait.message import BODY_START, Kept, Numbers, Service, Verdict
 from zerowait.message import Outcome as Ended
@@ -68,12 +68,12 @@ class Worker:
         self._handed_back: set[tuple[int, Part]] = set()  # while leaving: not confirmed yet
         self._dirty: set[str] = set()
 
-    def tell(self, lying: Lying, clock: Callable[[], float]) -> None:
+    def list_unbegun(self, unbegun: Unbegun, clock: Callable[[], float]) -> None:
         """From now on that list says what has not begun of what comes."""
         for box in self.owners.present():
             fence = self.owners.fence(box)
-            lying.met(box, fence, _read(self._held(box, 0, fence), self.memory.replay(box)))
-        self.desk.tell(lying, clock)
+            unbegun.met(box, fence, _read(self._held(box, 0, fence), self.memory.replay(box)))
+        self.desk.list_unbegun(unbegun, clock)
 
     def serve(self, services: Sequence[Service]) -> None:
         """All that is served from now on. What is queued of a channel that is not among it is handed back by `unserve`,
@@ -163,8 +163,8 @@ class Worker:
                 self._effects.send(link.conn, outcome)
             serial = link.held[owned.box] = link.held.get(owned.box, 0) + 1
             held = self._held(owned.box, serial, owned.epoch)
-            if self.desk.lying is not None:
-                self.desk.lying.met(owned.box, owned.epoch, _read(held, ended))
+            if self.desk.unbegun is not None:
+                self.desk.unbegun.met(owned.box, owned.epoch, _read(held, ended))
             self._effects.send(link.conn, held)
 
     def _held(self, box: int, serial: int, epoch: int) -> Held:
@@ -216,8 +216,8 @@ class Worker:
         """claims: also those of which it is not known whether they were chosen."""
         if self.memory.kept:
             self.claims.dropped(box, claims=claims)
-        if self.desk.lying is not None:
-            self.desk.lying.forget(box)
+        if self.desk.unbegun is not None:
+            self.desk.unbegun.forget(box)
         self.memory.drop(box)
         self.owners.forget(box)
         self.streams.drop(box)
@@ -292,8 +292,8 @@ class Worker:
 
     def _admit(self, link: Link, batch: Batch, count: int, cost: float, window: Window | None, now: float) -> int:
         """How many of its messages are queued here from now on."""
-        if self.desk.lying is not None:
-            self.desk.lying.came(batch.box, batch.fence, batch.n)
+        if self.desk.unbegun is not None:
+            self.desk.unbegun.came(batch.box, batch.fence, batch.n)
         sorted_ = self.memory.sort(batch.box, batch.epoch, batch.ranges, self.desk.here(batch.box, batch.epoch))
         if sorted_.superseded:
             self.claims.superseded(batch.box, sorted_.superseded)

@@ -1,4 +1,5 @@
-"""The file in which `lying` is kept: mapped memory beside the lock file, as the list of what runs is (`started`)."""
+"""The file of the list of what has not begun (`protocol/worker/unbegun`): mapped memory beside the lock file, as that
+of what runs is (`started`)."""
 
 from __future__ import annotations
 
@@ -8,23 +9,23 @@ from pathlib import Path
 
 from zerowait.engines.brokerless import mapped
 from zerowait.engines.brokerless.locks import OPEN_FLAGS
-from zerowait.engines.brokerless.protocol.worker.lying import WORDS, Listing, Lying, read
+from zerowait.engines.brokerless.protocol.worker.unbegun import WORDS, Listing, Unbegun, read
 
 _MAGIC = b"zwlies\0\x01"  # the version in its last byte
 _WORD = 8
 _SIZE = len(_MAGIC) + WORDS * _WORD
 
 
-def write(path: Path) -> Lying:
+def write(path: Path) -> Unbegun:
     """Makes the file. Raises OSError; then there is none."""
     content = _MAGIC + bytes(_SIZE - len(_MAGIC))
     words = memoryview(mapped.make(path, content, "the list of what has not begun"))[len(_MAGIC) :].cast("Q")
-    return Lying(words)
+    return Unbegun(words)
 
 
-def close(lying: Lying) -> None:
+def close(unbegun: Unbegun) -> None:
     """Its memory and its descriptor are given back; the file stays."""
-    behind = lying.let_go()
+    behind = unbegun.let_go()
     if isinstance(behind, mmap.mmap):
         behind.close()
 

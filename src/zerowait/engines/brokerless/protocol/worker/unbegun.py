@@ -53,7 +53,7 @@ class Listing(msgspec.Struct, frozen=True):
         return unbegun.overlap(first, count) if unbegun is not None else []
 
 
-class Lying:
+class Unbegun:
     """The list of this process. words: `WORDS` of them, all 0, each of which is stored whole."""
 
     def __init__(self, words: memoryview[int]) -> None:
@@ -125,6 +125,11 @@ class Lying:
             self._words[at + 3] = 0
             parcel.place = 0
             self._free.append(at)
+
+
+def blank() -> memoryview[int]:
+    """The words of a list that no file is behind, and nobody but this process reads."""
+    return memoryview(bytearray(WORDS * _WORD)).cast("Q")
 
 
 def read(words: Sequence[int], again: Sequence[int]) -> Listing | None:
