@@ -49,8 +49,8 @@ def _(put: Put) -> None:
 @bug("a runner that stood still asks for no permission again", by=HELD)
 def _(put: Put) -> None:
     def made(right: Any) -> Any:
-        def tells(self: Any, unbegun: Any, parcel: Any, stop: int, until: float) -> bool:
-            return bool(right(self, unbegun, parcel, stop, float("inf")))
+        def tells(self: Any, parcel: Any, stop: int, until: float) -> bool:
+            return bool(right(self, parcel, stop, float("inf")))
 
         return tells
 
@@ -60,8 +60,8 @@ def _(put: Put) -> None:
 @bug("a runner asks for permission before it tells that it begins", by=HELD)
 def _(put: Put) -> None:
     def made(right: Any) -> Any:
-        def tells(self: Any, unbegun: Any, parcel: Any, stop: int, until: float) -> bool:
-            return bool(self._clock() < until) and bool(right(self, unbegun, parcel, stop, until))
+        def tells(self: Any, parcel: Any, stop: int, until: float) -> bool:
+            return bool(self._clock() < until) and bool(right(self, parcel, stop, until))
 
         return tells
 

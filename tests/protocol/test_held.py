@@ -160,7 +160,6 @@ def test_a_list_that_comes_late_knows_what_was_read_before(has_ended: bool) -> N
 def test_what_has_ended_unheard_has_been_read_when_there_is_room_for_its_outbox_at_last() -> None:
     at = Listed()
     unbegun = at.stage.core.worker.desk.unbegun
-    assert unbegun is not None
     unbegun.forget(BOX)
     for box in range(1, BOXES + 2):
         unbegun.met(BOX + box, 1, ())

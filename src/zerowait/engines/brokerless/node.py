@@ -199,7 +199,7 @@ class Node:
     def list_unbegun(self) -> None:
         """From now on the desk says what has not begun, for whoever finds this process held. To be called before
         anything is served."""
-        if self.directory is None or self.core.worker.desk.unbegun is not None:
+        if self.directory is None or self.core.worker.desk.is_listed():
             return
         unbegun = self.directory.list_lying(self.instance)
         if unbegun is not None:
@@ -439,8 +439,7 @@ class Node:
             self._resolver.close()
             self._performer.close()
             self._wire.close()
-            if (unbegun := self.core.worker.desk.unlist()) is not None:
-                unbegun_file.close(unbegun)
+            unbegun_file.close(self.core.worker.desk.unlist())
             # Who has served may be noted in outboxes that nobody has open: they need the proof that it is over.
             self.directory.leave(settled=self._is_final and not self.core.worker.services)
 
@@ -523,8 +522,7 @@ class Node:
     def _turn(self) -> None:
         wire, core = self._wire, self.core
         assert wire is not None
-        if core.worker.desk.unbegun is not None:
-            core.worker.desk.unbegun.beat()
+        core.worker.desk.unbegun.beat()
         timeout = 0.0 if self._has_work() else self._rest(clock())
         self._turning.end()
         try:

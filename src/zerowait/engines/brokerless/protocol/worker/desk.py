@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from math import inf
 
 from zerowait.engines.brokerless.protocol.frames import ALONE, Held, Part
 from zerowait.engines.brokerless.protocol.worker.parcel import Back, Parcel, Permit, Taken
 from zerowait.engines.brokerless.protocol.worker.single import Lines, name_of
-from zerowait.engines.brokerless.protocol.worker.unbegun import Unbegun
+from zerowait.engines.brokerless.protocol.worker.unbegun import Unbegun, Unlisted
 from zerowait.message import Numbers
 
 __all__ = ["Back", "Desk", "Parcel", "Permit", "Taken"]
@@ -77,19 +78,23 @@ class Desk:
         # (outbox, epoch) → number → the newer dispatch that it has taken (rules §2.4)
         self._retagged: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
         self._stands_still = False  # for a suspect that is to run alone in this process: nothing else is started
-        self.unbegun: Unbegun | None = None
-        self._clock: Callable[[], float] = float  # never asked without a list
+        self.unbegun: Unbegun = Unlisted()
+        self._clock: Callable[[], float] = _ever
 
     def list_unbegun(self, unbegun: Unbegun, clock: Callable[[], float]) -> None:
         """From now on that list says what has not begun. Before the first message is admitted."""
         self._clock = clock
         self.unbegun = unbegun
 
-    def unlist(self) -> Unbegun | None:
+    def is_listed(self) -> bool:
+        """Whether there is a list that says what has not begun."""
+        return not isinstance(self.unbegun, Unlisted)
+
+    def unlist(self) -> Unbegun:
         """At the end of this life: that list says nothing any more, whatever runners still do. Given back, to be closed
         by who made it."""
         with self._lock:
-            unbegun, self.unbegun = self.unbegun, None
+            unbegun, self.unbegun, self._clock = self.unbegun, Unlisted(), _ever
             return unbegun
 
     # -- any thread ------------------------------------------------------------------------------------------------
@@ -112,7 +117,7 @@ class Desk:
                 start = parcel.at
                 name = name_of(parcel) if parcel.delivery.key is not None else None
                 stop = min(parcel.stop, start + (most if name is None else 1))
-                if self.unbegun is not None and not self._tells(self.unbegun, parcel, stop, until):
+                if not self._tells(parcel, stop, until):
                     continue
                 if name is not None:  # what is left of it stands in line, until this one is handled
                     parcels.popleft()
@@ -130,16 +135,16 @@ class Desk:
                 return Taken(parcel.delivery, start, stop, parcel)
         return None
 
-    def _tells(self, unbegun: Unbegun, parcel: Parcel, stop: int, until: float) -> bool:
+    def _tells(self, parcel: Parcel, stop: int, until: float) -> bool:
         """Whether those before that index may begin, now that this is told. until: the end of the permission that was
         looked at. Since then this process may have stood still, for any time: whoever found meanwhile that they have
         not begun has taken them back, and that there is a new permission by now does not make them ours again."""
-        unbegun.begins(parcel, stop)
+        self.unbegun.begins(parcel, stop)
         if self._clock() < until:
             if stop == parcel.stop:
-                unbegun.remove(parcel)
+                self.unbegun.remove(parcel)
             return True
-        unbegun.begins(parcel, parcel.at)
+        self.unbegun.begins(parcel, parcel.at)
         return False
 
     def handled(self, parcel: Parcel, index: int) -> None:
@@ -157,7 +162,7 @@ class Desk:
         until = parcel.permit.until
         if not parcel.permit.allows(now):
             return None
-        if self.unbegun is not None and not self._tells(self.unbegun, parcel, parcel.stop, until):
+        if not self._tells(parcel, parcel.stop, until):
             return None
         parcels = state.turns[parcel.box]
         parcels.remove(parcel)
@@ -243,8 +248,7 @@ class Desk:
                 name = name_of(parcel) if delivery.key is not None else None
                 if name is None or state.lines.join(name, parcel):
                     state.put(parcel)
-                if self.unbegun is not None:
-                    self.unbegun.put(parcel)
+                self.unbegun.put(parcel)
                 count = parcel.stop - parcel.at
                 state.queued += count
                 self._here.setdefault((parcel.box, delivery.epoch), Numbers()).add(parcel.first + parcel.at, count)
@@ -370,8 +374,7 @@ class Desk:
                     continue
                 for start, many in Numbers(wanted).missing(at, size):
                     kept.append(cut := parcel.cut(start, many))
-                    if self.unbegun is not None:
-                        self.unbegun.put(cut)
+                    self.unbegun.put(cut)
                 dropped.extend(self._back(channel, state, parcel, start, many) for start, many in wanted)
             return kept
 
@@ -420,8 +423,7 @@ class Desk:
 
     def _back(self, channel: str, state: _Channel, parcel: Parcel, first: int, count: int) -> Back:
         box = parcel.box
-        if self.unbegun is not None:
-            self.unbegun.remove(parcel)
+        self.unbegun.remove(parcel)
         state.queued -= count
         part = Part(parcel.delivery.epoch, first, count, parcel.fence, parcel.n)
         parts = self._tagged(box, part)
@@ -432,3 +434,8 @@ class Desk:
         with self._lock:
             queued = {box for state in self._channels.values() for box in state.turns}
             return queued | set(self._running)
+
+
+def _ever() -> float:
+    """The time by which a permission has never lapsed: without a list nobody has found meanwhile what has not begun."""
+    return -inf

@@ -127,6 +127,37 @@ class Unbegun:
             self._free.append(at)
 
 
+class Unlisted(Unbegun):
+    """No list is kept: to whoever finds this process held, all that it was sent may have begun."""
+
+    def __init__(self) -> None:
+        """Nothing is written anywhere."""
+
+    def let_go(self) -> object:
+        return None
+
+    def beat(self) -> None:
+        return
+
+    def met(self, box: int, epoch: int, held: Iterable[Part]) -> None:
+        return
+
+    def came(self, box: int, fence: int, n: int) -> None:
+        return
+
+    def forget(self, box: int) -> None:
+        return
+
+    def put(self, parcel: Parcel) -> None:
+        return
+
+    def begins(self, parcel: Parcel, at: int) -> None:
+        return
+
+    def remove(self, parcel: Parcel) -> None:
+        return
+
+
 def blank() -> memoryview[int]:
     """The words of a list that no file is behind, and nobody but this process reads."""
     return memoryview(bytearray(WORDS * _WORD)).cast("Q")

@@ -163,8 +163,7 @@ class Worker:
                 self._effects.send(link.conn, outcome)
             serial = link.held[owned.box] = link.held.get(owned.box, 0) + 1
             held = self._held(owned.box, serial, owned.epoch)
-            if self.desk.unbegun is not None:
-                self.desk.unbegun.met(owned.box, owned.epoch, _read(held, ended))
+            self.desk.unbegun.met(owned.box, owned.epoch, _read(held, ended))
             self._effects.send(link.conn, held)
 
     def _held(self, box: int, serial: int, epoch: int) -> Held:
@@ -216,8 +215,7 @@ class Worker:
         """claims: also those of which it is not known whether they were chosen."""
         if self.memory.kept:
             self.claims.dropped(box, claims=claims)
-        if self.desk.unbegun is not None:
-            self.desk.unbegun.forget(box)
+        self.desk.unbegun.forget(box)
         self.memory.drop(box)
         self.owners.forget(box)
         self.streams.drop(box)
@@ -292,8 +290,7 @@ class Worker:
 
     def _admit(self, link: Link, batch: Batch, count: int, cost: float, window: Window | None, now: float) -> int:
         """How many of its messages are queued here from now on."""
-        if self.desk.unbegun is not None:
-            self.desk.unbegun.came(batch.box, batch.fence, batch.n)
+        self.desk.unbegun.came(batch.box, batch.fence, batch.n)
         sorted_ = self.memory.sort(batch.box, batch.epoch, batch.ranges, self.desk.here(batch.box, batch.epoch))
         if sorted_.superseded:
             self.claims.superseded(batch.box, sorted_.superseded)
