@@ -8,7 +8,7 @@ from typing import Any
 from tests.mutants.planting import Put, bug, nothing
 from zerowait.engines.brokerless import outboxes
 from zerowait.engines.brokerless.protocol import core, effects, link, sessions
-from zerowait.engines.brokerless.protocol.owner import custody, openings, owner
+from zerowait.engines.brokerless.protocol.owner import custody, openings, owner, withdrawals
 from zerowait.engines.brokerless.protocol.peers import Peers
 from zerowait.engines.brokerless.protocol.worker import memory, share, worker
 from zerowait.outbox import ahead, known, outbox, settlement
@@ -95,7 +95,7 @@ def _(put: Put) -> None:
 
 @bug("who has what is withdrawn is not told", by=RULES)
 def _(put: Put) -> None:
-    put(owner.Owner, "_drop_at", nothing)
+    put(withdrawals.Withdrawals, "drop_at", nothing)
 
 
 # -- gone, stuck, leaving ----------------------------------------------------------------------------------------------

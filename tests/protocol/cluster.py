@@ -114,7 +114,7 @@ class Cluster:
         if owner is not None and not owner.paused and store.rows:
             names = sorted(store.rows)
             epoch, number = names[back % len(names)]
-            owner.core.owner.withdraw(store.box, epoch, number)
+            owner.core.owner.withdrawals.withdraw(store.box, epoch, number)
             self.world.touch(owner)
 
     def dial(self, index: int, to: int, *, back: bool = False, both: bool = False) -> None:

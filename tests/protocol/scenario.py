@@ -335,7 +335,7 @@ class Scenario:
 
     def _do_withdraw(self, name: str, number: str) -> None:
         process, store = self.processes[name], self.stores[name]
-        process.core.owner.withdraw(store.box, store.epoch, int(number))
+        process.core.owner.withdrawals.withdraw(store.box, store.epoch, int(number))
         self.world.touch(process)
 
     def _do_outcome(self, name: str, number: str, verdict: str, after: str = "0") -> None:

@@ -216,7 +216,7 @@ def test_what_is_taken_back_is_passed_over() -> None:
     assert stage.store is not None
     stage.push(4, key=A)
     for number in (1, 3):
-        stage.core.owner.withdraw(BOX, stage.store.epoch, number)
+        stage.core.owner.withdrawals.withdraw(BOX, stage.store.epoch, number)
     x = worker(stage)
     (batch,) = x.all(Batch)
     assert batch.ranges == ((2, 1),)

@@ -461,7 +461,7 @@ def test_what_came_back_after_withdraw_is_dropped_and_goes_to_nobody() -> None:
     stage.push(2)
     epoch = stage.core.owner.custody[BOX].epoch
     x.lose()
-    stage.core.owner.withdraw(BOX, epoch, 1)
+    stage.core.owner.withdrawals.withdraw(BOX, epoch, 1)
     stage.step()
     assert not stage.effect(Withdrawn), "its worker may have begun it"
     y = stage.peer(Y, channels=[CHANNEL], credit=5)
@@ -476,7 +476,7 @@ def test_what_is_queued_at_a_worker_that_comes_back_can_still_be_withdrawn() -> 
     stage.push(2)
     sent = x.last(Batch)
     x.lose()
-    stage.core.owner.withdraw(BOX, sent.epoch, 2)
+    stage.core.owner.withdrawals.withdraw(BOX, sent.epoch, 2)
     again = Puppet(stage, X, channels=[CHANNEL], serial=2)
     again.greet()
     again.say(State((Served(CHANNEL),)))
@@ -495,7 +495,7 @@ def test_dropping_a_channel_leaves_alone_what_is_in_flight_and_what_came_later()
     later = stage.push(1)
     epoch, last = segment.epoch, (other.epoch, other.first)
 
-    name = stage.core.owner.drop(BOX, CHANNEL, last, [(epoch, segment.first, 4)])
+    name = stage.core.owner.withdrawals.drop(BOX, CHANNEL, last, [(epoch, segment.first, 4)])
     stage.step()
 
     assert name is not None
@@ -505,7 +505,9 @@ def test_dropping_a_channel_leaves_alone_what_is_in_flight_and_what_came_later()
     assert stage.core.owner.in_flight(BOX) == {CHANNEL: 2}
     x.grant(10, serial=2)
     assert x.last(Batch).ranges == ((later.first, 1),)
-    assert stage.core.owner.drop(BOX, CHANNEL, last, [(epoch, segment.first, 2)]) is None, "in flight, all of it"
+    assert stage.core.owner.withdrawals.drop(BOX, CHANNEL, last, [(epoch, segment.first, 2)]) is None, (
+        "in flight, all of it"
+    )
 
 
 def test_what_lies_on_disk_is_dropped_though_it_is_read_before_that_is_durable() -> None:
@@ -515,7 +517,7 @@ def test_what_lies_on_disk_is_dropped_though_it_is_read_before_that_is_durable()
     stage.push(1)  # the note of this worker is durable
     unread = stage.store.accept(CHANNEL, [10] * 3)
     stage.holds_commits = True
-    stage.core.owner.drop(BOX, CHANNEL, (unread.epoch, unread.first + 2), [(unread.epoch, unread.first, 3)])
+    stage.core.owner.withdrawals.drop(BOX, CHANNEL, (unread.epoch, unread.first + 2), [(unread.epoch, unread.first, 3)])
     stage.core.owner.offer(BOX, [unread])  # the store thread had just read it
     stage.step()
     assert len(x.all(Batch)) == 1
@@ -533,7 +535,7 @@ def test_what_waits_for_workers_of_an_earlier_life_can_be_dropped() -> None:
     segment = stage.push(1)
     stage.store.noted.add(X)
     stage.open()
-    stage.core.owner.drop(BOX, CHANNEL, (segment.epoch, segment.first), [])
+    stage.core.owner.withdrawals.drop(BOX, CHANNEL, (segment.epoch, segment.first), [])
     stage.step()
     assert stage.store.waiting_or_in_flight() == 0
 

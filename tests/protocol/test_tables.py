@@ -373,7 +373,7 @@ def withdrawn(*, begun: bool) -> Callable[[AtOwner], str]:
     def run(at: AtOwner) -> str:
         if begun and at.state == WAITING:
             return IMPOSSIBLE
-        at.stage.core.owner.withdraw(BOX, at.epoch, 1)
+        at.stage.core.owner.withdrawals.withdraw(BOX, at.epoch, 1)
         at.stage.step()
         seen = []
         if at.names(at.x):

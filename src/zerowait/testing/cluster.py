@@ -338,7 +338,7 @@ class Cluster:
             message.said.append("withdrawal asked")
             name = (message.box, sheaf.epoch, sheaf.first + index)
             self._asked[name] = message
-            node.core.owner.withdraw(*name)
+            node.core.owner.withdrawals.withdraw(*name)
             node.touch()
 
     def _withdrawn(self, effect: Withdrawn) -> None:

@@ -301,7 +301,7 @@ class Outboxes:
     def withdraw(self, box: int, epoch: int, number: int, tell: Callable[[bool | None], None]) -> None:
         """Takes a message back if no worker has begun it; `tell` is told. None: it lay on disk, so its row says."""
         self._withdrawals.setdefault((box, epoch, number), []).append(tell)
-        self._core.owner.withdraw(box, epoch, number)
+        self._core.owner.withdrawals.withdraw(box, epoch, number)
 
     def outrun(self, box: int, keys: Iterable[tuple[str, bytes]]) -> None:
         """Dead letters with these keys (and channels) were given back: they go before what waits of their keys."""
@@ -317,7 +317,7 @@ class Outboxes:
         tell: Callable[[], None],
     ) -> None:
         """Drops what waits of this channel (see `Owner.drop`); `tell` is called once that is durable."""
-        name = self._core.owner.drop(box, channel, last, ranges)
+        name = self._core.owner.withdrawals.drop(box, channel, last, ranges)
         if name is None:
             tell()
         else:

@@ -20,6 +20,7 @@ from zerowait.engines.brokerless.protocol.owner.openings import Openings
 from zerowait.engines.brokerless.protocol.owner.reconcile import reconcile
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
 from zerowait.engines.brokerless.protocol.owner.trial import Trial
+from zerowait.engines.brokerless.protocol.owner.withdrawals import Withdrawals
 from zerowait.engines.brokerless.protocol.peers import Peers
 from zerowait.engines.brokerless.protocol.worker.unbegun import Listing
 from zerowait.message import Change, Note, Numbers, Segment, Settle, Shelve, Verdict
@@ -42,6 +43,7 @@ class Owner:
         self.trial = Trial(effects, peers, config.crash_limit, self.custody, self.dispatch)
         self.openings = Openings(effects, self.trial)
         self.asks = Asks(effects, peers, config, self.custody, self.dispatch, self.sender)
+        self.withdrawals = Withdrawals(effects, peers, self.custody, self.dispatch, self.sender)
 
     # -- our outboxes ----------------------------------------------------------------------------------------------
 
@@ -89,8 +91,7 @@ class Owner:
         tickets = self._effects.disown(box)
         self.openings.over(box, tickets)
         self.sender.disowned(box, [(on, frame) for t in tickets for on, frame in t.then if isinstance(frame, Batch)])
-        for epoch, number in custody.withdrawing:
-            self._effects.add(Withdrawn(box, epoch, number, None))
+        self.withdrawals.over(custody)
 
     def offer(self, box: int, segments: Iterable[Segment]) -> None:
         custody = self.custody.get(box)
@@ -131,28 +132,6 @@ class Owner:
         custody = self.custody.get(box)
         return dict(custody.in_flight) if custody is not None else {}
 
-    def withdraw(self, box: int, epoch: int, number: int) -> None:
-        """Takes a message back if it has not begun (rules §2.9). What became of it is told by the effect Withdrawn:
-        at once where it waits (once that is durable), after its worker's answer where it is in flight."""
-        custody = self.custody.get(box)
-        if custody is None:
-            self._effects.add(Withdrawn(box, epoch, number, None))
-            return
-        if custody.unpast(epoch, number, 1) or self.dispatch.remove(box, epoch, number, 1):
-            self._drop_waiting(custody, epoch, number, True)
-            return
-        flight = next((flight for flight, _, _ in custody.flights.over(epoch, number, 1)), None)
-        if flight is None:
-            self._drop_waiting(custody, epoch, number, None)
-            return
-        custody.withdrawing.add((epoch, number))
-        self._drop_at(flight.holder, box, ((epoch, number, 1),))
-
-    def _drop_waiting(self, custody: Custody, epoch: int, number: int, taken_back: bool | None) -> None:
-        ticket = self._effects.commit(custody.box, [custody.vanish(epoch, number, 1, Verdict.DROPPED)])
-        ticket.phantoms.append((epoch, number, 1))
-        ticket.withdrawn.append(Withdrawn(custody.box, epoch, number, taken_back))
-
     def outrun(self, box: int, channel: str, key: bytes) -> None:
         """An earlier message of that key waits in the outbox again: it is the next of the key, after what is in
         flight."""
@@ -163,48 +142,6 @@ class Owner:
         for piece in custody.past():
             if piece.segment.channel == channel and piece.segment.key == key:
                 self.dispatch.keys.breaks(box, piece.segment)
-
-    def drop(
-        self, box: int, channel: str, last: tuple[int, int], ranges: Iterable[tuple[int, int, int]]
-    ) -> tuple[int, int] | None:
-        """Drops what waits of this channel up to the message of that name: here all of it, on disk what `ranges` name.
-        What is in flight is left alone.
-
-        Gives the name under which Withdrawn tells that it is durable; None: there was nothing to drop."""
-        custody = self.custody.get(box)
-        if custody is None:
-            return None
-        here = [*custody.empty_past(channel, last), *self.dispatch.empty(channel, box, last)]
-        changes = [
-            Settle(channel, piece.segment.epoch, piece.first, piece.count, Verdict.DROPPED, piece.segment.seq)
-            for piece in here
-        ]
-        taken: dict[int, Numbers] = {}
-        for piece in here:
-            taken.setdefault(piece.segment.epoch, Numbers()).add(piece.first, piece.count)
-        phantoms: list[tuple[int, int, int]] = []
-        for epoch, start, length in ranges:
-            known = taken.get(epoch) or Numbers()
-            for first, count in custody.resting(epoch, start, length):
-                phantoms += [(epoch, at, many) for at, many in known.missing(first, count)]
-        for epoch, first, count in phantoms:
-            custody.absent(epoch, first, count)  # it may have been read, and be on its way here
-            changes.append(Settle(channel, epoch, first, count, Verdict.DROPPED, 0))
-        if not changes:
-            return None
-        self.sender.look(channel)
-        ticket = self._effects.commit(box, changes)
-        ticket.phantoms.extend(phantoms)
-        ticket.withdrawn.append(Withdrawn(box, changes[-1].epoch, changes[-1].first, True))
-        return changes[-1].epoch, changes[-1].first
-
-    def _drop_at(self, holder: int, box: int, ranges: tuple[tuple[int, int, int], ...]) -> None:
-        """To whoever has these: not yours any more. A worker that is not there now is asked when it says what it
-        holds."""
-        peer = self._peers.get(holder)
-        link = peer.link if peer is not None else None
-        if link is not None and box in link.resumed:
-            self._effects.follow(box, Drop(box, 0, ranges), link.conn)
 
     # -- links -----------------------------------------------------------------------------------------------------
 
@@ -265,7 +202,7 @@ class Owner:
     def _outcome(self, link: Link, frame: frames.Outcome, now: float) -> None:
         frames.check_parts(frame.parts)
         if not 0 <= frame.outputs <= frames.ID_MOST:
-            raise ProtocolError(frames.MALFORMED, f"an OUTCOME with outputs in outbox {frame.outputs}")
+            raise ProtocolError(frames.MALFORMED, f"an OUTCOME whose outputs lie in the outbox {frame.outputs}")
         custody = self.custody.get(frame.box)
         if custody is None:
             return  # closed here: who opens that file will be told again
@@ -274,12 +211,11 @@ class Owner:
         except ValueError:
             words = f"an OUTCOME with the unknown verdict {frame.verdict}"
             raise ProtocolError(frames.UNEXPECTED, words) from None
-        if not 0 <= frame.outputs <= frames.ID_MOST:
-            raise ProtocolError(frames.MALFORMED, f"an OUTCOME whose outputs lie in the outbox {frame.outputs}")
         if verdict is Verdict.RELEASED:
             self.choices.release(frame.box, frame, link.conn)
             return
-        claims = verdict is Verdict.HANDLED and frame.outputs != 0
+        # What answers a request sends has left already.
+        claims = verdict is Verdict.HANDLED and frame.outputs != 0 and not custody.is_asked
         notes = {
             (epoch, number): (min(max(after_ms, 0), frames.LATER_MOST_MS), note)
             for epoch, number, after_ms, note in frame.notes
@@ -287,7 +223,6 @@ class Owner:
         now_us = self._wall_us(now)
         returned: list[Slice] = []
         lasting = False
-        claims = claims and not custody.is_asked  # what answers a request sends has left already
         if custody.is_asked and verdict is Verdict.HANDLED:
             frames.check_answers(frame)
             self._effects.add(Answered(frame.box, frame))
@@ -326,7 +261,7 @@ class Owner:
             if custody.is_asked:
                 self.asks.stop(holder, custody.box, (epoch, first, count))
             else:
-                self._drop_at(holder, custody.box, ((epoch, first, count),))
+                self.withdrawals.drop_at(holder, custody.box, ((epoch, first, count),))
         for epoch, first, count in done.unqueue:
             self.dispatch.remove(custody.box, epoch, first, count)
         for epoch, number, taken_back in done.answered:
@@ -357,11 +292,12 @@ class Owner:
         else:
             for part in plan.adopt:
                 custody.adopt(link.instance, part, self.dispatch.remove(held.box, part.epoch, part.first, part.count))
-        self._effects.send(link.conn, Drop(held.box, held.serial, (*plan.drop, *self._withdrawn(custody, held))))
+        drop = (*plan.drop, *self.withdrawals.queued(custody, held))
+        self._effects.send(link.conn, Drop(held.box, held.serial, drop))
         if unwanted:
             self._effects.send(link.conn, Drop(held.box, 0, tuple(unwanted), True))
         link.resumed.add(held.box)
-        self._started(custody, plan.started)
+        self.withdrawals.started(custody, plan.started)
         self.trial.returned(custody, plan.again)
         self.trial.lives(link.instance)
         again = plan.again
@@ -372,21 +308,6 @@ class Owner:
         self._wait_again(custody, again)
         self._go(custody.resumed(link.instance), custody.box, [])  # also of channels that are served elsewhere
         self.sender.look(*link.served)
-
-    def _withdrawn(self, custody: Custody, held: Held) -> Ranges:
-        """What is queued there and has been asked back meanwhile: it is answered `unstarted`, as if DROP had come at
-        once."""
-        return [
-            (epoch, number, 1)
-            for epoch, number in custody.withdrawing
-            if any(part.epoch == epoch and part.first <= number < part.first + part.count for part in held.queued)
-        ]
-
-    def _started(self, custody: Custody, running: Ranges) -> None:
-        for epoch, number in list(custody.withdrawing):
-            if any(of == epoch and first <= number < first + count for of, first, count in running):
-                custody.withdrawing.discard((epoch, number))
-                self._effects.add(Withdrawn(custody.box, epoch, number, False))
 
     def gone(
         self,
@@ -470,25 +391,10 @@ class Owner:
             self.sender.look(piece.segment.channel)
             self._effects.add(Returned(piece.box, piece.segment.seq, piece.first, piece.count))
         if custody.withdrawing:
-            pieces = [left for piece in pieces for left in self._without_withdrawn(custody, piece)]
+            pieces = self.withdrawals.left_of(custody, pieces)
         self._ready(custody, custody.wait_for_the_past(pieces), back=True)
         for piece in pieces:
             self._expiry.watch(piece.box, piece.segment, piece.first, piece.count)
-
-    def _without_withdrawn(self, custody: Custody, piece: Slice) -> list[Slice]:
-        """What came back unstarted and was asked for is dropped here, before it can go to another."""
-        epoch, numbers = piece.segment.epoch, range(piece.first, piece.first + piece.count)
-        mine = sorted(number for of, number in custody.withdrawing if of == epoch and number in numbers)
-        start = piece.first
-        left: list[Slice] = []
-        for number in [*mine, numbers.stop]:
-            if number > start:
-                left.append(Slice(piece.box, piece.segment, start, number - start))
-            start = number + 1
-        for number in mine:
-            custody.withdrawing.discard((epoch, number))
-            self._drop_waiting(custody, epoch, number, True)
-        return left
 
     # -- time and fences -------------------------------------------------------------------------------------------
 
