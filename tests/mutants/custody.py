@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from tests.mutants.planting import Put, bug, nothing
-from zerowait import serving
+from zerowait import outgoing
 from zerowait.engines.brokerless import entries
 from zerowait.engines.brokerless.protocol import effects
 from zerowait.engines.brokerless.protocol.owner import sender
@@ -130,7 +130,7 @@ def _(put: Put) -> None:
 
 @bug("what is sent for a durable message lies in memory", by=ON_DISK)
 def _(put: Put) -> None:
-    put(serving._Outputs, "send", lambda right: lambda self, delivery, outputs: right(
+    put(outgoing.Outgoing, "send", lambda right: lambda self, delivery, outputs: right(
         self, replace(delivery, durable=False), outputs))  # fmt: skip
 
 

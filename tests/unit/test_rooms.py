@@ -25,7 +25,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "requests": ("requests",),
     "engines": ("engines",),
     "opening": ("opening", "ground", "estate", "adopting", "observing", "serving", "ticking", "feeds", "feeding",
-                "plains", "remains", "processes"),
+                "plains", "remains", "outgoing", "processes"),
     "windows": ("cli", "metrics", "tracing", "web", "testing", "__main__"),
 }  # fmt: skip
 
