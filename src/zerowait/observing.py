@@ -65,7 +65,7 @@ class Observed(Protocol):
     started_at: datetime
     node: Node
     estate: Estate
-    plain: PlainPorts
+    ports: PlainPorts
     feeds: Feeds
 
     def all_requests(self) -> list[Requests]:
@@ -82,7 +82,7 @@ def status_of(opened: Observed) -> Status:
     is_open = node.counter is not None
     core = node.core if is_open else None
     serves = list(core.worker.services.values()) if core is not None else []
-    refused = opened.plain.refused()
+    refused = opened.ports.refused()
     # Before it is looked which are open: else one that opens meanwhile is left out.
     unopened = _being_opened(opened)
     boxes = estate.boxes()

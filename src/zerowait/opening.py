@@ -33,7 +33,7 @@ from zerowait.errors import UsageError, ZerowaitError
 from zerowait.estate import Estate
 from zerowait.feeds import Feeds
 from zerowait.ground import Ground
-from zerowait.outbox.entrance import Entrance, Ready
+from zerowait.outbox.entrance import Entrance
 from zerowait.outbox.lane import Lane
 from zerowait.pending import Promise
 from zerowait.plains import Plains
@@ -83,21 +83,21 @@ class Opened(Ground):
         self._lock = threading.Lock()
         self._error: ZerowaitError | None = None
         self._started: Promise[None] = self.promise("write `async with`")
-        self.plain = PlainPorts(settings.message_bytes, refused=self.telling.refused)
+        self.ports = PlainPorts(settings.message_bytes, refused=self.telling.refused)
         self.estate: Estate
         self.plains = Plains(self)
-        self.feeds = Feeds(self, topics, headers, group_lane=self._group_lane, plains=self.plains, ports=self.plain)
+        self.feeds = Feeds(self, topics, headers, group_lane=self._group_lane, plains=self.plains, ports=self.ports)
         self.node = Node(
             name,
             settings,
-            submit=self._submit,
+            submit=lambda box, epoch, changes, drawn: self.estate.submit(box, epoch, changes, drawn),
             reopen=lambda box, floor: self.estate.reopen(box, floor),
             answer=self._answer,
             notice=self._say,
             buried=self.telling.dead_lettered,
             lonely=self._lonely,
             wall_us=self.wall_us,
-            plainly=self.plain,
+            plainly=self.ports,
             pressure=lambda before: self.estate.pressure(before),
             waiting=self._waiting,
             topical=self.feeds.topical,
@@ -190,7 +190,7 @@ class Opened(Ground):
                     drop=self.node.drop,
                     feed=self.node.feed,
                     wake=self.node.outboxes.asked,
-                    served=self._served,
+                    served=self.served_in_words,
                     silent=self.node.silent,
                     no_responder=self.settings.no_responder,
                 )
@@ -204,13 +204,6 @@ class Opened(Ground):
     def all_requests(self) -> list[Requests]:
         """Those of our own links, and those that go to bare sockets."""
         return [*([self.requests] if self.requests is not None else []), *self.plains.asked()]
-
-    def _served(self, channel: str) -> str:
-        """On the network thread: what is served, for who asked at a channel that is not."""
-        return self.served_in_words(channel)
-
-    def _submit(self, box: int, epoch: int, changes: Any, drawn: dict[str, int]) -> int:
-        return self.estate.submit(box, epoch, changes, drawn)
 
     def _say(self, said: Say, peer: str) -> None:
         if said.topic == "kind":  # the short way does not look who serves it
@@ -234,9 +227,6 @@ class Opened(Ground):
 
     def stream(self, to: Any, value: Any, options: Mapping[str, Any]) -> Stream[Any]:
         return Stream(*self.asking.ask("stream", to, value, options))
-
-    def prepare(self, to: object, value: object, options: Mapping[str, Any]) -> Ready:
-        return self.entrance.prepare(to, value, options)
 
     def workers(self, of: Any) -> Peers:
         name = of if isinstance(of, str) else of.name
@@ -367,7 +357,7 @@ class Opened(Ground):
             self.left = {where: stays.get(where, Stays()).of(count) for where, count in left.items() if count}
             self.unstored = self.estate.unstored()
             if self.tells_left:
-                self.telling.left(self.left, self.estate.folder(), self.plain.left())
+                self.telling.left(self.left, self.estate.folder(), self.ports.left())
                 self.telling.unstored(self.unstored)
         except Exception as error:
             log.exception("closing %s went wrong", self.name)
@@ -401,8 +391,8 @@ class Opened(Ground):
             if stored:
                 with suppress(TimeoutError, ZerowaitError):  # what is stored has been offered, too
                     self.estate.turned().result(max(0.0, until - time.monotonic()))
-            nothing_left = self.estate.is_settled() and not any(self.plain.left().values())
-            plain_may_go = not nothing_left and self._plain_may_go(began)
+            nothing_left = self.estate.is_settled() and not any(self.ports.left().values())
+            plain_may_go = self._plain_may_go(began)
             patient = not nothing_left and time.monotonic() - began < 1.0
             settled = self.node.call(partial(self.node.is_settled, patient)).result(5.0)
             if stored and settled and not plain_may_go:
@@ -412,7 +402,7 @@ class Opened(Ground):
 
     def _plain_may_go(self, began: float) -> bool:
         """A bare peer says nothing of itself, so that what waits for one gets two seconds."""
-        return time.monotonic() - began < 2.0 and any(self.plain.left().values())
+        return time.monotonic() - began < 2.0 and any(self.ports.left().values())
 
 
 def open_client(

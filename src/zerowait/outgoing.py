@@ -76,7 +76,7 @@ class Outgoing:
         self._opened = opened
 
     def prepare(self, to: object, value: object, options: Mapping[str, Any]) -> Output:
-        return self._opened.prepare(to, value, options)
+        return self._opened.entrance.prepare(to, value, options)
 
     def prepare_event(self, to: object, value: object, options: Mapping[str, Any]) -> Output:
         return self._opened.feeds.entrance.prepare(to, value, options)

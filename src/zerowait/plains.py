@@ -39,7 +39,7 @@ class Whole(Protocol):
     settings: Settings
     memory_limits: Limits
     node: Node
-    plain: PlainPorts
+    ports: PlainPorts
     estate: Estate
 
     def now_us(self) -> int: ...
@@ -50,7 +50,7 @@ class Whole(Protocol):
 class Plains:
     def __init__(self, opened: Whole) -> None:
         self._opened = opened
-        self._ports = opened.plain
+        self._ports = opened.ports
         self._lock = Lock()
         self._pushes: dict[str, Intake] = {}
         self._asks: PlainRequests | None = None
