@@ -22,6 +22,7 @@ from zerowait.publications import Published
 from zerowait.receipts import Receipt
 from zerowait.replies import Reply
 from zerowait.settings import Settings
+from zerowait.short import ShortWays
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,13 +39,11 @@ if TYPE_CHECKING:
     from zerowait.mapping import MapOptions, Results
     from zerowait.opening import Opened
     from zerowait.outbox.lane import Lane
-    from zerowait.requests.bundle import AskLane
     from zerowait.results import Peers
     from zerowait.snapshot import Status
     from zerowait.streams import Stream
     from zerowait.subscriptions import CollectOptions, Subscription
     from zerowait.topic import Topic
-    from zerowait.topics.bundle import TopicLane
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -70,9 +69,10 @@ class Client:
         self.name = check_process(name, "a client")
         self._settings = settings
         self._headers = headers
-        self._topics: dict[Any, TopicLane] = {}  # likewise, of topics
-        self._lanes: dict[Any, Lane] = {}  # those of the short way; emptied by whatever ends it: closing, a fork
-        self._asks: dict[Any, AskLane] = {}  # likewise, of requests
+        self._short = ShortWays()
+        self._lanes = self._short.pushes  # at hand, as the next two are, for who pushes a million times
+        self._asks = self._short.requests
+        self._topics = self._short.events
         self._opened: Opened | None = None
         self._inherited: list[Opened] = []  # in a forked child: the parent's
         self._watches_forks = False
@@ -386,20 +386,16 @@ class Client:
             if self._opened is None or not self._opened.is_ours():
                 from zerowait.opening import open_client
 
-                self._lanes.clear()
-                self._asks.clear()
-                self._topics.clear()
+                self._short.end()
                 self._watch_forks()
-                self._opened = open_client(
-                    self.name, self._settings, self._lanes, self._asks, self._topics, self._headers
-                )
+                self._opened = open_client(self.name, self._settings, self._short, self._headers)
             return self._opened
 
     def _watch_forks(self) -> None:
         if not self._watches_forks:
             self._watches_forks = True
             here: weakref.ref[Client] = weakref.ref(self)
-            os.register_at_fork(after_in_child=partial(_forked, here, self._lanes, self._asks, self._topics))
+            os.register_at_fork(after_in_child=partial(_forked, here, self._short))
 
     def close(self, drain: float | None = None) -> Pending[int]:
         """Accepts nothing more, and waits in the background while workers take what is left.
@@ -415,9 +411,7 @@ class Client:
             )
         with self._lock:
             self._closed = True
-            self._lanes.clear()
-            self._asks.clear()
-            self._topics.clear()
+            self._short.end()
             if self._opened is None or not self._opened.is_ours():
                 from zerowait.opening import nothing_to_close
 
@@ -488,14 +482,10 @@ class Client:
         raise UsageError(f"A client cannot be pickled: make one in the process that uses it, as Client({self.name!r}).")
 
 
-def _forked(
-    client: weakref.ref[Client], lanes: dict[Any, Lane], asks: dict[Any, AskLane], topics: dict[Any, TopicLane]
-) -> None:
-    """In a child: the short way ends, so that its first verb opens its own. The parent's things stay referenced and
+def _forked(client: weakref.ref[Client], short: ShortWays) -> None:
+    """In a child: the short ways end, so that its first verb opens its own. The parent's things stay referenced and
     untouched: were they collected here, closing them would close the parent's."""
-    lanes.clear()
-    asks.clear()
-    topics.clear()
+    short.end()
     mine = client()
     if mine is not None:
         mine._lock = threading.RLock()  # another thread of the parent's may have held the old one

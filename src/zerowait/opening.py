@@ -41,12 +41,12 @@ from zerowait.receipts import Receipt
 from zerowait.remains import remains
 from zerowait.replies import Reply
 from zerowait.requests.box import Requests
-from zerowait.requests.bundle import AskLane, Bundle
+from zerowait.requests.bundle import Bundle
 from zerowait.requests.entrance import Asking
 from zerowait.results import Peers
 from zerowait.settings import Settings
+from zerowait.short import ShortWays
 from zerowait.streams import Stream
-from zerowait.topics.bundle import TopicLane
 
 if TYPE_CHECKING:
     from zerowait.codec import Codec
@@ -65,15 +65,12 @@ class Opened(Ground):
         self,
         name: str,
         settings: Settings,
-        lanes: dict[Any, Lane],
-        asks: dict[Any, AskLane],
-        topics: dict[Any, TopicLane],
+        short: ShortWays,
         headers: Callable[[], Mapping[str, str]] | None,
     ) -> None:
         super().__init__(name, settings)
-        self._lanes = lanes
+        self._short = short
         self._types: dict[str, tuple[bytes, Any]] = {}  # of each channel, as it was declared first
-        self._asks = asks
         self._closing: Promise[int] | None = None
         self.left: dict[tuple[str, str, bool], Stays] = {}  # once it is closed: (name of the outbox, channel, durable)
         self.unstored: dict[str, int] = {}  # likewise: channel → accepted, and in no outbox
@@ -86,7 +83,9 @@ class Opened(Ground):
         self.ports = PlainPorts(settings.message_bytes, refused=self.telling.refused)
         self.estate: Estate
         self.plains = Plains(self)
-        self.feeds = Feeds(self, topics, headers, group_lane=self._group_lane, plains=self.plains, ports=self.ports)
+        self.feeds = Feeds(
+            self, short.events, headers, group_lane=self._group_lane, plains=self.plains, ports=self.ports
+        )
         self.node = Node(
             name,
             settings,
@@ -102,7 +101,7 @@ class Opened(Ground):
             waiting=self._waiting,
             topical=self.feeds.topical,
         )
-        self.estate = Estate(self, lanes)
+        self.estate = Estate(self, short.pushes)
         self.publish = self.feeds.publish
         self.subscribe = self.feeds.subscribe
         self.subscribers = self.feeds.subscribers
@@ -111,7 +110,7 @@ class Opened(Ground):
             settings,
             intake=self.estate.intake,
             plain=self.plains.intake,
-            short=lanes,
+            short=short.pushes,
             want=self.node.want,
             declare=self.declare,
             headers=headers,
@@ -121,7 +120,7 @@ class Opened(Ground):
             settings,
             intake=lambda: self.asked().intake,
             requests=self.asked,
-            short=asks,
+            short=short.requests,
             use=self.use,
             headers=headers,
             other_kind=self.node.other_kind,
@@ -206,11 +205,8 @@ class Opened(Ground):
         return [*([self.requests] if self.requests is not None else []), *self.plains.asked()]
 
     def _say(self, said: Say, peer: str) -> None:
-        if said.topic == "kind":  # the short way does not look who serves it
-            for short in (self._lanes, self._asks):
-                for to, lane in list(short.items()):
-                    if lane.channel == said.channel:
-                        short.pop(to, None)
+        if said.topic == "kind":
+            self._short.end_at(said.channel)
         self.telling.say(said, peer)
 
     # -- what a client asks --------------------------------------------------------------------------------------------
@@ -274,7 +270,7 @@ class Opened(Ground):
         if error is not None:
             self._error = error
             self.estate.fail(error)
-            self._asks.clear()
+            self._short.requests.clear()
             if self.requests is not None:
                 self.requests.refuse(error)
             self.plains.fail(error)
@@ -408,14 +404,12 @@ class Opened(Ground):
 def open_client(
     name: str,
     settings: Settings | None,
-    lanes: dict[Any, Lane],
-    asks: dict[Any, AskLane],
-    topics: dict[Any, TopicLane],
+    short: ShortWays,
     headers: Callable[[], Mapping[str, str]] | None,
 ) -> Opened:
     """The first verb of a client: everything begins in the background."""
     refuse_green_threads()
-    opened = Opened(name, settings if settings is not None else Settings.load(), lanes, asks, topics, headers)
+    opened = Opened(name, settings if settings is not None else Settings.load(), short, headers)
     opened.start()
     return opened
 

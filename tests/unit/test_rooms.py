@@ -18,7 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
               "settings_fields", "settings_sources", "codec",
               "patterns", "snapshot", "log", "contract", "agreement", "accept", "faults", "failures", "turns", "words"),
     "what users hold": ("topic", "publications", "subscriptions", "ambient",
-                        "channels", "app", "context", "client", "pending", "callbacks", "receipts", "results",
+                        "channels", "app", "context", "client", "short", "pending", "callbacks", "receipts", "results",
                         "loading", "mapping", "spreading", "progress", "answers", "replies", "streams"),
     "handlers": ("handlers",),
     "outbox": ("outbox", "topics"),
