@@ -11,8 +11,9 @@ from zerowait.channels import PushChannel, RequestChannel, StreamChannel
 from zerowait.context import Context
 from zerowait.errors import UsageError
 from zerowait.handlers.every import timed_spec
-from zerowait.handlers.registry import Registry, pull_spec, reply_spec
+from zerowait.handlers.registry import Registry
 from zerowait.handlers.rhythm import rhythm_of
+from zerowait.handlers.specs import pull_spec, reply_spec
 from zerowait.handlers.topical import subscribed, topic_spec
 from zerowait.names import check_process
 

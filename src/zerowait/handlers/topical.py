@@ -12,8 +12,9 @@ from typing import Any, cast
 
 from zerowait.channels import Channel
 from zerowait.errors import UsageError
+from zerowait.handlers.fitting import check_result, check_terms, check_value
 from zerowait.handlers.reading import called, read
-from zerowait.handlers.registry import Feed, HandlerSpec, _check_options, _compare_result, _compare_value
+from zerowait.handlers.registry import Feed, HandlerSpec
 from zerowait.names import check_process, check_topic
 from zerowait.patterns import channel_of
 from zerowait.retry import Retry
@@ -56,14 +57,9 @@ def topic_spec(
     if declared is not None and declared.terms.plain is not None:
         check_plain_terms(name, terms, group or "")
     reading = read(fn, names)
-    _compare_value(fn, reading, declared)
-    _compare_result(fn, reading, ())
-    _check_options(concurrency, timeout, retry, "memory", called(fn))
-    if timeout is not None and not reading.is_async:
-        raise UsageError(
-            f"{called(fn)} is a plain function, and nothing can stop a thread: timeout={timeout:g} could not be kept. "
-            "Make it `async def`, or call `ctx.checkpoint()` in it now and then."
-        )
+    check_value(fn, reading, declared)
+    check_result(fn, reading, ())
+    check_terms(fn, reading, concurrency, timeout, retry)
     return HandlerSpec(
         kind="push" if durable else "topic",
         channel=channel_of(name, group) if group else name,

@@ -16,8 +16,8 @@ from zerowait.channels import PushChannel
 from zerowait.context import Context
 from zerowait.contract import packed
 from zerowait.engines.engine import Handlers
-from zerowait.handlers.registry import pull_spec
 from zerowait.handlers.runners import Bell
+from zerowait.handlers.specs import pull_spec
 from zerowait.handlers.stage import Stage
 from zerowait.handlers.visits import Visit
 from zerowait.handlers.watchdog import Watchdog
