@@ -106,7 +106,7 @@ def leave_memory(count: int) -> dict[str, float]:
 
 def _counted(zw: Client, what: str) -> int:
     """From the ledger itself: a status waits until busy threads have a moment for it."""
-    rows = [ledger.rows().get(DURABLE.name) for ledger in zw._open().estate.ledgers()]
+    rows = [ledger.rows().get(DURABLE.name) for ledger in zw._open().estate.inventory.ledgers()]
     return sum(getattr(row, what) for row in rows if row is not None)
 
 

@@ -21,25 +21,21 @@ from zerowait.adopting import Adopter
 from zerowait.contract import apart, together
 from zerowait.engines.brokerless.shelf import OutboxLock
 from zerowait.errors import Closed, StoreError, ZerowaitError
+from zerowait.inventory import Inventory
 from zerowait.message import Change, Segment
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.keeper import Keeper
 from zerowait.outbox.lane import Lane
-from zerowait.outbox.ledger import Ledger
 from zerowait.outbox.outbox import Outbox
 from zerowait.outbox.sheaf import Sheaf
-from zerowait.outbox.staying import Staying, staying
 from zerowait.pending import Promise
 
 if TYPE_CHECKING:
     from zerowait.ground import Ground
-    from zerowait.handlers.registry import HandlerSpec
-    from zerowait.settings import Settings
 
 log = logging.getLogger("zerowait.outbox")
 
 
-NEVER = 1 << 62  # an epoch that none reaches
 # A file of our name may be locked for the moment in which another process looks what waits in it: it is tried again,
 # for the ids in it (`id=`) are known to that file and to no new one. Whoever really has it says so in its entry.
 LOOKED_INTO_S = (0.02, 0.04, 0.08, 0.16)
@@ -62,17 +58,15 @@ class Estate:
         self._rooms: dict[int, Promise[None]] = {}
         self._types: dict[str, bytes] = {}  # channel → what this process pushes to it, as `contract.together` packs it
         self._by_id: dict[int, Outbox] = {}
-        self._oldest: dict[int, Future[dict[str, int]]] = {}  # what `oldest_known` has asked, and was told
-        self._oldest_known: dict[int, dict[str, int]] = {}
         self._ready = False  # the network thread listens
         self._disk_asked = False
-        self._first_epoch = 0  # of our own outbox
         self._unstored: dict[str, int] = {}  # channel → messages whose outbox could not be opened: they are lost
         self._disk_refused = ""  # why our own file could not be opened at the last try
         self._is_opening = False  # once more
         self._homes: list[tuple[bool, Callable[[int | BaseException], object]]] = []  # who waits for one to be open
         self._error: ZerowaitError | None = None
         self._closed = False
+        self.inventory = Inventory(self.boxes, self.intakes, self.ask)
         self._adopter = Adopter(
             opened,
             is_ready=lambda: self._disk is not None or not self._disk_asked,
@@ -247,6 +241,7 @@ class Estate:
             opened = self._opened
             self._memory = box = Outbox.open(None, opened.name, now_us=opened.now_us, intake=self._memory_intake)
             self._by_id[box.id] = box
+            self.inventory.opened_own(box)
             opened.node.own(box)
             opened.node.outboxes.pushed()
             self._tell_homes(False, box.id)
@@ -324,7 +319,7 @@ class Estate:
             return
         with self._lock:
             self._disk = box = over.result()
-            self._first_epoch = self._first_epoch or box.epoch
+            self.inventory.opened_own(box)
             self._disk_refused = ""
         self._tell_homes(True, box.id)
         directory = self._opened.node.directory
@@ -354,18 +349,6 @@ class Estate:
             sheaf.failed(broken)
             intake.stored([(sheaf, piece.count)])
             self._unstored[sheaf.channel] = self._unstored.get(sheaf.channel, 0) + piece.count
-
-    def plain_entrance(self, spec: HandlerSpec, settings: Settings) -> Callable[[bytes], None]:
-        """Where what a bare sender sends is accepted: our own outbox, in memory unless the channel says otherwise."""
-        said = settings.channel(spec.channel).durable
-        if said is None:
-            said = getattr(spec.declared, "durable", None)
-        lane = Lane(self.intake(bool(said)), spec.channel)
-
-        def accept(payload: bytes) -> None:
-            lane.append(payload)
-
-        return accept
 
     # -- between the threads -------------------------------------------------------------------------------------------
 
@@ -408,9 +391,6 @@ class Estate:
     def box(self, id: int) -> Outbox | None:
         return self._by_id.get(id)
 
-    def ledgers(self) -> list[Ledger]:
-        return [box.ledger for box in self.boxes()]
-
     def folder(self) -> Path | None:
         directory = self._opened.node.directory
         return directory.root / "outbox" if directory is not None else None
@@ -422,34 +402,6 @@ class Estate:
             return self._keeper.ask(fn)
         return self._opened.node.call(fn)
 
-    def oldest_known(self, box: Outbox) -> dict[str, int] | None:
-        """What `Outbox.oldest` gave when it was asked here last, and asks once more; None: nothing yet. Any thread,
-        and none waits."""
-        asked = self._oldest.get(box.id)
-        if asked is not None and not asked.done():
-            return self._oldest_known.get(box.id)
-        if asked is not None and asked.exception() is None:
-            self._oldest_known[box.id] = asked.result()
-        self._oldest[box.id] = self.ask(box, box.oldest)
-        return self._oldest_known.get(box.id)
-
-    def waiting(self) -> set[str]:
-        """Channels of which something has been accepted and is not settled. Any thread."""
-        accepted = (channel for intake in self.intakes() for channel in intake.counts())
-        return {*accepted, *(channel for ledger in self.ledgers() for channel in ledger.unsettled())}
-
-    def is_stored(self) -> bool:
-        """Whether everything that was accepted has reached its outbox."""
-        return not any(intake.counts() for intake in self.intakes())
-
-    def accepted(self) -> int:
-        """How many messages have ever been accepted by the outboxes that are open. Any thread."""
-        return sum(row.accepted for ledger in self.ledgers() for row in ledger.rows().values())
-
-    def is_choosing(self) -> bool:
-        """Whether what handlers have sent waits until it is known whose runs were chosen, here or elsewhere."""
-        return any(box.prepared() or box.stubs() for box in self.boxes())
-
     def turned(self) -> Future[None]:
         """Done once what is stored on disk by now has been offered to the network thread."""
         if self._keeper is not None:
@@ -457,27 +409,6 @@ class Estate:
         done: Future[None] = Future()
         done.set_result(None)
         return done
-
-    def is_new(self, id: str) -> bool:
-        """Whether this life has accepted the message of that name."""
-        box, _, rest = id.partition("-")
-        mine = self._disk
-        if mine is None or int(box, 16) != mine.id:
-            return self._memory is not None and int(box, 16) == self._memory.id
-        return int(rest.partition("-")[0], 36) >= self._first_epoch
-
-    def staying(self) -> list[tuple[Outbox, Future[dict[str, Staying]]]]:
-        """For each outbox on disk in which something waits or is in flight: what that is. What this life has accepted
-        itself lies in our own, in epochs from its first on."""
-        boxes = [box for box in self.boxes() if box.durable and box.ledger.unsettled()]
-        mine = self._disk
-        return [
-            (box, self.ask(box, partial(staying, box, self._first_epoch if box is mine else NEVER))) for box in boxes
-        ]
-
-    def is_settled(self) -> bool:
-        """Whether nothing is left to deliver, and nobody will ask whose outputs were chosen."""
-        return not any(box.ledger.unsettled() or box.stubs() for box in self.boxes())
 
     # -- taking back ---------------------------------------------------------------------------------------------------
 
@@ -538,8 +469,7 @@ class Estate:
         if over.exception() is None:
             with self._lock:
                 self._by_id.pop(box.id, None)
-                self._oldest.pop(box.id, None)
-                self._oldest_known.pop(box.id, None)
+                self.inventory.forget(box)
                 self._rooms.pop(id(box.intake), None)
 
     # -- closing -------------------------------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def _at_once(opened: Observed, boxes: list[Outbox], is_open: bool) -> Seen:
     else:
         if is_open:
             unknown.append("its peers and topics: they come and go at this moment; ask again")
-    oldest = [opened.estate.oldest_known(box) for box in boxes]
+    oldest = [opened.estate.inventory.oldest_known(box) for box in boxes]
     unknown += [
         f"oldest of outbox {box.name}: {_owner(box)} is asked, and an event loop does not wait for it; ask again"
         for box, each in zip(boxes, oldest, strict=True)

@@ -141,7 +141,7 @@ class Opened(Ground):
 
     def _waiting(self) -> set[str]:
         asked = (name for each in self.all_requests() for name, counts in each.counts().items() if counts.outstanding)
-        return {*self.estate.waiting(), *asked}
+        return {*self.estate.inventory.waiting(), *asked}
 
     def declare(self, channel: str, codec: Codec[Any]) -> None:
         description = self._one_type(channel, codec)
@@ -245,7 +245,7 @@ class Opened(Ground):
         return self.telling.listen(kind, fn)
 
     def in_short(self) -> str:
-        waiting = sum(sum(ledger.unsettled().values()) for ledger in self.estate.ledgers())
+        waiting = sum(sum(ledger.unsettled().values()) for ledger in self.estate.inventory.ledgers())
         peers = sum(1 for peer in self.node.peers() if peer.state == "up") if self._started.done() else 0
         return f"{peers} peers, {waiting} waiting"
 
@@ -345,7 +345,7 @@ class Opened(Ground):
         try:
             stays = remains(self.estate, self.node) if self._error is None else {}
             # The network first: a file that is given up must not be sent from any more.
-            self.node.stop(final=self.estate.is_settled())
+            self.node.stop(final=self.estate.inventory.is_settled())
             for requests in self.all_requests():
                 requests.close()
             self.feeds.end()
@@ -383,11 +383,11 @@ class Opened(Ground):
         §11.2)."""
         pause = 0.002
         while time.monotonic() < until and self._error is None:
-            stored = self.estate.is_stored()
+            stored = self.estate.inventory.is_stored()
             if stored:
                 with suppress(TimeoutError, ZerowaitError):  # what is stored has been offered, too
                     self.estate.turned().result(max(0.0, until - time.monotonic()))
-            nothing_left = self.estate.is_settled() and not any(self.ports.left().values())
+            nothing_left = self.estate.inventory.is_settled() and not any(self.ports.left().values())
             plain_may_go = self._plain_may_go(began)
             patient = not nothing_left and time.monotonic() - began < 1.0
             settled = self.node.call(partial(self.node.is_settled, patient)).result(5.0)

@@ -6,6 +6,7 @@ accepted or asked as if this process had pushed or asked it: from there on it wa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +18,7 @@ from zerowait.errors import UsageError, ZerowaitError
 from zerowait.failures import NO_ERRORS
 from zerowait.names import new_id
 from zerowait.outbox.intake import Intake
+from zerowait.outbox.lane import Lane
 from zerowait.outbox.plaincodec import plain_decoder, plain_encoder, plain_reader
 from zerowait.plain import Plain, check_plain
 from zerowait.requests.box import Requests
@@ -136,12 +138,23 @@ class Plains:
         check_plain(plain, spec.kind, spec.channel)
         decode = plain_decoder(plain, spec.codec)
         if spec.kind == "push":
-            entrance = self._opened.estate.plain_entrance(spec, settings)
-            self._ports.pull_from(spec.channel, plain, decode, entrance)
+            self._ports.pull_from(spec.channel, plain, decode, self._entrance(spec, settings))
         else:
             lane = self._lane(spec, settings)
             self._ports.reply_to(spec.channel, plain, decode, lane, plain_encoder(plain, Codec(Any)))
         self._opened.node.wake()
+
+    def _entrance(self, spec: HandlerSpec, settings: Settings) -> Callable[[bytes], None]:
+        """Takes what a bare PUSH sends: our own outbox, in memory unless the channel says otherwise."""
+        said = settings.channel(spec.channel).durable
+        if said is None:
+            said = getattr(spec.declared, "durable", None)
+        lane = Lane(self._opened.estate.intake(bool(said)), spec.channel)
+
+        def accept(payload: bytes) -> None:
+            lane.append(payload)
+
+        return accept
 
     def _lane(self, spec: HandlerSpec, settings: Settings) -> Any:
         """Takes what a bare REQ asks, as a request of this process to whoever serves the channel."""

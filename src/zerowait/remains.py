@@ -23,7 +23,7 @@ def remains(estate: Estate, node: Node) -> dict[tuple[str, str, bool], Stays]:
     in time is missing."""
     found: dict[tuple[str, str, bool], Stays] = {}
     until = time.monotonic() + ASKED_S
-    for box, asked in estate.staying():
+    for box, asked in estate.inventory.staying():
         with suppress(TimeoutError, ZerowaitError):
             rows = asked.result(max(0.0, until - time.monotonic()))
             flying = node.in_flight(box.id)

@@ -157,9 +157,9 @@ class Serving:
         """What a handler sends is in flight, then prepared until its run is chosen, then stored and offered, then in
         flight again. No moment sees all of that, so it is followed in its own direction: what has passed from the
         prepared to the stored since the first look has made more that was accepted."""
-        estate = opened.estate
-        accepted = estate.accepted()
-        if not estate.is_stored():
+        estate, inventory = opened.estate, opened.estate.inventory
+        accepted = inventory.accepted()
+        if not inventory.is_stored():
             return False
         try:  # what is stored has been offered, too; a disk that hangs holds up nobody for longer than `drain`
             await asyncio.wait_for(asyncio.wrap_future(estate.turned()), until - time.monotonic())
@@ -167,7 +167,7 @@ class Serving:
             return False
         if not await asyncio.wrap_future(opened.node.call(self._has_finished_own)):
             return False
-        return not estate.is_choosing() and estate.is_stored() and estate.accepted() == accepted
+        return not inventory.is_choosing() and inventory.is_stored() and inventory.accepted() == accepted
 
     def _has_finished_own(self) -> bool:
         """On the network thread."""

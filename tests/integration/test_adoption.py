@@ -316,5 +316,5 @@ def test_what_stays_is_told_by_what_it_waits_for_and_apart_from_what_earlier_liv
     assert (stays.messages, stays.later, stays.earlier, stays.later_earlier) == (3, 2, 2, 1)
     new = stays.new()
     assert (new.messages, new.later, new.waiting) == (1, 1, 0)
-    assert opened.estate.is_new(last.id)
-    assert not opened.estate.is_new(last.id.partition("-")[0] + "-1-1")
+    assert opened.estate.inventory.is_new(last.id)
+    assert not opened.estate.inventory.is_new(last.id.partition("-")[0] + "-1-1")

@@ -20,12 +20,12 @@ class Way:
         self._left = list(places)
         self.place = self._left.pop(0)
         self.accepted = 1
-        self.estate = SimpleNamespace(
+        inventory = SimpleNamespace(
             is_stored=lambda: self._seen(True),
             is_choosing=lambda: self._seen(self.place == "prepared"),
             accepted=lambda: self._seen(self.accepted),
-            turned=self._turned,
         )
+        self.estate = SimpleNamespace(inventory=inventory, turned=self._turned)
         self.node = SimpleNamespace(call=self._call)
 
     def step(self) -> None:

@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "requests": ("requests",),
     "engines": ("engines",),
     "opening": ("opening", "ground", "estate", "adopting", "observing", "serving", "ticking", "feeds", "feeding",
-                "plains", "remains", "outgoing", "processes"),
+                "plains", "remains", "outgoing", "inventory", "processes"),
     "windows": ("cli", "metrics", "tracing", "web", "testing", "__main__"),
 }  # fmt: skip
 

@@ -282,7 +282,7 @@ class _Pushing:
     def closed(self, opened: Opened) -> None:
         """Of whom the letters are is known now."""
         for letter in self._letters:
-            if opened.estate.is_new(letter.id):
+            if opened.estate.inventory.is_new(letter.id):
                 self._dead.append(f"{letter.reason}. See `zerowait dead show {letter.id}`")
         if old := len(self._letters) - len(self._dead):
             what = "became a dead letter" if old == 1 else "became dead letters"

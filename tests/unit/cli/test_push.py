@@ -89,7 +89,8 @@ def fates(monkeypatch: pytest.MonkeyPatch) -> Fates:
             return Closing(fates)
 
         def _open(self) -> Any:  # what it has open, which a closed client no longer gives
-            return SimpleNamespace(left=fates.left, unstored={}, estate=SimpleNamespace(is_new=self._is_new))
+            inventory = SimpleNamespace(is_new=self._is_new)
+            return SimpleNamespace(left=fates.left, unstored={}, estate=SimpleNamespace(inventory=inventory))
 
         def _is_new(self, id: str) -> bool:
             return not id.startswith("old")
