@@ -9,7 +9,7 @@ from msgspec import Struct
 from zerowait.engines.brokerless.protocol.owner.expiry import FEW, Expiry
 from zerowait.message import Numbers, Segment
 from zerowait.requests.keyed import FEW as FEW_KEYED
-from zerowait.requests.keyed import Held
+from zerowait.requests.keyed import KeyQueues
 
 DAY_US = 86_400_000_000
 
@@ -50,13 +50,13 @@ def test_of_an_outbox_that_cannot_say_what_lives_everything_is_kept() -> None:
 
 def test_deadlines_of_requests_with_a_key_are_kept_while_they_wait() -> None:
     # given one key that is never free, and others whose requests go at once
-    held: Held[Piece] = Held()
-    held.join(Piece(), segment(1, key=b"busy"))
-    held.join(Piece(), segment(2, key=b"busy"))
+    queues: KeyQueues[Piece] = KeyQueues()
+    queues.join(Piece(), segment(1, key=b"busy"))
+    queues.join(Piece(), segment(2, key=b"busy"))
     for number in range(3, 20_000):
         said = segment(number, key=b"free")
-        held.join(Piece(), said)
-        while held.next(("work", b"free")) is not None:
+        queues.join(Piece(), said)
+        while queues.next(("work", b"free")) is not None:
             pass
-    assert len(held._times) <= FEW_KEYED + 1
-    assert len(list(held.expired(DAY_US))) == 2, "both that wait"
+    assert len(queues._times) <= FEW_KEYED + 1
+    assert len(list(queues.expired(DAY_US))) == 2, "both that wait"

@@ -22,7 +22,7 @@ from zerowait.errors import ContractMismatch, Expired, NoResponder, PeerLost, St
 from zerowait.message import BODY_START, SEGMENT_MESSAGES, Change, Kept, Segment
 from zerowait.outbox.sheaf import MESSAGE_COST
 from zerowait.requests.bundle import Bundle
-from zerowait.requests.keyed import Held, Name
+from zerowait.requests.keyed import KeyQueues, Name
 
 if TYPE_CHECKING:
     from zerowait.engines.brokerless.protocol.effects import Unanswered
@@ -124,7 +124,7 @@ class Requests:
         self._counts: dict[str, Counts] = {}
         self._most_counts = 2 * COUNTED
         self._left: deque[Callable[[], object]] = deque()  # what other threads want done here
-        self._held: Held[_Piece] = Held()
+        self._queues: KeyQueues[_Piece] = KeyQueues()
         self._freed: list[Name] = []  # keys of which all that was offered has ended
         self._unseen_at = 0.0
 
@@ -171,24 +171,24 @@ class Requests:
             )
             if taken.key is None:
                 segments.append(segment)
-            elif self._held.join(taken, segment):
+            elif self._queues.join(taken, segment):
                 self._freed.append((taken.bundle.channel, taken.key))
             for index in early:  # at the next turn: what is not offered cannot be dropped
                 self._count(sheaf.channel, 1, "cancelled")
                 self._left.append(partial(self._cancel, sheaf, index, 1))
-        if self._held:
+        if self._queues:
             segments += self._keyed()
         return segments
 
     def _keyed(self) -> list[Segment]:
         """Of keys of which nothing is offered, what comes next. What has waited for too long has ended."""
-        for piece, after in self._held.expired(self.intake.now_us()):
+        for piece, after in self._queues.expired(self.intake.now_us()):
             self._end(piece, after, piece.count - after, Failed(partial(_expired, sent=False)))
             self.flush()
         segments: list[Segment] = []
         freed, self._freed = self._freed, []
         for name in freed:
-            if (found := self._held.next(name)) is not None:
+            if (found := self._queues.next(name)) is not None:
                 piece, segment, *run = found
                 piece.out = run[0], run[1]
                 segments.append(segment)
@@ -210,7 +210,7 @@ class Requests:
         if self._left or self._freed:
             return 0.0
         due = HELD_AGAIN if self.intake.held else None
-        if self._held and (at := self._held.next_at()) is not None:
+        if self._queues and (at := self._queues.next_at()) is not None:
             left = max(0.0, (at - self.intake.now_us()) / 1e6)
             due = left if due is None else min(due, left)
         return due
@@ -225,7 +225,8 @@ class Requests:
         for piece, at, many in self._over(what.first, what.count):
             self._end(piece, at, many, failed)
             if piece.key is not None and what.why in ("nobody", "mismatch"):
-                for behind, after in self._held.waiting((piece.bundle.channel, piece.key)):  # nor are those for anybody
+                name = piece.bundle.channel, piece.key
+                for behind, after in self._queues.waiting(name):  # nor are those for anybody
                     self._end(behind, after, behind.count - after, failed)
         self.flush()
 
@@ -497,7 +498,7 @@ class Requests:
                 call()
         self.flush()
         self._pieces, self._firsts = [], []
-        self._held.clear()
+        self._queues.clear()
         self._freed.clear()
 
     # -- looking, any thread -----------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ class Piece(Protocol):
 P = TypeVar("P", bound=Piece)
 
 
-class Held(Generic[P]):
+class KeyQueues(Generic[P]):
     """On the network thread."""
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ from zerowait.settings import Settings
 from zerowait.topic import Topic
 from zerowait.topics.bundle import Press, TopicLane
 from zerowait.topics.groups import Groups
-from zerowait.topics.safe import Held, Safe
+from zerowait.topics.safe import HeldEvent, Safe
 
 log = logging.getLogger("zerowait.topics")
 
@@ -125,7 +125,7 @@ class TopicEntrance:
             raise
         return safe.beside(lane.press.publish_reserved(lane, ready.payload, ready.headers))
 
-    def _keep(self, lane: TopicLane, ready: ReadyEvent) -> Safe | Held:
+    def _keep(self, lane: TopicLane, ready: ReadyEvent) -> Safe | HeldEvent:
         """For durable groups; while it is not known which there are, in memory."""
         if lane.groups is None:
             held = self._groups.hold(lane.name, lane.codec, ready.payload, ready.headers)

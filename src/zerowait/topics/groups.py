@@ -26,7 +26,7 @@ from zerowait.outbox.lane import Lane
 from zerowait.outbox.sheaf import Sheaf
 from zerowait.patterns import TOPIC_HEADER, is_wild, matches, parted
 from zerowait.pending import Promise
-from zerowait.topics.safe import Held, Safe
+from zerowait.topics.safe import HeldEvent, Safe
 
 log = logging.getLogger("zerowait.outbox")
 
@@ -60,7 +60,7 @@ class Groups:
         self._behind = behind
         self._known: dict[str, tuple[str, str]] | None = None  # channel → (pattern, group); None: not read yet
         self._early: dict[str, tuple[str, str]] = {}  # met before they were read
-        self._held: list[Held] = []
+        self._held: list[HeldEvent] = []
         self._held_bytes = 0
         self._room: Promise[None] | None = None  # of who was refused because too much is held
         self._is_open = False  # they are known, and nothing is held: what is published is appended at once
@@ -198,7 +198,9 @@ class Groups:
                     found.append((self._lane(channel, codec), is_wild(pattern)))
         return tuple(found)
 
-    def hold(self, topic: str, codec: Codec[Any], payload: bytes, headers: Mapping[str, str] | None) -> Held | None:
+    def hold(
+        self, topic: str, codec: Codec[Any], payload: bytes, headers: Mapping[str, str] | None
+    ) -> HeldEvent | None:
         """Until it is known which groups get it; None: that is known by now. Raises QueueFull, and why they will never
         be known; then nothing was taken."""
         with self._lock:
@@ -206,7 +208,7 @@ class Groups:
                 return None
             if self._error is not None:
                 raise self._error
-            held = Held(self._promise(_LINE), topic, codec, payload, headers)
+            held = HeldEvent(self._promise(_LINE), topic, codec, payload, headers)
             if self._held_bytes + held.nbytes <= HELD_BYTES:
                 self._held.append(held)
                 self._held_bytes += held.nbytes

@@ -49,7 +49,7 @@ class Safe:
         return promise
 
 
-class Held:
+class HeldEvent:
     """An event that was published before it was known which groups there are."""
 
     def __init__(
