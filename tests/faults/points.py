@@ -19,6 +19,7 @@ from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.owner.choices import Choices
 from zerowait.engines.brokerless.protocol.owner.owner import Owner
 from zerowait.engines.brokerless.protocol.worker.claims import Claims
+from zerowait.engines.brokerless.protocol.worker.outcomes import Outcomes
 from zerowait.engines.brokerless.protocol.worker.worker import Worker
 from zerowait.engines.brokerless.wire import Wire
 from zerowait.handlers.crew import Crew
@@ -100,7 +101,7 @@ def _settles(box: Outbox, attempt: Any) -> bool:
     return box.durable and bool(attempt.settlement.messages)
 
 
-def _is_handled(worker: Worker, box: int, verdict: Verdict, *rest: object) -> bool:
+def _is_handled(outcomes: Outcomes, box: int, verdict: Verdict, *rest: object) -> bool:
     return verdict is Verdict.HANDLED
 
 
@@ -201,7 +202,7 @@ POINTS: dict[str, Callable[[Die], None]] = {
     "worker before handler": lambda die: _before(Crew, "_begin", die),
     "worker in handler": lambda die: _before(lives, "in_handler", die),
     "worker after handler": lambda die: _before(lives, "after_handler", die),
-    "worker outcome remembered": lambda die: _before(Worker, "_tell", die, _is_handled),
+    "worker outcome remembered": lambda die: _before(Outcomes, "tell", die, _is_handled),
     "worker gave the outcome to ZeroMQ": lambda die: _after(Wire, "send", die, _is(frames.Outcome)),
     "worker after the outcome left": lambda die: _after(Wire, "send", die, _is(frames.Outcome), pause=LEFT_S),
     "worker draining, handed back": lambda die: _after(Worker, "leave", die),

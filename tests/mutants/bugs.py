@@ -137,13 +137,19 @@ def _(put: Put) -> None:
 @bug("an outcome is forgotten before it is confirmed")
 def _(put: Put) -> None:
     def made(right: Any) -> Any:
-        def tell(self: Any, box: int, verdict: Verdict, parts: Any, after_ms: int = 0, note: bytes = b"") -> None:
-            right(self, box, verdict, parts, after_ms, note)
-            self.memory.confirm(box, parts)
+        def init(self: Any, *args: Any) -> None:
+            right(self, *args)
+            tell = self.outcomes.tell
 
-        return tell
+            def told(box: int, verdict: Verdict, parts: Any, after_ms: int = 0, note: bytes = b"") -> None:
+                tell(box, verdict, parts, after_ms, note)
+                self.memory.confirm(box, parts)
 
-    put(worker.Worker, "_tell", made)
+            self.outcomes.tell = told
+
+        return init
+
+    put(worker.Worker, "__init__", made)
 
 
 @bug("a CONFIRM of another dispatch makes an outcome forgotten")

@@ -12,22 +12,10 @@ from msgspec.structs import replace
 
 from zerowait.engines.brokerless.protocol.frames import Outcome, Part, array_of, payloads
 from zerowait.engines.brokerless.protocol.worker.kept import KeptOutcomes
-from zerowait.message import SEGMENT_MESSAGES, Numbers, Verdict
+from zerowait.engines.brokerless.protocol.worker.outcomes import PARTS, Answer, Known, answer_frames, outcome_frames
+from zerowait.message import Numbers, Verdict
 
 Name = tuple[int, int, int]  # (epoch, fence, n)
-
-# An OUTCOME stays below one frame: what is cut in fragments can be passed by what is said later (a HELD, above all).
-NOTES_BYTES = 64 * 1024
-ANSWERS_BYTES = 128 * 1024
-PARTS = 1_024
-
-
-class Known(Struct, gc=False):
-    """How a run of one message ended, otherwise than handled."""
-
-    verdict: Verdict
-    after_ms: int = 0
-    note: bytes = b""
 
 
 class Ended(Struct):
@@ -38,14 +26,6 @@ class Ended(Struct):
     others: dict[int, Known]
     answers: list[Answer] | None = None
     notes: dict[int, Known] | None = None
-
-
-class Answer(Struct, gc=False):
-    """What is told of requests that lie together: their answers' payloads one after another, or, of one, a note."""
-
-    part: Part
-    payloads: bytes = b""
-    note: Known | None = None
 
 
 class Sorted(Struct):
@@ -183,7 +163,7 @@ class Memory:
             for number, known in ended.others.items():
                 if wanted is None or number in wanted[1]:
                     others.append((Part(epoch, number, 1, fence, n), known))
-        return [*self._said(box, handled, others), *answer_outcomes(box, answers)]
+        return [*self._said(box, handled, others), *answer_frames(box, answers)]
 
     def _said(self, box: int, handled: list[Part], others: list[tuple[Part, Known]]) -> list[Outcome]:
         said: list[Outcome] = []
@@ -194,7 +174,7 @@ class Memory:
                 said.extend(Outcome(box, verdict, tuple(some), outputs=home) for some in _chunks(parts))
         said += [Outcome(box, Verdict.HANDLED, tuple(parts)) for parts in _chunks(handled)]
         for verdict in dict.fromkeys(known.verdict for _, known in others):
-            said.extend(outcomes(box, verdict, [pair for pair in others if pair[1].verdict is verdict]))
+            said.extend(outcome_frames(box, verdict, [pair for pair in others if pair[1].verdict is verdict]))
         return said
 
     def told(self, box: int, parts: Iterable[Part]) -> list[Outcome]:
@@ -285,25 +265,6 @@ class Memory:
         ]
 
 
-def outcomes(box: int, verdict: Verdict, ends: Iterable[tuple[Part, Known]]) -> Iterator[Outcome]:
-    """One verdict about these, in as many frames as their notes need."""
-    parts: list[Part] = []
-    notes: list[tuple[int, int, int, bytes]] = []
-    size = 0
-    noted = verdict in (Verdict.RETRY, Verdict.DEAD)
-    for part, known in ends:
-        more = part.count * len(known.note) if noted else 0
-        if parts and (size + more > NOTES_BYTES or len(parts) >= PARTS):
-            yield Outcome(box, verdict, tuple(parts), tuple(notes))
-            parts, notes, size = [], [], 0
-        parts.append(part)
-        size += more
-        if noted:
-            notes.extend((part.epoch, part.first + i, known.after_ms, known.note) for i in range(part.count))
-    if parts:
-        yield Outcome(box, verdict, tuple(parts), tuple(notes))
-
-
 def _answers(ended: Ended, part: Part) -> Iterator[Answer]:
     """What was answered to these, one by one: seldom asked for, after a connection was lost."""
     for number, note in sorted((ended.notes or {}).items()):
@@ -314,43 +275,6 @@ def _answers(ended: Ended, part: Part) -> Iterator[Answer]:
         for number, payload in enumerate(each, answer.part.first):
             if part.first <= number < part.first + part.count:
                 yield Answer(Part(part.epoch, number, 1, part.fence, part.n), payload)
-
-
-def answer_outcomes(box: int, answers: Iterable[Answer]) -> Iterator[Outcome]:
-    """These answers, in as few frames as they need."""
-    parts: list[Part] = []
-    notes: list[tuple[int, int, int, bytes]] = []
-    bodies: list[bytes] = []
-    size = count = 0
-
-    def outcome() -> Outcome:
-        body = array_of(bodies, count) if bodies else b""
-        return Outcome(box, Verdict.HANDLED, tuple(parts), tuple(notes), body=body)
-
-    for answer in answers:
-        part, note = answer.part, answer.note
-        more = len(answer.payloads) if note is None else len(note.note)
-        if parts and (size + more > ANSWERS_BYTES or len(parts) >= PARTS):
-            yield outcome()
-            parts, notes, bodies, size, count = [], [], [], 0, 0
-        last = parts[-1] if parts else None
-        if last is not None and _goes_on(last, part):
-            parts[-1] = Part(last.epoch, last.first, last.count + part.count, last.fence, last.n)
-        else:
-            parts.append(part)
-        size += more
-        if note is None:
-            bodies.append(answer.payloads)
-            count += part.count
-        else:
-            notes.append((part.epoch, part.first, note.after_ms, note.note))
-    if parts:
-        yield outcome()
-
-
-def _goes_on(last: Part, part: Part) -> bool:
-    is_next = part.first == last.first + last.count and last.count + part.count <= SEGMENT_MESSAGES
-    return is_next and (part.epoch, part.fence, part.n) == (last.epoch, last.fence, last.n)
 
 
 def _chunks(parts: list[Part]) -> Iterator[list[Part]]:

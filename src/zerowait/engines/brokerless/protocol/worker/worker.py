@@ -31,8 +31,9 @@ from zerowait.engines.brokerless.protocol.worker.arrival import parcels_of
 from zerowait.engines.brokerless.protocol.worker.claims import Claims
 from zerowait.engines.brokerless.protocol.worker.desk import Desk
 from zerowait.engines.brokerless.protocol.worker.lanes import Lanes
-from zerowait.engines.brokerless.protocol.worker.memory import Answer, Known, Memory, answer_outcomes, outcomes
+from zerowait.engines.brokerless.protocol.worker.memory import Memory
 from zerowait.engines.brokerless.protocol.worker.neighbours import Neighbours, neighbours
+from zerowait.engines.brokerless.protocol.worker.outcomes import Answer, Dispatch, Known, Outcomes, answer_frames
 from zerowait.engines.brokerless.protocol.worker.owners import Owners
 from zerowait.engines.brokerless.protocol.worker.parcel import Back, Taken
 from zerowait.engines.brokerless.protocol.worker.streams import Outflow, Streams
@@ -42,7 +43,6 @@ from zerowait.message import BODY_START, Kept, Numbers, Service, Verdict
 from zerowait.message import Outcome as Ended
 
 Finished = tuple[Taken, int, int, Ended | None]
-Dispatch = tuple[int, int, int, int]  # (outbox, epoch, fence, n)
 NOBODY = 0  # no connection has that number: suspects count in the window as what is held from elsewhere
 
 
@@ -56,6 +56,7 @@ class Worker:
         self.owners = Owners(config)
         self.claims = Claims(effects, config, self.memory, self._conn_of)
         self.streams = Streams(effects, self.owners.link, self.desk.lies)
+        self.outcomes = Outcomes(effects, self.owners)
         self.windows: dict[str, Window] = {}
         self.services: dict[str, Service] = {}
         self.answers = False  # it serves, or has served, channels of requests
@@ -65,7 +66,6 @@ class Worker:
         self._stood = False  # it stood still for a suspect when credit was shared last
         self._pauses = False  # nothing is taken: the handlers' loop stands, or one has been running alone for long
         self._links: dict[int, Link] = {}
-        self._handed_back: set[tuple[int, Part]] = set()  # while leaving: not confirmed yet
         self._dirty: set[str] = set()
 
     def list_unbegun(self, unbegun: Unbegun, clock: Callable[[], float]) -> None:
@@ -186,8 +186,7 @@ class Worker:
         self._dirty.update(self.windows)
         for owned in link.boxes.values():
             self._lost(owned, link, now)
-        # What was handed back and not confirmed is not in our next HELD: its owner will see that.
-        self._handed_back = {(box, part) for box, part in self._handed_back if self.owners.link(box) is not None}
+        self.outcomes.closed()
 
     def _lost(self, owned: Owned, link: Link, now: float) -> None:
         if self.owners.link(owned.box) is link:
@@ -243,7 +242,7 @@ class Worker:
                             self.claims.confirm(frame.box, part, chosen=frame.chosen)
                     self.memory.confirm(frame.box, frame.parts)
                     self.lanes.confirmed(frame.box, frame.parts)
-                    self._handed_back.difference_update((frame.box, part) for part in frame.parts)
+                    self.outcomes.handed_back.difference_update((frame.box, part) for part in frame.parts)
             case Drop():
                 if self.owners.link(frame.box) is link:
                     self._drop(link, frame, now)
@@ -308,7 +307,7 @@ class Worker:
             # A channel that was taken out of STATE, or all of them, or one alone for whom nothing stands still any
             # more: nothing is discarded, the owner keeps it.
             parts = tuple(Part(batch.epoch, first, many, batch.fence, batch.n) for first, many in sorted_.fresh)
-            self._tell(batch.box, Verdict.UNSTARTED, parts)
+            self.outcomes.tell(batch.box, Verdict.UNSTARTED, parts)
             return 0
         parcels = parcels_of(link, batch, count, sorted_.fresh, permit, cost, now)
         self.desk.admit(parcels, now)
@@ -327,13 +326,13 @@ class Worker:
             unstarted.extend(part for back in dropped for part in back.parts)
             started.extend(running)
         if unstarted:
-            self._tell(frame.box, Verdict.UNSTARTED, unstarted)
+            self.outcomes.tell(frame.box, Verdict.UNSTARTED, unstarted)
         if frame.cancel:
             self.streams.left(frame.box, frame.ranges, started)
         if started and frame.cancel:
             self._effects.add(Cancel(frame.box, frame.ranges))
         elif started and not frame.answers:
-            self._tell(frame.box, Verdict.STARTED, started)
+            self.outcomes.tell(frame.box, Verdict.STARTED, started)
         if frame.answers and frame.answers == link.held.get(frame.box):
             self.owners.permit(frame.box).resuming = False
             if self.streams:
@@ -390,12 +389,12 @@ class Worker:
             self.streams.leave(parcel.box, parts)  # of one whose time was over
             for part in parts:
                 self.memory.remember(parcel.box, part, ended.verdict, after_ms, ended.note)
-            self._tell(parcel.box, ended.verdict, parts, after_ms, ended.note)
+            self.outcomes.tell(parcel.box, ended.verdict, parts, after_ms, ended.note)
         for (channel, conn), cost in released.items():
             self.windows[channel].finished(conn, cost)
             self._dirty.add(channel)
             self.lanes.moved(channel)
-        self._tell_handled(handled)
+        self.outcomes.handled(handled)
         if behind:
             self._give_back(behind)
         for each in sent:
@@ -406,7 +405,7 @@ class Worker:
         for (box, _), told in answers.items():
             link = self.owners.link(box)
             if link is not None:
-                for outcome in answer_outcomes(box, told):
+                for outcome in answer_frames(box, told):
                     self._effects.send(link.conn, outcome)
 
     def _answered(self, box: int, parts: Sequence[Part], ended: Ended) -> list[Answer]:
@@ -450,31 +449,10 @@ class Worker:
             handled.setdefault((box, part.epoch, part.fence, part.n), []).append((part.first, part.count))
         elif ended.verdict is Verdict.UNSTARTED:  # nothing is lost with it
             self.memory.remember(box, part, ended.verdict)
-            self._tell(box, ended.verdict, [part])
+            self.outcomes.tell(box, ended.verdict, [part])
         else:
             after_ms = min(round(ended.after * 1_000), frames.LATER_MOST_MS)
             self.claims.keep(box, part, ended.verdict, after_ms, ended.note)
-
-    def _tell_handled(self, handled: dict[Dispatch, list[tuple[int, int]]]) -> None:
-        said: dict[int, list[Part]] = {}
-        for (box, epoch, fence, n), ranges in handled.items():
-            whole = Numbers(ranges) if len(ranges) > 1 else ranges
-            said.setdefault(box, []).extend(Part(epoch, first, count, fence, n) for first, count in whole)
-        for box, parts in said.items():
-            self._tell(box, Verdict.HANDLED, parts)
-
-    def _tell(self, box: int, verdict: Verdict, parts: Sequence[Part], after_ms: int = 0, note: bytes = b"") -> None:
-        link = self.owners.link(box)
-        if link is None:
-            return  # remembered, and said when its owner is back
-        if self.draining and verdict is Verdict.UNSTARTED:
-            self._handed_back.update((box, part) for part in parts)
-        if verdict is Verdict.HANDLED:
-            self._effects.send(link.conn, Outcome(box, verdict, tuple(parts)))
-            return
-        known = Known(verdict, after_ms, note)
-        for outcome in outcomes(box, verdict, [(part, known) for part in parts]):
-            self._effects.send(link.conn, outcome)
 
     def _release(self, left: Iterable[Back]) -> None:
         for back in left:
@@ -532,7 +510,7 @@ class Worker:
         for back in left:
             boxes.setdefault(back.box, []).extend(back.parts)
         for box, parts in boxes.items():
-            self._tell(box, Verdict.UNSTARTED, parts)
+            self.outcomes.tell(box, Verdict.UNSTARTED, parts)
 
     def share(self, now: float) -> None:
         """Tells the links what they may send now."""
@@ -564,7 +542,7 @@ class Worker:
 
     def leave(self) -> None:
         """No more work: limits down to what was received, what has not begun goes back (attempt uncounted)."""
-        self.draining = True
+        self.draining = self.outcomes.leaving = True
         self.lanes.close()
         for channel, window in self.windows.items():
             window.closed = True
@@ -576,7 +554,7 @@ class Worker:
             return False
         if not self.lanes.is_given_back():
             return False
-        return not self._handed_back and not any(self.memory.unconfirmed(box) for box in self.owners.present())
+        return not self.outcomes.handed_back and not any(self.memory.unconfirmed(box) for box in self.owners.present())
 
 
 def _read(held: Held, ended: Iterable[Outcome]) -> list[Part]:
