@@ -55,7 +55,6 @@ LIFE: tuple[tuple[str, str, str], ...] = (
 # -- a message at its owner: (event, state) → what happens ---------------------------------------------------------
 
 IMPOSSIBLE = "–"  # asserted, or such a thing cannot be said
-LATER = "…"  # comes with a later pattern
 
 WAITING, IN_FLIGHT, STUB, SETTLED = "waiting, due", "claimed, in flight", "stub", "settled, letter"
 MESSAGE_STATES = (WAITING, IN_FLIGHT, STUB, SETTLED)
