@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.faults.checker import Cut, Name, Report, check, check_balance
 from tests.faults.history import SIZE, Kind, Record, read
-from zerowait.message import Numbers
+from zerowait.numbers import Numbers
 from zerowait.snapshot import ChannelStatus
 
 OVER_S = 60.0  # whoever has a message still by then had it all the time: nothing more is heard of it

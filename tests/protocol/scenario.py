@@ -42,7 +42,8 @@ from tests.protocol.store import Store
 from tests.protocol.world import Process, Run, Said, World
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.effects import Answered, Say, Unanswered, Withdrawn
-from zerowait.message import Numbers, Outcome, Service, Verdict
+from zerowait.message import Outcome, Service, Verdict
+from zerowait.numbers import Numbers
 
 CHANNEL = "work"
 LINES_OF_RUNS = 6

@@ -24,7 +24,6 @@ from zerowait.message import (
     Mark,
     Marks,
     Note,
-    Numbers,
     Prepared,
     Release,
     Segment,
@@ -33,6 +32,7 @@ from zerowait.message import (
     Unstub,
     Verdict,
 )
+from zerowait.numbers import Numbers
 
 START_US = 1_700_000_000_000_000
 Name = tuple[int, int]  # (epoch, number)

@@ -14,7 +14,7 @@ from tests.protocol.world import Process, World
 from zerowait.engines.brokerless.protocol.frames import Drop, Owned
 from zerowait.engines.brokerless.protocol.owner.suspects import lane_of
 from zerowait.engines.brokerless.protocol.worker.unbegun import BOXES, PARCELS, Listing, Unbegun, blank, read
-from zerowait.message import Numbers
+from zerowait.numbers import Numbers
 
 X = 201
 EPOCH = 3

@@ -28,8 +28,9 @@ from zerowait.engines.brokerless.protocol.frames import (
 from zerowait.engines.brokerless.protocol.tables import ASKED, ENDED, IN_FLIGHT, WAITING
 from zerowait.engines.brokerless.protocol.worker.streams import Outflow
 from zerowait.engines.brokerless.protocol.worker.unbegun import Listing
-from zerowait.message import Numbers, Service, Verdict
 from zerowait.message import Outcome as Ended
+from zerowait.message import Service, Verdict
+from zerowait.numbers import Numbers
 
 IMPOSSIBLE = tables.IMPOSSIBLE
 X, Y = 201, 202

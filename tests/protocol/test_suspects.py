@@ -32,8 +32,9 @@ from zerowait.engines.brokerless.protocol.frames import (
 from zerowait.engines.brokerless.protocol.owner.marking import Marking
 from zerowait.engines.brokerless.protocol.owner.suspects import Evidence, is_convicted, lane_of, verdict_of
 from zerowait.engines.brokerless.protocol.worker.lanes import Phase
-from zerowait.message import Change, Death, Marks, Numbers, Segment, Verdict
+from zerowait.message import Change, Death, Marks, Segment, Verdict
 from zerowait.message import Outcome as Ended
+from zerowait.numbers import Numbers
 
 X, Y, Z = 201, 202, 203
 ELSEWHERE = "the boot of another machine"

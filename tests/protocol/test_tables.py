@@ -48,8 +48,9 @@ from zerowait.engines.brokerless.protocol.tables import (
 )
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
 from zerowait.engines.brokerless.protocol.worker.unbegun import Listing
-from zerowait.message import Numbers, Sent, Verdict
 from zerowait.message import Outcome as Ended
+from zerowait.message import Sent, Verdict
+from zerowait.numbers import Numbers
 
 IMPOSSIBLE = tables.IMPOSSIBLE
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"

@@ -36,7 +36,8 @@ from zerowait.engines.brokerless.protocol.effects import (
 )
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
 from zerowait.engines.brokerless.protocol.worker.unbegun import Listing, Unbegun, blank, read
-from zerowait.message import Kept, Numbers, Outcome, Segment, Sent, Service, Verdict
+from zerowait.message import Kept, Outcome, Segment, Sent, Service, Verdict
+from zerowait.numbers import Numbers
 
 __all__ = ["Numbers", "Process", "Store", "World", "segment"]
 

@@ -7,7 +7,8 @@ from math import inf
 from msgspec import Struct
 
 from zerowait.engines.brokerless.protocol.owner.expiry import FEW, Expiry
-from zerowait.message import Numbers, Segment
+from zerowait.message import Segment
+from zerowait.numbers import Numbers
 from zerowait.requests.keyed import FEW as FEW_KEYED
 from zerowait.requests.keyed import KeyQueues
 

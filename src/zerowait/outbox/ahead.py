@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
-from zerowait.message import BODY_START, Numbers, Segment
+from zerowait.message import BODY_START, Segment
+from zerowait.numbers import Numbers
 from zerowait.outbox.database import Database, DatabaseError, integers
 from zerowait.outbox.heads import heads
 from zerowait.outbox.ledger import Ledger

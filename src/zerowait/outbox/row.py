@@ -9,7 +9,8 @@ from zlib import crc32
 
 from msgspec import Struct, msgpack
 
-from zerowait.message import BODY_HEADER, BODY_START, Marks, Numbers
+from zerowait.message import BODY_HEADER, BODY_START, Marks
+from zerowait.numbers import Numbers
 from zerowait.outbox.sheaf import MESSAGE_COST, Piece, Sheaf
 
 Headers = Mapping[int, Mapping[str, str]]

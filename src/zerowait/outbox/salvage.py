@@ -17,7 +17,8 @@ from typing import Any, Final
 from msgspec import MsgspecError, Struct
 
 from zerowait.errors import StoreError
-from zerowait.message import BODY_START, Numbers
+from zerowait.message import BODY_START
+from zerowait.numbers import Numbers
 from zerowait.outbox.claims import INPUT_BYTES
 from zerowait.outbox.database import Database, DatabaseError, create, explain, is_outside, sync_folder
 from zerowait.outbox.database import check as check_header

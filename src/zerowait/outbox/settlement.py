@@ -23,11 +23,11 @@ from zerowait.message import (
     Mark,
     Marks,
     Note,
-    Numbers,
     Settle,
     Shelve,
     Verdict,
 )
+from zerowait.numbers import Numbers
 from zerowait.outbox.database import Database, integers
 from zerowait.outbox.ledger import Tally
 from zerowait.outbox.reading import find

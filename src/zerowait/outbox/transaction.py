@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from zerowait.message import Change, Choose, Discard, Keep, Numbers, Release, Spool, Unspool, Unstub
+from zerowait.message import Change, Choose, Discard, Keep, Release, Spool, Unspool, Unstub
+from zerowait.numbers import Numbers
 from zerowait.outbox.attempt import Attempt
 from zerowait.outbox.books import Books
 from zerowait.outbox.claims import Claiming, Output

@@ -6,7 +6,8 @@ from typing import Final
 
 from msgspec import json
 
-from zerowait.message import Numbers, Settle, Verdict
+from zerowait.message import Settle, Verdict
+from zerowait.numbers import Numbers
 from zerowait.outbox.outbox import Outbox
 from zerowait.outbox.row import unpack_gone
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.unit.outbox.boxes import Bench, Time
 from zerowait.engines.brokerless.protocol.owner.marking import Marking
-from zerowait.message import Alone, Death, Mark, Marks, Numbers, Segment
+from zerowait.message import Alone, Death, Mark, Marks, Segment
+from zerowait.numbers import Numbers
 
 Maker = Callable[..., Bench]
 

@@ -24,7 +24,8 @@ from zerowait.engines.brokerless.protocol.frames import (
     Part,
     encode,
 )
-from zerowait.message import Change, Choose, Numbers, Segment
+from zerowait.message import Change, Choose, Segment
+from zerowait.numbers import Numbers
 
 # Seconds for which nobody minds that what is over is still in the file: most of it goes with what cannot wait.
 PATIENCE = 0.05

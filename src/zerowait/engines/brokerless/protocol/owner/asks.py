@@ -41,7 +41,8 @@ from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.message import BODY_START, SEGMENT_MESSAGES, UNIT_BYTES, Again, Bury, Change, Numbers, Settle, Verdict
+from zerowait.message import BODY_START, SEGMENT_MESSAGES, UNIT_BYTES, Again, Bury, Change, Settle, Verdict
+from zerowait.numbers import Numbers
 
 STREAM = "stream"
 STREAM_UNITS = 16  # the credit of a stream before its reader has said anything

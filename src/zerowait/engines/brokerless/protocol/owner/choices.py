@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from zerowait.engines.brokerless.protocol.effects import Asking, Effects, Ticket
 from zerowait.engines.brokerless.protocol.frames import Outcome, Part
-from zerowait.message import Change, Choose, Numbers, Settle, Unstub
+from zerowait.message import Change, Choose, Settle, Unstub
+from zerowait.numbers import Numbers
 
 
 class Choices:

@@ -23,7 +23,8 @@ from zerowait.engines.brokerless.protocol.owner.failures import Failures
 from zerowait.engines.brokerless.protocol.owner.flights import Flight, Flights, Name, Slice
 from zerowait.engines.brokerless.protocol.owner.marking import Marking
 from zerowait.engines.brokerless.protocol.owner.past import Past
-from zerowait.message import Again, Alone, Bury, Change, Forget, Note, Numbers, Segment, Settle, Verdict
+from zerowait.message import Again, Alone, Bury, Change, Forget, Note, Segment, Settle, Verdict
+from zerowait.numbers import Numbers
 
 Notes = Mapping[tuple[int, int], tuple[int, bytes]]  # (epoch, number) → (milliseconds until due, note)
 Ranges = list[tuple[int, int, int]]  # (epoch, first, count)

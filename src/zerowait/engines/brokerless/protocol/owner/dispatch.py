@@ -16,7 +16,8 @@ from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
 from zerowait.engines.brokerless.protocol.owner.keys import Keys, Line, Name
 from zerowait.engines.brokerless.protocol.owner.suspects import Suspects
-from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, Numbers, Segment
+from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, Segment
+from zerowait.numbers import Numbers
 
 
 class Taker(Struct, gc=False):

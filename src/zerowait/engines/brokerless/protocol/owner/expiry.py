@@ -6,7 +6,8 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from math import inf
 
-from zerowait.message import Numbers, Segment
+from zerowait.message import Segment
+from zerowait.numbers import Numbers
 
 Name = tuple[int, int, int, int]  # outbox, epoch, first, count
 FEW = 1_024  # entries that nobody looks through

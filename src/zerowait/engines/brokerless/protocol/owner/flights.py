@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from zerowait.message import Numbers, Segment
+from zerowait.message import Segment
+from zerowait.numbers import Numbers
 
 BLOCK = 7  # 128 numbers: a full batch enters nine, and a block of lone messages holds at most as many flights
 

@@ -21,7 +21,8 @@ from collections.abc import Collection, Iterator
 from msgspec import Struct
 
 from zerowait.engines.brokerless.protocol.owner.flights import Flights, Slice
-from zerowait.message import Numbers, Segment
+from zerowait.message import Segment
+from zerowait.numbers import Numbers
 
 QUICK = 0.05  # seconds: a run of a key that was over so soon is followed by a longer one, if there is credit for it …
 GROWTH = 4  # … at most so many times as long

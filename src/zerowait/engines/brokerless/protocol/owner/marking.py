@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from zerowait.message import Death, Marks, Numbers, Segment
+from zerowait.message import Death, Marks, Segment
+from zerowait.numbers import Numbers
 
 
 class _Wanted(Struct):

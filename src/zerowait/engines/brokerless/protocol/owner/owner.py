@@ -23,7 +23,8 @@ from zerowait.engines.brokerless.protocol.owner.trial import Trial
 from zerowait.engines.brokerless.protocol.owner.withdrawals import Withdrawals
 from zerowait.engines.brokerless.protocol.peers import Peers
 from zerowait.engines.brokerless.protocol.worker.unbegun import Listing
-from zerowait.message import Change, Note, Numbers, Segment, Settle, Shelve, Verdict
+from zerowait.message import Change, Note, Segment, Settle, Shelve, Verdict
+from zerowait.numbers import Numbers
 
 DAY_MS = 86_400_000  # an epoch is the time of its opening, or a little more: one so far ahead is no fence but an error
 

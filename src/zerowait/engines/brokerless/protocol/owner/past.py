@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
-from zerowait.message import Numbers
+from zerowait.numbers import Numbers
 
 
 class Past:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from zerowait.engines.brokerless.protocol.frames import Held, Part
 from zerowait.engines.brokerless.protocol.owner.custody import Custody
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
-from zerowait.message import Numbers
+from zerowait.numbers import Numbers
 
 
 class Plan(Struct):

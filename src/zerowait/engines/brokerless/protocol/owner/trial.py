@@ -21,7 +21,8 @@ from zerowait.engines.brokerless.protocol.owner.suspects import (
     verdict_of,
 )
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.message import Alone, Bury, Death, Mark, Marks, Numbers, Segment
+from zerowait.message import Alone, Bury, Death, Mark, Marks, Segment
+from zerowait.numbers import Numbers
 
 Ranges = Iterable[tuple[int, int, int]]  # (epoch, first, count)
 

@@ -14,7 +14,8 @@ from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
 from zerowait.engines.brokerless.protocol.owner.sender import Sender
 from zerowait.engines.brokerless.protocol.peers import Peers
-from zerowait.message import Numbers, Settle, Verdict
+from zerowait.message import Settle, Verdict
+from zerowait.numbers import Numbers
 
 
 class Withdrawals:

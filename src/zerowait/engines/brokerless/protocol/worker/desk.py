@@ -15,7 +15,7 @@ from zerowait.engines.brokerless.protocol.frames import ALONE, Held, Part
 from zerowait.engines.brokerless.protocol.worker.parcel import Back, Parcel, Permit, Taken
 from zerowait.engines.brokerless.protocol.worker.single import Lines, name_of
 from zerowait.engines.brokerless.protocol.worker.unbegun import Unbegun, Unlisted
-from zerowait.message import Numbers
+from zerowait.numbers import Numbers
 
 __all__ = ["Back", "Desk", "Parcel", "Permit", "Taken"]
 

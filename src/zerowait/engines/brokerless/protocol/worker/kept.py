@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from msgspec import Struct, field
 
 from zerowait.engines.brokerless.protocol.frames import Part
-from zerowait.message import Numbers, Verdict
+from zerowait.message import Verdict
+from zerowait.numbers import Numbers
 
 Name = tuple[int, int, int, int]  # (outbox, epoch, fence, n): a dispatch
 Claim = tuple[Verdict, int]  # HANDLED or RELEASED, and the outbox where the outputs lie

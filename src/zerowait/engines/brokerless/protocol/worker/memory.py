@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from zerowait.engines.brokerless.protocol.frames import Outcome, Part, array_of, payloads
 from zerowait.engines.brokerless.protocol.worker.kept import KeptOutcomes
 from zerowait.engines.brokerless.protocol.worker.outcomes import PARTS, Answer, Known, answer_frames, outcome_frames
-from zerowait.message import Numbers, Verdict
+from zerowait.message import Verdict
+from zerowait.numbers import Numbers
 
 Name = tuple[int, int, int]  # (epoch, fence, n)
 

@@ -9,7 +9,8 @@ from msgspec import Struct
 from zerowait.engines.brokerless.protocol.effects import Effects
 from zerowait.engines.brokerless.protocol.frames import Outcome, Part, array_of
 from zerowait.engines.brokerless.protocol.worker.owners import Owners
-from zerowait.message import SEGMENT_MESSAGES, Numbers, Verdict
+from zerowait.message import SEGMENT_MESSAGES, Verdict
+from zerowait.numbers import Numbers
 
 Dispatch = tuple[int, int, int, int]  # (outbox, epoch, fence, n)
 

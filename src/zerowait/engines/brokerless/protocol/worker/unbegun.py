@@ -22,7 +22,7 @@ import msgspec
 
 from zerowait.engines.brokerless.protocol.frames import Part
 from zerowait.engines.brokerless.protocol.worker.parcel import Parcel
-from zerowait.message import Numbers
+from zerowait.numbers import Numbers
 
 BOXES: Final = 1_024
 PARCELS: Final = 2_048

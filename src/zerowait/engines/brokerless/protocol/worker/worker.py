@@ -39,8 +39,9 @@ from zerowait.engines.brokerless.protocol.worker.parcel import Back, Taken
 from zerowait.engines.brokerless.protocol.worker.streams import Outflow, Streams
 from zerowait.engines.brokerless.protocol.worker.unbegun import Unbegun
 from zerowait.engines.brokerless.protocol.worker.window import Window
-from zerowait.message import BODY_START, Kept, Numbers, Service, Verdict
+from zerowait.message import BODY_START, Kept, Service, Verdict
 from zerowait.message import Outcome as Ended
+from zerowait.numbers import Numbers
 
 Finished = tuple[Taken, int, int, Ended | None]
 NOBODY = 0  # no connection has that number: suspects count in the window as what is held from elsewhere
