@@ -17,6 +17,7 @@ from zerowait.contract import type_name
 from zerowait.errors import UsageError
 from zerowait.names import check_channel, check_topic
 from zerowait.plain import Plain, check_plain
+from zerowait.settings_fields import LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,7 +29,7 @@ In = TypeVar("In")
 Out = TypeVar("Out", covariant=True)
 
 NAMES = (check_channel, check_topic)
-LONGEST_S = 100 * 365.25 * 86_400  # the longest time that may be said of a message, delay or ttl
+LONGEST_S = LONGEST  # the longest time that may be said of a message, delay or ttl
 
 
 class PushOptions(TypedDict, total=False):

@@ -319,7 +319,8 @@ class Verdict(Exception):
 class RetryLater(Verdict):
     """`raise RetryLater(after=60)`: try this message again, that many seconds from now, not after the policy's delay.
 
-    It counts as an attempt, and the policy's `attempts` and `max_age` still end it. after: seconds, 0 or more.
+    It counts as an attempt, and the policy's `attempts` and `max_age` still end it. after: seconds, 0 or more; what is
+    above 1e9 (thirty years) is that.
     """
 
     def __init__(self, after: float, reason: str = "") -> None:

@@ -375,7 +375,11 @@ class Estate:
 
     def _mind_files(self) -> None:
         """An outbox at rest has no turns in which to notice that its file is gone, and one that could not be opened
-        has none in which to try again."""
+        has none in which to try again. Nor has one whose waking was cut short by an exception from outside (a signal
+        handler's)."""
+        for intake in self.intakes():
+            if intake.has_begun:
+                intake.wake()
         if self._disk_refused and not self._is_opening:
             self._is_opening = True
             self._store().add(self._open_own).add_done_callback(self._own_is_open)

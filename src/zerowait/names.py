@@ -18,6 +18,11 @@ _MESSAGE = re.compile(r"[0-9a-f]{16}-[0-9a-z]+-[0-9]+")
 _PROCESS = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+def exact(text: str) -> str:
+    """The same text, of no class of its own: what is encoded, and compared by its type, is text and nothing else."""
+    return str.__str__(text)
+
+
 def check_channel(name: object) -> str:
     """Gives the name back if a channel may be called so: dotted words of `[A-Za-z0-9_-]`, at most 200 bytes.
 
@@ -33,13 +38,13 @@ def check_channel(name: object) -> str:
         )
     if len(name) > CHANNEL_BYTES:
         raise UsageError(f"The channel name {name[:40]!r}… is {len(name)} bytes long: at most {CHANNEL_BYTES}.")
-    return name
+    return exact(name)
 
 
 def check_topic(name: object) -> str:
     """The same for a topic, whose name may also hold `*` for one word, and end in `>` for the rest."""
     if isinstance(name, str) and is_pattern(name):
-        return name
+        return exact(name)
     if isinstance(name, str) and ("*" in name or ">" in name) and len(name) <= CHANNEL_BYTES:
         raise UsageError(
             f"{name!r} cannot be the name of a topic: `*` stands for one whole word and `>` for all that follow it, at "
@@ -59,7 +64,7 @@ def check_process(name: object, owner: str) -> str:
         raise UsageError(
             f"{name!r} cannot be the name of {owner}: 1 to 64 letters, digits, _ and - (files are called after it)."
         )
-    return name
+    return exact(name)
 
 
 def nearest(name: str, known: list[str]) -> str | None:

@@ -45,6 +45,7 @@ from zerowait.requests.bundle import Bundle
 from zerowait.requests.entrance import Asking
 from zerowait.results import Peers
 from zerowait.settings import Settings
+from zerowait.settings_fields import LONGEST
 from zerowait.short import ShortWays
 from zerowait.streams import Stream
 
@@ -303,7 +304,7 @@ class Opened(Ground):
         with self._lock:
             if self._closing is None:
                 closing = self._begin_closing()
-                seconds = self.settings.drain if drain is None else drain
+                seconds = self.settings.drain if drain is None else min(drain, LONGEST)
                 name = f"zerowait closing {self.name}"
                 begin(threading.Thread(target=self._close, args=(closing, seconds), name=name, daemon=True))
             assert self._closing is not None

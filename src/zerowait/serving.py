@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
@@ -22,7 +23,7 @@ from msgspec.structs import replace
 from zerowait.client import Client
 from zerowait.context import Context
 from zerowait.engines.brokerless.clock import clock
-from zerowait.errors import UsageError
+from zerowait.errors import Closed, UsageError
 from zerowait.feeding import Feeding
 from zerowait.handlers.registry import Feed
 from zerowait.handlers.stage import Stage
@@ -148,10 +149,11 @@ class Serving:
         as `drain` reaches. A service that is told to stop does not do that: its backlog is for the next one."""
         until = time.monotonic() + self.drain
         opened = self._opened
-        while opened is not None and time.monotonic() < until:
-            if await self._is_own_finished(opened, until):
-                return
-            await asyncio.sleep(0.005)
+        with suppress(Closed):
+            while opened is not None and time.monotonic() < until:
+                if await self._is_own_finished(opened, until):
+                    return
+                await asyncio.sleep(0.005)
 
     async def _is_own_finished(self, opened: Opened, until: float) -> bool:
         """What a handler sends is in flight, then prepared until its run is chosen, then stored and offered, then in
@@ -189,21 +191,30 @@ class Serving:
             self._ticking.cancel()
         if self._feeding is not None:
             self._feeding.end()
-        await asyncio.wrap_future(node.call(node.drain))
+        # Closed: somebody has closed its client before, and with it all that would have to be told.
+        with suppress(Closed):
+            await asyncio.wrap_future(node.call(node.drain))
         given_up = await stage.drain(self.drain)
-        # What has ended is said at once; its senders' confirmations take a commit of theirs.
-        patience = max(until, time.monotonic() + 0.5)
-        while time.monotonic() < patience:
-            if await asyncio.wrap_future(node.call(node.is_drained)):
-                break
-            await asyncio.sleep(0.005)
+        with suppress(Closed):
+            await self._until_drained(until)
         try:
             await stage.close()
         finally:
-            await asyncio.wrap_future(node.call(node.forget_handlers))
+            with suppress(Closed):
+                await asyncio.wrap_future(node.call(node.forget_handlers))
             await self.client.close(max(0.0, until - time.monotonic()))
             self._stage = self._opened = None
         return given_up
+
+    async def _until_drained(self, until: float) -> None:
+        """What has ended is said at once; its senders' confirmations take a commit of theirs."""
+        assert self._opened is not None
+        node = self._opened.node
+        patience = max(until, time.monotonic() + 0.5)
+        while time.monotonic() < patience:
+            if await asyncio.wrap_future(node.call(node.is_drained)):
+                return
+            await asyncio.sleep(0.005)
 
 
 def client_of(app: Served) -> Client:

@@ -14,7 +14,7 @@ from zerowait.errors import SettingsError, UsageError
 from zerowait.names import check_channel, check_process, is_pattern
 from zerowait.plain import endpoint_fault
 from zerowait.settings_channels import ChannelSettings
-from zerowait.settings_fields import check_fields
+from zerowait.settings_fields import LONGEST, check_fields
 
 if TYPE_CHECKING:
     from typing import Self
@@ -136,6 +136,9 @@ class Settings(Struct, frozen=True, kw_only=True, dict=True):
         if isinstance(self.home, Path):
             force_setattr(self, "home", str(self.home))
         check_fields(self)
+        for name in ("store_grace", "resume_grace", "no_responder", "drain", "undecided_after"):
+            if not getattr(self, name) <= LONGEST:
+                raise _wrong(name, f"{name} = {getattr(self, name)!r}: write seconds, at most a hundred years of them.")
         if self.home is not None and not Path(self.home).expanduser().is_absolute():
             raise _wrong(
                 "home",

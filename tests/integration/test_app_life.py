@@ -171,3 +171,22 @@ def test_a_process_that_leaves_in_order_loses_no_connection(
         wait_until(lambda: "has left" in caplog.text, within=5)
     assert "is closed: this process leaves" in caplog.text
     assert "is lost" not in caplog.text
+
+
+@pytest.mark.parametrize("drain", [0.0, None])
+def test_an_app_whose_client_was_closed_in_its_block_leaves_as_any_other(
+    settings: Settings, drain: float | None
+) -> None:
+    app, seen = App("served", settings=settings), list[int]()
+
+    @app.pull("numbers")
+    async def take(number: int) -> None:
+        seen.append(number)
+
+    for number in range(2):  # and can be entered again
+        with app as zw:
+            zw.push("numbers", number).result(5)
+            wait_until(lambda: len(seen) > number, within=5)  # noqa: B023
+            zw.close(drain).result(10)
+    assert seen == [0, 1]
+    wait_until(lambda: not ours(), within=5)

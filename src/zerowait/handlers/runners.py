@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zerowait.handlers")
 
+AGAIN_S = 0.05  # a loop that has cancelled a runner, and has not ended after so long, goes on
 CLOSING = 1.0  # seconds that a cancelled handler gets for its `finally`
 
 
@@ -167,9 +168,17 @@ class AsyncCrew(Crew):
         if self._closed or run.given_up:
             return
         if run in self._parked:
-            log.warning("a runner of %s was cancelled from outside while it idled: one less runs", self.channel)
+            self._parked.discard(run)
+            # Whoever ends the loop cancels all that is on it; on a loop that goes on another takes its place.
+            self.kit.loop.call_later(AGAIN_S, self._hire_again, run)
         else:
             self._hire(run)
+
+    def _hire_again(self, run: Run) -> None:
+        if not self._closed:
+            log.warning("an idle runner of %s was cancelled from outside: another takes its place", self.channel)
+            self._hire(run)
+            self._put_back()
 
     async def _runner(self, run: Run) -> None:
         AROUND.set(self._around)

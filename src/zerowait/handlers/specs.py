@@ -70,18 +70,17 @@ def _targets(to: Target | Iterable[Target] | None, own: str) -> tuple[Target, ..
     if to is None:
         return ()
     targets: tuple[Target, ...] = tuple(to) if isinstance(to, (list, tuple, set, frozenset)) else (cast("Target", to),)
-    for target in targets:
-        _check_target(target, own)
     if not targets:
         raise UsageError(f"to=[] of the handler of {own!r} sends nowhere: leave it away, or name a channel.")
-    return targets
+    return tuple(_checked_target(target, own) for target in targets)
 
 
-def _check_target(target: object, own: str) -> None:
+def _checked_target(target: Target, own: str) -> Target:
     if isinstance(target, str):
-        check_channel(target)
-    elif not isinstance(target, PushChannel):
+        return check_channel(target)
+    if not isinstance(target, PushChannel):
         raise UsageError(f"to= of the handler of {own!r} takes push channels or names, one or a list, not {target!r}.")
+    return target
 
 
 def reply_spec(

@@ -80,7 +80,7 @@ def reason_of(error: BaseException) -> str:
     """What went wrong in one sentence: the exception's class and text; the text alone where it was written for this."""
     try:
         text = str(error)
-    except Exception:
+    except BaseException:  # anybody's: it must not end who judges
         text = "(its text cannot be had: __str__ raised)"
     if isinstance(error, Reject | RetryLater | Undecodable | Overdue):
         return _cut(text or type(error).__name__, REASON_BYTES)
@@ -91,7 +91,7 @@ def text_of(error: BaseException) -> str:
     """An exception's own text."""
     try:
         return _cut(str(error), REASON_BYTES)
-    except Exception:
+    except BaseException:  # anybody's: it must not end who judges
         return "(its text cannot be had: __str__ raised)"
 
 
@@ -111,7 +111,8 @@ def type_of(error: BaseException) -> str:
             kind = msgspec.ValidationError
         case _:
             kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    named = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return _cut(named, REASON_BYTES)
 
 
 def story_of(error: BaseException, most_bytes: int) -> str:
@@ -121,17 +122,24 @@ def story_of(error: BaseException, most_bytes: int) -> str:
     """
     if not most_bytes:
         return ""
-    # limit: a recursion a thousand deep says no more than its last frames, and costs its length to read.
-    told = traceback.TracebackException(type(error), error, error.__traceback__, limit=-FRAMES, compact=True)
-    _without_our_frames(told)
-    return _cut("".join(told.format()), most_bytes)
+    try:
+        # limit: a recursion a thousand deep says no more than its last frames, and costs its length to read.
+        told = traceback.TracebackException(type(error), error, error.__traceback__, limit=-FRAMES, compact=True)
+        _without_our_frames(told)
+        return _cut("".join(told.format()), most_bytes)
+    except Exception as failed:  # its class may be anybody's, and its causes a thousand: who judges must not fail
+        return _cut(f"(its traceback cannot be told: {type(failed).__name__})", most_bytes)
 
 
 def _without_our_frames(told: traceback.TracebackException) -> None:
-    told.stack = traceback.StackSummary.from_list([at for at in told.stack if not at.filename.startswith(OUR_CODE)])
-    for other in (told.__cause__, told.__context__, *(told.exceptions or ())):
-        if other is not None:
-            _without_our_frames(other)
+    """Of all that led to it, too, which may be a chain as long as the stack was deep."""
+    left, seen = [told], set[int]()
+    while left:
+        each = left.pop()
+        seen.add(id(each))
+        each.stack = traceback.StackSummary.from_list([at for at in each.stack if not at.filename.startswith(OUR_CODE)])
+        causes = (each.__cause__, each.__context__, *(each.exceptions or ()))
+        left += [other for other in causes if other is not None and id(other) not in seen]
 
 
 def _cut(text: str, most_bytes: int) -> str:

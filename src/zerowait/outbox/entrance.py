@@ -13,7 +13,7 @@ from msgspec import Struct
 from zerowait.channels import LONGEST_S, Channel, Terms
 from zerowait.codec import Codec
 from zerowait.errors import TooLarge, UsageError
-from zerowait.names import check_channel, checked_key
+from zerowait.names import check_channel, checked_key, exact
 from zerowait.outbox.intake import Intake
 from zerowait.outbox.lane import Lane
 from zerowait.outbox.plaincodec import plain_encoder
@@ -211,8 +211,7 @@ class Entrance:
             if priority != "normal":
                 options["priority"] = PRIORITIES[priority]
         if headers:
-            check_headers(headers, way.name, self._settings.headers_bytes)
-            options["headers"] = headers
+            options["headers"] = checked_headers(headers, f"a message for {way.name}", self._settings.headers_bytes)
         if way.plain is not None and options:
             raise UsageError(f"{way.name} goes to a bare ZeroMQ socket, which knows no {', '.join(sorted(options))}.")
         return options
@@ -236,9 +235,10 @@ class Entrance:
             options["expires"] = due + int(_seconds("ttl", ttl) * 1e6)
 
 
-def check_headers(headers: Mapping[str, str], channel: str, limit_bytes: int) -> None:
-    """Raises UsageError for what is no text, and TooLarge."""
+def checked_headers(headers: Mapping[str, str], of: str, limit_bytes: int) -> dict[str, str]:
+    """As they are encoded. of: what they belong to, in words. Raises UsageError for what is no text, and TooLarge."""
     size = 0
+    checked: dict[str, str] = {}
     for name, value in headers.items():
         if not all(isinstance(part, str) for part in (name, value)):
             raise UsageError(f"Headers are text: {name!r} is {value!r}.")
@@ -246,19 +246,21 @@ def check_headers(headers: Mapping[str, str], channel: str, limit_bytes: int) ->
             size += len(name.encode()) + len(value.encode())
         except UnicodeEncodeError:
             raise UsageError(f"Headers are text, and {name!r}: {value!r} is none: it has half a character.") from None
+        checked[exact(name)] = exact(value)
     if size > limit_bytes:
         raise TooLarge(
-            f"The headers of a message for {channel} are {size} bytes, more than the {limit_bytes} allowed: nothing "
-            "was taken. Put the data into the message, or raise headers_bytes.",
+            f"The headers of {of} are {size} bytes, more than the {limit_bytes} allowed: nothing was taken. Put the "
+            "data into what they belong to, or raise headers_bytes.",
             size_bytes=size,
             limit_bytes=limit_bytes,
         )
+    return checked
 
 
 def _checked_id(id: Any) -> str:
     if not isinstance(id, str) or not 0 < len(id.encode(errors="replace")) <= ID_BYTES or not id.isprintable():
         raise UsageError(f"id= is a text of 1 to {ID_BYTES} bytes by which you know the message, not {id!r:.80}.")
-    return id
+    return exact(id)
 
 
 def compare_terms(to: Channel, first: Terms, where: str) -> None:

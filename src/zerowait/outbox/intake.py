@@ -406,6 +406,11 @@ class Intake:
                 else:
                     self._taken_bytes -= nbytes
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether something lies here that nobody has taken. Any thread."""
+        return bool(self._begun)
+
     def counts(self) -> dict[str, int]:
         """For each channel, how many messages are accepted and not yet in the ledger. Any thread."""
         counts: dict[str, int] = {}

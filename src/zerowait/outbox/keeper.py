@@ -23,6 +23,7 @@ from zerowait.turns import Turn
 
 T = TypeVar("T")
 
+LONGEST_WAIT: Final = 3_600.0  # seconds; the system bears no wait of centuries, and a look an hour costs nothing
 RETRY: Final = 1.0  # seconds between attempts to write a failing file
 REST: Final = 0.05  # seconds without work after which a log is shortened and free pages are given back
 
@@ -261,7 +262,7 @@ class Keeper:
         self._is_asleep = True
         # Called between our last look and now? Whoever calls from here on sees that we sleep.
         with self._turning.outside():
-            rung = self._is_called or self._bell.acquire(timeout=-1 if wait is None else wait)
+            rung = self._is_called or self._bell.acquire(timeout=-1 if wait is None else min(wait, LONGEST_WAIT))
         self._is_asleep = False
         return rung
 

@@ -10,6 +10,7 @@ that is later), and from then on a clock that no one sets. What comes in and goe
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,9 @@ from zerowait.outbox.sheaf import Piece, Sheaf
 from zerowait.outbox.transaction import Transaction
 from zerowait.outbox.trouble import Trouble
 
+log = logging.getLogger("zerowait.outbox")
+
+TRIES: Final = 3  # of storing what fails by an error that nobody foresaw, and that may pass
 TRY_AGAIN: Final = 1.0  # seconds until a failing file is tried again
 HELD_AGAIN: Final = 0.001  # seconds until a sheaf that a push had in hand is looked for again
 
@@ -68,6 +72,7 @@ class Outbox:
         self._trouble = Trouble(database.path, intake, self.notices, clock.seconds)
         self._headroom = Headroom(clock.seconds)
         self._is_held = False  # what is pushed, for want of room, since a turn that did all else
+        self._in_vain = 0  # turns in a row in which nothing of what was pushed could be stored, by an error of ours
         self._fresh: list[Fresh] = []  # these three are for the next transaction
         self._changes: list[Change] = []
         self._spoilt: list[Row] = []
@@ -184,9 +189,43 @@ class Outbox:
         while not is_over:
             changes = headroom.at_once(database, self._changes, self._books.ahead.out)
             if fits or changes or self._spoilt or self._books.aging.has_work(now):
-                write = partial(self._write, database, now, shift, fits, changes)
-                self._hand_out(self._commit(database, write), shift)
+                try:
+                    self._make(database, now, shift, fits, changes)
+                except (DatabaseError, StoreError):
+                    raise
+                except Exception:
+                    if not fits:
+                        raise
+                    # Something pushed that nobody foresaw would be tried again for ever, and all that comes after it.
+                    self._make(database, now, shift, 0, changes)  # raises if it is one of these
+                    self._make_one_by_one(database, now, shift, fits)
             fits, is_over = 0, not self._changes
+
+    def _make(self, database: Database, now: int, shift: int, fits: int, changes: int) -> None:
+        write = partial(self._write, database, now, shift, fits, changes)
+        self._hand_out(self._commit(database, write), shift)
+
+    def _make_one_by_one(self, database: Database, now: int, shift: int, fits: int) -> None:
+        """What cannot be stored where others can, or not at several times, is given up alone."""
+        stored, failed = 0, list[tuple[Fresh, Exception]]()
+        for _ in range(fits):
+            try:
+                self._make(database, now, shift, 1, 0)
+                stored += 1
+            except (DatabaseError, StoreError, MemoryError):
+                self._fresh[:0] = [each for each, _ in failed]
+                raise
+            except Exception as error:
+                failed.append((self._fresh.pop(0), error))
+        self._in_vain = 0 if stored else self._in_vain + 1
+        if not stored and self._in_vain < TRIES:
+            self._fresh[:0] = [each for each, _ in failed]
+            raise failed[0][1]
+        self._in_vain = 0
+        for each, why in failed:
+            log.error("A message for %s cannot be stored: it is lost", each.sheaf.channel, exc_info=why)
+            said = f"A message for {each.sheaf.channel} could not be stored: {why!r}."
+            self._abandon([each], StoreError(said, path=self.path or ""))
 
     def _commit(self, database: Database, write: Callable[[], Attempt]) -> Attempt:
         self._attempt = None
@@ -297,9 +336,13 @@ class Outbox:
     def _give_up(self) -> None:
         """Whoever waits is told that nobody knows; what was stored before is not concerned."""
         fresh, self._fresh = self._fresh, []
+        self._abandon(fresh, None)
+
+    def _abandon(self, fresh: Sequence[Fresh], error: StoreError | None) -> None:
+        """error: None if nobody knows whether they are stored."""
         for each in fresh:
             each.given_up = True
-            each.sheaf.failed(OutcomeUnknown(channel=each.sheaf.channel, path=self.path or ""))
+            each.sheaf.failed(error or OutcomeUnknown(channel=each.sheaf.channel, path=self.path or ""))
             self.intake.settled(each.row.count, each.row.nbytes(each.row.first, each.row.count))
         self.intake.stored([(each.sheaf, each.piece.count) for each in fresh])
 
@@ -493,6 +536,9 @@ class Outbox:
                 time.sleep(HELD_AGAIN)
                 self.turn()
         except StoreError:
+            self._give_up()
+        except Exception:  # nobody foresaw it: the file is closed all the same, and nobody waits for ever
+            log.exception("The last turn of the outbox %s failed", self.path)
             self._give_up()
         said = self._file.close(empty=self.is_empty())
         if said is not None:

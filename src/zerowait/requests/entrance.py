@@ -15,7 +15,7 @@ from zerowait.codec import Codec
 from zerowait.errors import TooLarge, UsageError
 from zerowait.failures import NO_ERRORS, Errors
 from zerowait.names import check_channel, checked_key
-from zerowait.outbox.entrance import check_headers, compare_terms
+from zerowait.outbox.entrance import checked_headers, compare_terms
 from zerowait.outbox.intake import Intake
 from zerowait.outbox.plaincodec import plain_encoder
 from zerowait.plain import Plain, check_plain
@@ -109,7 +109,7 @@ class Asking:
             raise UsageError(f'headers= takes a mapping of text to text, as {{"trace": "1"}}, not {said!r:.80}.')
         headers.update(said or {})
         if headers:
-            check_headers(headers, way.name, self._settings.headers_bytes)
+            headers = checked_headers(headers, f"a message for {way.name}", self._settings.headers_bytes)
         bundle, index = lane.append(payload, expires=expires, headers=headers or None, key=key)
         return cast("Bundle", bundle), index
 

@@ -15,7 +15,7 @@ from zerowait.codec import Codec
 from zerowait.errors import NotAccepted, TooLarge, UsageError
 from zerowait.message import SEGMENT_BYTES
 from zerowait.names import check_topic
-from zerowait.outbox.entrance import Ready, compare_terms
+from zerowait.outbox.entrance import Ready, checked_headers, compare_terms
 from zerowait.outbox.lane import Lane
 from zerowait.outbox.plaincodec import plain_encoder
 from zerowait.patterns import is_wild
@@ -262,16 +262,4 @@ class TopicEntrance:
             raise UsageError(f'headers= takes a mapping of text to text, as {{"trace": "1"}}, not {said!r:.80}.')
         headers = dict(self._headers()) if self._headers is not None else {}
         headers.update(said or {})
-        size = 0
-        for name, value in headers.items():
-            if not all(isinstance(part, str) for part in (name, value)):
-                raise UsageError(f"Headers are text: {name!r} is {value!r}.")
-            size += len(name.encode(errors="replace")) + len(value.encode(errors="replace"))
-        if size > self._settings.headers_bytes:
-            raise TooLarge(
-                f"The headers of an event on {topic} are {size} bytes, more than the {self._settings.headers_bytes} "
-                "allowed: nothing was taken. Put the data into the event, or raise headers_bytes.",
-                size_bytes=size,
-                limit_bytes=self._settings.headers_bytes,
-            )
-        return headers or None
+        return checked_headers(headers, f"an event on {topic}", self._settings.headers_bytes) or None

@@ -469,3 +469,27 @@ async def test_a_finish_that_is_not_handled_is_an_outcome() -> None:
         here.desk.admit(work := delivery([1]))
         await here.desk.until_done()
         assert isinstance(here.desk.outcome(work, 0), Outcome)
+
+
+def runners(here: Any) -> Any:
+    return here.stage._crews["work"]
+
+
+async def test_idle_runners_that_somebody_cancels_are_replaced() -> None:
+    seen: list[int] = []
+
+    async def handle(value: int | None) -> None:
+        if value is not None:
+            seen.append(value)
+
+    async with hall(Spec("work", handle, concurrency=2)) as here:
+        await warmed(here.desk)
+        # given: a program that cancels all that is on its loop but itself
+        for task in asyncio.all_tasks():
+            if task.get_name() == "zerowait work":
+                task.cancel()
+        await wait_until_in_loop(lambda: not runners(here)._tasks, within=5)
+        # when, then: what comes is handled
+        here.desk.admit(delivery(range(10)))
+        await here.desk.until_done()
+        assert sorted(seen) == list(range(10))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -132,3 +133,51 @@ def test_a_group_of_exceptions_is_told_whole() -> None:
 def test_a_class_of_ours_is_told_by_the_name_of_what_it_stands_for() -> None:
     assert type_of(Undecodable("no")) == "msgspec.ValidationError"
     assert type_of(Overdue(1)) == "TimeoutError"
+
+
+def deep() -> None:
+    try:
+        raise OSError("busy")
+    except OSError:
+        deep()  # "try again": each failure has the one before as its context
+
+
+def chain() -> None:
+    last: BaseException | None = None
+    for n in range(1_500):
+        following = ValueError(n)
+        following.__cause__ = last
+        last = following
+    assert last is not None
+    raise last
+
+
+def ring() -> None:
+    one, other = ValueError("one"), KeyError("other")
+    one.__context__, other.__context__ = other, one
+    raise one
+
+
+def unspeakable() -> None:
+    raise type("\ud800", (ValueError,), {})("x")
+
+
+def hostile() -> None:
+    class Hostile(Exception):
+        def __str__(self) -> str:
+            raise SystemExit(3)
+
+    raise Hostile
+
+
+@pytest.mark.parametrize("fails", [deep, chain, ring, unspeakable, hostile], ids=lambda each: str(each.__name__))
+def test_whatever_a_handler_raises_is_judged_and_its_note_can_be_sent(fails: Callable[[], None]) -> None:
+    # Else its runner dies, its message hangs, and so does the channel once all runners have.
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        fails()
+    outcome = judged(caught.value)
+    assert outcome.verdict is Verdict.RETRY
+    told = note(outcome)
+    assert told["reason"]
+    assert "Traceback (most recent call last)" in told["traceback"]
+    assert len(told["traceback"].encode()) <= 16_384

@@ -10,8 +10,10 @@ from msgspec import msgpack
 from tests.unit.outbox.boxes import START_US, Bench, Time, encoder, handled, values
 from zerowait.errors import QueueFull, StoreError
 from zerowait.message import Again, Bury, Change, Forget, Note, Segment, Settle, Verdict
-from zerowait.outbox import ahead, intake
+from zerowait.outbox import ahead, intake, outbox
+from zerowait.outbox import tables as rows
 from zerowait.outbox.letters import Letters
+from zerowait.outbox.row import Headers, pack_headers
 from zerowait.outbox.settlement import Dropped, Settlement
 from zerowait.outbox.sheaf import MESSAGE_COST
 from zerowait.snapshot import LetterFilter
@@ -608,3 +610,34 @@ def test_in_memory_a_turn_that_failed_and_a_letter_given_back_lose_nothing(
     assert [letters.payload(letter) for letter in letters.page()] == [msgpack.encode("late")]
     bench.turn(handled(again), handled(segment, 0, 1), handled(segment, 2, 3), handled(late, 1, 2))
     assert (bench.row().handled, bench.row().dead, bench.row().waiting_and_in_flight) == (4, 1, 0)
+
+
+def test_what_cannot_be_stored_is_given_up_alone(on_disk: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given: among others one that nobody foresaw, whose row cannot be made
+    bench = on_disk()
+
+    def pack(headers: Headers | None) -> bytes | None:
+        if headers:
+            raise TypeError("Only dicts with str keys are supported")
+        return pack_headers(headers)
+
+    monkeypatch.setattr(rows, "pack_headers", pack)
+    before, _ = bench.push("a")
+    bad, _ = bench.push("b", channel="other", headers={"trace": "x"})
+    after, _ = bench.push("c", channel="third")
+    # when, then: the others are stored, its own receipt says why it is not, and the ledger knows of two
+    assert values(bench.turn()) == ["a", "c"]
+    assert isinstance(bad.error, StoreError)
+    assert "could not be stored" in str(bad.error)
+    assert before.error is None
+    assert after.error is None
+    assert [books(bench, channel)[0] for channel in ("mail", "other", "third")] == [1, 0, 1]
+    assert bench.room() == (2, 2 * (2 + MESSAGE_COST))
+    # and all goes on; one alone is tried several times, for the error may pass
+    bench.push("d", channel="other", headers={"trace": "x"})
+    for _ in range(outbox.TRIES - 1):
+        with pytest.raises(TypeError):
+            bench.turn()
+    assert values(bench.turn()) == []
+    bench.push("e", channel="other")
+    assert values(bench.turn()) == ["e"]

@@ -30,7 +30,7 @@ VERSIONS = (1, 1)  # lowest and highest that we understand
 FRAME_BYTES = 256 * 1024
 NUMBER_MOST = 1 << 62  # of epochs and message numbers: a file takes what is below 2^63, also with a count added
 ID_MOST = (1 << 64) - 1
-LATER_MOST_MS = 1 << 52  # of a retry: 140,000 years, which added to the time of day in microseconds still fits a file
+LATER_MOST_MS = 1_000_000_000_000  # of a retry: thirty years, which clocks, locks and dates everywhere can bear
 FRAGMENT_BYTES = 192 * 1024  # a fragment with its head stays well under a frame, and a PING waits for one at most
 
 # Why a link ends. The numbers are on the wire; the words that travel with them are for people.
