@@ -17,7 +17,7 @@ follows with a number that was kept for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from threading import Lock
+from threading import RLock
 from time import monotonic, sleep
 from typing import Any, Final
 
@@ -99,10 +99,12 @@ class Intake:
         self.withdraw: Callable[[Sheaf, int], Any] | None = None
         self.keyed = Keyed()
         self.closing: list[Sheaf] = []  # full sheaves: nobody adds to them
-        self.watch = Lock()  # of states and watchers of all sheaves
+        # Re-entrant: a signal handler or a `__del__` may push in the middle of what its thread does under them. There
+        # nothing reads, and writes after a call, what such a push changes.
+        self.watch = RLock()  # of states and watchers of all sheaves
         self.watched: set[Sheaf] = set()
         self.held = 0  # sheaves that the last `take` had to leave: the owner looks again within about a millisecond
-        self._lock = Lock()
+        self._lock = RLock()
         self._begun: list[Sheaf] = []
         self._taken: dict[Sheaf, tuple[int, int]] = {}  # not yet on disk: how many messages, and bytes
         self._taken_bytes = 0
