@@ -198,7 +198,8 @@ class RemoteError(NotHandled):
 
 
 class BadAnswer(NotHandled):
-    """The handler ran, and its answer is not of the type promised: the two ends disagree. path: the place in it."""
+    """The handler ran, and its answer cannot be given to you: it is not of the type promised, for the two ends
+    disagree, or it is larger than one of them takes (`message_bytes`). path: the place in it."""
 
     def __init__(self, message: str, *, path: str = "$", channel: str = "", id: str = "") -> None:
         super().__init__(message, channel=channel, id=id)

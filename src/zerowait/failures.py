@@ -2,7 +2,7 @@
 
 A note is a msgpack map. Of an exception that the channel's contract names: its class's name and its fields; the other
 end looks the name up in its own list, and nowhere else. Of any other: the name, text and traceback, for people. Of an
-answer that is not of the channel's type: where it differs.
+answer that is not of the channel's type: where it differs. Of one that is too large (`large.py`): how large it is.
 """
 
 from __future__ import annotations
@@ -95,6 +95,9 @@ def unpack(note: bytes, errors: Errors, *, channel: str, id: str) -> Exception:
         return RemoteError(type=name, message=words, channel=channel, id=id)
     if "path" in said:
         remedy = str(said.get("remedy", SAME_CONTRACT))
+        if said.get("large"):
+            words = f"The answer of {channel} is too large: {said.get('reason', '')}. The handler has run; {remedy}."
+            return BadAnswer(words, path=str(said["path"]), channel=channel, id=id)
         return bad_answer(str(said["path"]), str(said.get("reason", "")), channel=channel, id=id, remedy=remedy)
     return RemoteError(
         type=str(said.get("type", "unknown")),

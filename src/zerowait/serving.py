@@ -98,6 +98,7 @@ class Serving:
             resources=app._resources,
             middleware=app._registry.layers(),
             traceback_bytes=settings.traceback_bytes,
+            message_bytes=settings.message_bytes,
             prefetch=settings.prefetch,
         )
         if any(spec.inbox == "disk" for spec in specs):

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from tests.integration.services import witness
-from zerowait import App, Context, RequestChannel, StreamChannel
+from zerowait import App, Context, PushChannel, RequestChannel, StreamChannel
 
 
 @dataclass
@@ -28,6 +28,9 @@ DEADLINE = RequestChannel[None, float]("ask.deadline")
 RELAYED = RequestChannel[None, list[float]]("ask.relayed")
 COUNT = StreamChannel[int, int]("ask.count")
 COUNT_PLAINLY = StreamChannel[int, int]("ask.count.plainly")
+BYTES = RequestChannel[int, bytes]("ask.bytes", errors=[NotFound])  # below 0: an exception with so large a field
+PIECES = StreamChannel[list[int], bytes]("ask.pieces")
+PUSHED = PushChannel[int]("ask.pushed")
 answering = App("answering")
 twin = App("twin")
 relay = App("relay")
@@ -40,6 +43,23 @@ async def add(number: int) -> int:
     if number == 13:
         raise ValueError("unlucky")
     return number + 1
+
+
+@answering.reply(BYTES)
+async def some_bytes(size: int) -> bytes:
+    if size < 0:
+        raise NotFound("x" * -size, [])
+    return bytes(size)
+
+
+@answering.reply(PIECES)
+async def pieces(sizes: list[int]) -> AsyncIterator[bytes]:
+    for size in sizes:
+        yield bytes(size)
+
+
+@answering.pull(PUSHED)
+async def pushed(_: int) -> None: ...
 
 
 async def sleep(seconds: float, ctx: Context) -> int:

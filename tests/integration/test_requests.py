@@ -14,10 +14,13 @@ import pytest
 
 from tests.integration.asked import (
     ADD,
+    BYTES,
     COUNT,
     COUNT_PLAINLY,
     DEADLINE,
     NESTED,
+    PIECES,
+    PUSHED,
     RELAYED,
     SLOW,
     SLOW_AGAIN,
@@ -85,6 +88,34 @@ def test_exceptions_of_the_contract_come_as_themselves_and_others_as_remote_erro
         with pytest.raises(RemoteError, match="NotFound"):  # by name there is no contract whose list names it
             zw.request("ask.add", -1).result(30)
         assert ledger(zw, "ask.add") == (4, 1, 3, 0, 0)
+
+
+@pytest.mark.parametrize("most", [16 << 20, 1 << 20])
+def test_an_answer_that_is_too_large_fails_at_once_and_all_else_goes_on(
+    most: int, serve: Serve, settings: Settings
+) -> None:
+    """Too large for both, or for who asks only. It ended their connection, and each that came after it."""
+    serve("answering")
+    of_asker = Settings(home=settings.home, namespace=settings.namespace, message_bytes=most)
+    with Client("asker", settings=of_asker) as zw:
+        zw.workers(BYTES).at_least(1).result(30)
+        large = most + (1 << 20)
+        for _ in range(2):
+            with pytest.raises(BadAnswer, match=r"is too large: .* raise message_bytes"):
+                zw.request(BYTES, large).result(20)
+            assert zw.request(ADD, 1).result(20) == 2
+        with pytest.raises(RemoteError, match=r"NotFound: its fields are .* message_bytes"):
+            zw.request(BYTES, -large).result(20)
+        sizes: list[int] = []
+        with pytest.raises(BadAnswer, match="too large"):
+            sizes.extend(len(piece) for piece in zw.stream(PIECES, [1, 100_000, large, 2], timeout=20))
+        assert sizes == [1, 100_000]
+        assert [len(piece) for piece in zw.stream(PIECES, [most - 5] * 3, timeout=20)] == [most - 5] * 3
+        many = [zw.request(BYTES, 100 << 10) for _ in range(64)]
+        assert [len(reply.result(20)) for reply in many] == [100 << 10] * 64
+        assert len(zw.request(BYTES, most - 5).result(20)) == most - 5
+        zw.push(PUSHED, 1).handled.result(20)
+        assert ledger(zw, "ask.add") == (2, 2, 0, 0, 0)
 
 
 def test_nobody_serves_it_and_that_is_said_after_a_second() -> None:

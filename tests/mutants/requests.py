@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.mutants.planting import Put, bug, nothing
 from zerowait.engines.brokerless.protocol.owner import asks
-from zerowait.engines.brokerless.protocol.worker import owners, streams, worker
+from zerowait.engines.brokerless.protocol.worker import memory, outcomes, owners, streams, worker
 from zerowait.requests import box
 
 
@@ -63,6 +63,15 @@ def _(put: Put) -> None:
         return answered
 
     put(worker.Worker, "_answered", made)
+
+
+@bug("an answer is sent to who takes no such large one", by="tests/protocol/test_large.py")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        return lambda of, told, most: right(of, told, outcomes.ANY_SIZE)
+
+    put(memory, "answer_frames", made)
+    put(worker, "answer_frames", made)
 
 
 @bug("what ends when its asker is gone is remembered")

@@ -300,6 +300,7 @@ RULES: dict[str, tuple[str, ...]] = {
         "a stream that was handed back is lost with who handed it back",
         "a reader is forgotten with the end of his stream",
         "a session without a word about what is held tells that nothing was forgotten",
+        "an answer is sent to who takes no such large one",
     ),
     "10": (
         "what was missed is judged by the numbers of events and not of those that matched",

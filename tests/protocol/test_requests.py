@@ -469,7 +469,7 @@ def flowing() -> tuple[Stage, Puppet, Outflow]:
     owner.send(1, n=1, epoch=EPOCH, fence=EPOCH)
     owner.say(Credit(CHANNEL, 0, 2, 0, BOX, 1))
     assert stage.take() is not None
-    return stage, owner, Outflow(BOX, 1)
+    return stage, owner, Outflow(BOX, EPOCH, 1)
 
 
 def give(stage: Stage, flow: Outflow, *items: bytes) -> None:

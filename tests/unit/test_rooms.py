@@ -16,7 +16,8 @@ PACKAGE = SOURCE / "zerowait"
 GROUPS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "message", "numbers", "names", "notices", "plain", "retry", "settings", "settings_channels",
               "settings_fields", "settings_sources", "codec",
-              "patterns", "snapshot", "log", "contract", "agreement", "accept", "faults", "failures", "turns", "words"),
+              "patterns", "snapshot", "log", "contract", "agreement", "accept", "faults", "failures", "large", "turns",
+              "words"),
     "what users hold": ("topic", "publications", "subscriptions", "ambient",
                         "channels", "app", "decorators", "context", "client", "short", "pending", "callbacks",
                         "receipts", "results", "loading", "mapping", "spreading", "progress", "answers", "replies",
@@ -142,7 +143,7 @@ def test_the_protocol_is_pure(path: Path) -> None:
         assert dotted.split(".")[0] not in IMPURE, f"{called(path)}:{line} imports {dotted}: pass it in"
         words = (
             "zerowait.message", "zerowait.numbers", "zerowait.errors", "zerowait.contract", "zerowait.agreement",
-            "zerowait.names", "zerowait.patterns", "zerowait.words",
+            "zerowait.names", "zerowait.patterns", "zerowait.words", "zerowait.large",
         )  # fmt: skip
         inside = dotted.startswith(("zerowait.engines.brokerless.protocol", *words))
         assert inside or not dotted.startswith("zerowait."), f"{called(path)}:{line} imports {dotted}"

@@ -128,7 +128,7 @@ def test_a_reader_reckons_a_chunk_as_its_producer_did() -> None:
     ten = b"\xc5" + (10_000).to_bytes(2, "big") + bytes(10_000)
     large = b"\xc6" + (50_000).to_bytes(4, "big") + bytes(50_000)
     for items in ([ten] * 12, [large], [large, ten], [b"\x01"] * 1_024, [bytes(UNIT_BYTES)]):
-        flow = Outflow(BOX, 1)
+        flow = Outflow(BOX, 1, 1)
         for item in items:
             flow.put(item)
         assert units(array_of(items, len(items)), len(items)) == flow._used, len(items)

@@ -50,6 +50,7 @@ class Kit(Struct):
     ended: Callable[[], None]  # while leaving: a run or a wait has ended; any thread
     middleware: tuple[Callable[..., Any], ...] = ()
     resources: Any = None
+    message_bytes: int = 16 << 20  # of the largest answer
     turned: float = 0.0  # when the loop last turned, as `time.monotonic`
     started: Started | None = None
     serves: frozenset[str] = frozenset()  # all channels of the app

@@ -21,11 +21,13 @@ from zerowait.errors import EncodeError
 from zerowait.failures import AWAIT, NO_ERRORS, Errors, not_of, pack_bad, pack_remote
 from zerowait.handlers.crew import JOB_SECONDS, Crew, Kit
 from zerowait.handlers.outputs import Released, Tagged
+from zerowait.handlers.reading import called
 from zerowait.handlers.runners import AsyncCrew
 from zerowait.handlers.runs import Call, Run
 from zerowait.handlers.threads import ThreadCrew
 from zerowait.handlers.verdicts import reason_of, story_of, text_of, type_of
 from zerowait.handlers.visits import message_id
+from zerowait.large import BOTH_ENDS, NOTE_BYTES, pack_large, without_fields
 from zerowait.message import Delivery, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -50,6 +52,14 @@ class NotAnAnswer(Exception):
         self.remedy = remedy
 
 
+class TooLargeAnswer(Exception):
+    """What a handler gave is of more bytes than this process may send or receive as one message."""
+
+    def __init__(self, fn: Callable[..., Any], size: int, limit: int) -> None:
+        self.reason = f"{called(fn)} gave {size:,} bytes, and its process sends {limit:,} at most"
+        super().__init__(f"{self.reason}; {BOTH_ENDS}")
+
+
 class NotWanted(Exception):
     """Nobody waits for the answer any more."""
 
@@ -62,6 +72,7 @@ class Replying(Crew):
         self._codec = codec = spec.answers
         self._exact = codec.exact
         self._encode = codec.encode
+        self._largest = kit.message_bytes
         self._errors = Errors(spec.errors) if spec.errors else NO_ERRORS
         self.is_stream = spec.kind == STREAM
         for run in self.runs:
@@ -95,6 +106,9 @@ class Replying(Crew):
             is_other = error.path == "$"
             reason = not_of(self._codec.type, given) if is_other else str(error).removesuffix(": nothing was taken.")
             raise NotAnAnswer(error.path, reason) from None
+
+    def too_large(self, payload: bytes) -> TooLargeAnswer:
+        return TooLargeAnswer(self.spec.fn, len(payload), self._largest)
 
     # What a run reports
 
@@ -132,11 +146,16 @@ class Replying(Crew):
             finish(job, index, index + 1, Outcome(Verdict.CANCELLED, answers=b""))
             return
         note = self._errors.pack(error)
-        if note is None:
+        limit = max(self._largest, NOTE_BYTES)
+        words = without_fields(len(note), limit) if note is not None and len(note) > limit else ""
+        if note is None or words:
             if isinstance(error, NotAnAnswer):
                 note = pack_bad(error.path, error.reason, error.remedy)
+            elif isinstance(error, TooLargeAnswer):
+                note = pack_large(error.reason, BOTH_ENDS)
             else:
-                note = pack_remote(type_of(error), text_of(error), story_of(error, self.kit.judge.traceback_bytes))
+                story = story_of(error, self.kit.judge.traceback_bytes)
+                note = pack_remote(type_of(error), words or text_of(error), story)
             self._failing.tell(message_id(job.delivery, index), reason_of(error), Outcome(Verdict.HANDLED))
         finish(job, index, index + 1, Outcome(Verdict.HANDLED, note=note, answers=b""))
 
@@ -191,7 +210,7 @@ class AsyncReplyCrew(Replying, AsyncCrew):
 
     async def _work(self, run: Run, call: Call) -> None:
         values, answers = run.values, run.answers
-        exact, encode, encoded = self._exact, self._encode, self.encoded
+        exact, encode, encoded, largest = self._exact, self._encode, self.encoded, self._largest
         given: Any = None
         while True:
             try:
@@ -206,7 +225,10 @@ class AsyncReplyCrew(Replying, AsyncCrew):
                         given = await _Rest(step, waits)
                     if self.is_stream:
                         continue
-                    answers.append(encode(given) if given.__class__ is exact else encoded(given))
+                    payload = encode(given) if given.__class__ is exact else encoded(given)
+                    if len(payload) > largest:
+                        raise self.too_large(payload)
+                    answers.append(payload)
                 break
             except EncodeError:  # of a value that is of the right class: its fields are not
                 self._fail(run, self._bad_fields(given))
@@ -257,6 +279,8 @@ class AsyncReplyCrew(Replying, AsyncCrew):
             payload = self._encode(item) if item.__class__ is self._exact else self.encoded(item)
         except EncodeError:  # of a field of it
             payload = self.encoded(item)
+        if len(payload) > self._largest:
+            raise self.too_large(payload)
         flow.put(payload)
         if not flow.is_noted:
             self.kit.desk.flowing(flow)
@@ -288,7 +312,7 @@ class ThreadReplyCrew(Replying, ThreadCrew):
     """The runners of a channel whose handler is `def` and answers."""
 
     def _work(self, run: Run, call: Call) -> None:
-        values, answers, encoded = run.values, run.answers, self.encoded
+        values, answers, encoded, largest = run.values, run.answers, self.encoded, self._largest
         while True:
             try:
                 for value in values:
@@ -296,7 +320,10 @@ class ThreadReplyCrew(Replying, ThreadCrew):
                     if not self.is_stream:
                         if hasattr(given, "__await__"):  # a wrapped coroutine: calling it was only half the work
                             given = self.wait_for(given)
-                        answers.append(encoded(given))
+                        payload = encoded(given)
+                        if len(payload) > largest:
+                            raise self.too_large(payload)
+                        answers.append(payload)
                 return
             except BaseException as error:
                 with self._lock:
@@ -305,7 +332,10 @@ class ThreadReplyCrew(Replying, ThreadCrew):
     def give(self, run: Run, item: Any) -> None:
         """One item of a stream; back when there is room for the next."""
         flow = run.flow
-        flow.put(self.encoded(item))
+        payload = self.encoded(item)
+        if len(payload) > self._largest:
+            raise self.too_large(payload)
+        flow.put(payload)
         if not flow.is_noted:
             self.kit.desk.flowing(flow)
         while not flow.has_room():

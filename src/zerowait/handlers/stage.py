@@ -48,7 +48,7 @@ class Stage:
     specs: what is served, options settled (`Registry.handlers(settings)`). worker: this process's name, for people.
     resources: opened before the first message, closed after the last, both in one task. clock: of `Delivery.expires`.
     make_context: what a handler that wants `ctx`, and middleware, is given. traceback_bytes: bound of what a dead
-    letter keeps. prefetch: bound of the window that is announced, in messages.
+    letter keeps. message_bytes: of the largest answer. prefetch: bound of the window that is announced, in messages.
     """
 
     def __init__(
@@ -61,10 +61,12 @@ class Stage:
         resources: Resources | None = None,
         middleware: Sequence[Callable[..., Any]] = (),
         traceback_bytes: int = 16 * 1024,
+        message_bytes: int = 16 << 20,
         prefetch: int = 50_000,
     ) -> None:
         self._specs = tuple(specs)
         self._judge = Judge(worker, traceback_bytes)
+        self._message_bytes = message_bytes
         self._clock = clock
         self._make_context = make_context
         self._resources = resources
@@ -150,6 +152,7 @@ class Stage:
             clock=self._clock,
             make_context=self._make_context,
             ended=ended,
+            message_bytes=self._message_bytes,
             middleware=self._middleware,
             turned=time.monotonic(),
             started=started,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping
-from threading import Lock
+from contextlib import AbstractContextManager
 from typing import Final, Literal, NamedTuple, Protocol
 from weakref import WeakSet
 
@@ -87,7 +87,7 @@ class Watched(Protocol):
     @property
     def box(self) -> int: ...
     @property
-    def watch(self) -> Lock: ...
+    def watch(self) -> AbstractContextManager[object]: ...
     @property
     def watched(self) -> set[Sheaf]: ...
 

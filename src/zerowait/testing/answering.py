@@ -118,7 +118,7 @@ class Repliers:
         work.manner = manner = self._manners(work.question)
         work.start.ending = manner.ending
         if KINDS[work.channel] == "stream":
-            work.flow = Outflow(delivery.box, name[2])
+            work.flow = Outflow(delivery.box, name[1], name[2])
             if manner.ending == "endless":
                 work.manner = Manner(manner.seconds, manner.ending, ENDLESS, manner.is_deaf)
         self._later(work, manner.seconds, self._end if work.flow is None else self._give)

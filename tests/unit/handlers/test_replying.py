@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.unit.handlers.fakes import FakeDesk, Spec, delivery, hall
+from tests.unit.handlers.fakes import FakeDesk, FakeOutputs, Spec, delivery, hall
 from tests.waiting import wait_until_in_loop
 from zerowait.ambient import DEADLINE
 from zerowait.callbacks import Callbacks
@@ -292,6 +292,76 @@ async def test_an_item_of_another_type_ends_its_stream(is_async: bool) -> None:
         await here.desk.until_done()
         assert here.desk.flows[0].values == [1]
         assert isinstance(answers(here.desk, batch)[0], BadAnswer)
+
+
+@BOTH
+async def test_an_answer_larger_than_its_process_sends_fails_and_sends_nothing(is_async: bool) -> None:
+    """The others of its job are answered; the text names the handler."""
+
+    def handle(size: int, ctx: Any) -> bytes:
+        ctx.push("next", size, {})
+        return bytes(size)
+
+    async def handle_async(size: int, ctx: Any) -> bytes:
+        return handle(size, ctx)
+
+    fn: Any = handle_async if is_async else handle
+    batch = delivery([1, 98, 99, 2])
+    outputs = FakeOutputs()
+    service = spec(fn, is_async=is_async, out=bytes, wants_ctx=True, concurrency=1)
+    async with hall(service, outputs=outputs, message_bytes=100) as here:
+        here.desk.admit(batch)
+        await here.desk.until_done()
+        found = answers(here.desk, batch)
+    large = found.pop(2)
+    assert found == {0: bytes(1), 1: bytes(98), 3: bytes(2)}
+    assert isinstance(large, BadAnswer)
+    assert "handle" in large.message
+    assert "101 bytes, and its process sends 100 at most" in large.message
+    assert "raise message_bytes" in large.message
+    assert outputs.sent == [("next", size) for size in (1, 98, 2)]
+
+
+@BOTH
+async def test_an_item_larger_than_its_process_sends_ends_its_stream(is_async: bool) -> None:
+    async def items(size: int) -> AsyncIterator[bytes]:
+        yield b""
+        yield bytes(size)
+        yield b""
+
+    def plain_items(size: int) -> Iterator[bytes]:
+        yield b""
+        yield bytes(size)
+        yield b""
+
+    fn: Any = items if is_async else plain_items
+    batch = delivery([99])
+    service = spec(fn, is_async=is_async, kind="stream", is_generator=True, out=bytes)
+    async with hall(service, message_bytes=100) as here:
+        here.desk.admit(batch)
+        await here.desk.until_done()
+        assert here.desk.flows[0].values == [b""]
+        (found,) = answers(here.desk, batch).values()
+        assert isinstance(found, BadAnswer)
+        assert "101 bytes" in found.message
+
+
+@BOTH
+async def test_an_exception_with_fields_larger_than_its_process_sends_comes_without_them(is_async: bool) -> None:
+    def handle(size: int) -> int:
+        raise NotFound("x" * size)
+
+    batch = delivery([1_000, 70_000])
+    service = spec(either(handle, is_async), is_async=is_async, errors=(NotFound,))
+    async with hall(service, message_bytes=100) as here:
+        here.desk.admit(batch)
+        await here.desk.until_done()
+        found = answers(here.desk, batch)
+    assert found[0] == NotFound("x" * 1_000), "so little goes to anybody"
+    assert isinstance(found[1], RemoteError)
+    assert found[1].type.endswith("NotFound")
+    assert "raise message_bytes" in found[1].message
+    assert len(found[1].message) < 1_000
 
 
 async def test_what_runs_and_answers_ends_before_it_leaves() -> None:

@@ -51,7 +51,7 @@ class Counter:
             return finished
 
     def flow(self, job: Job, index: int) -> Outflow:
-        return Outflow(job.delivery.box, job.delivery.number(index))
+        return Outflow(job.delivery.box, job.delivery.epoch, job.delivery.number(index))
 
     def flowing(self, flow: Outflow) -> None:
         if not flow.is_noted:

@@ -14,22 +14,23 @@ from math import inf
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Effects, Say, Ticket
 from zerowait.engines.brokerless.protocol.frames import Outcome, Part
+from zerowait.engines.brokerless.protocol.link import Link
 from zerowait.engines.brokerless.protocol.worker.keeping import Keeping
 from zerowait.engines.brokerless.protocol.worker.memory import Memory
 from zerowait.message import SEGMENT_MESSAGES, Keep, Kept, Sent, Verdict
 
 
 class Claims:
-    """home: our outbox on disk, where outcomes are kept; 0 while there is none. conn_of: the connection to the owner of
-    an outbox, if there is one."""
+    """home: our outbox on disk, where outcomes are kept; 0 while there is none. link: to the owner of an outbox, if he
+    is there."""
 
-    def __init__(self, effects: Effects, config: Config, memory: Memory, conn_of: Callable[[int], int | None]) -> None:
+    def __init__(self, effects: Effects, config: Config, memory: Memory, link: Callable[[int], Link | None]) -> None:
         self.home = 0
         self.released_unasked = 0  # messages whose outputs have left without being chosen, in this life
         self._effects = effects
         self._config = config
         self._memory = memory
-        self._conn_of = conn_of
+        self._link = link
         self._keeping = Keeping(effects)
         self._over: set[int] = set()  # outboxes whose owner has said that nothing of its own is left
         self._alone: dict[int, float] = {}  # outboxes of others without a link to their owner: since when
@@ -48,7 +49,7 @@ class Claims:
                 each.origin, part, home, has_outputs=each.has_outputs, released=each.verdict is Verdict.RELEASED
             )
             found.setdefault(each.origin, []).append(part)
-            if self._conn_of(each.origin) is None:
+            if self._link(each.origin) is None:
                 self._alone.setdefault(each.origin, now)
         for box, parts in found.items():
             self._tell(box, parts)
@@ -191,15 +192,15 @@ class Claims:
             self._memory.forget(box, part)
 
     def _tell(self, box: int, parts: list[Part]) -> None:
-        conn = self._conn_of(box)
-        if conn is not None:  # else it is said when its owner is back
-            for outcome in self._memory.told(box, _joined(parts)):
-                self._effects.send(conn, outcome)
+        link = self._link(box)
+        if link is not None:  # else it is said when its owner is back
+            for outcome in self._memory.told(box, _joined(parts), link.message_bytes):
+                self._effects.send(link.conn, outcome)
 
     def _say_released(self, box: int, parts: list[Part], home: int) -> None:
-        conn = self._conn_of(box)
-        if conn is not None and parts:
-            self._effects.send(conn, Outcome(box, Verdict.RELEASED, tuple(_joined(parts)), outputs=home))
+        link = self._link(box)
+        if link is not None and parts:
+            self._effects.send(link.conn, Outcome(box, Verdict.RELEASED, tuple(_joined(parts)), outputs=home))
 
 
 def _joined(parts: list[Part]) -> list[Part]:

@@ -12,7 +12,14 @@ from msgspec.structs import replace
 
 from zerowait.engines.brokerless.protocol.frames import Outcome, Part, array_of, payloads
 from zerowait.engines.brokerless.protocol.worker.kept import KeptOutcomes
-from zerowait.engines.brokerless.protocol.worker.outcomes import PARTS, Answer, Known, answer_frames, outcome_frames
+from zerowait.engines.brokerless.protocol.worker.outcomes import (
+    ANY_SIZE,
+    PARTS,
+    Answer,
+    Known,
+    answer_frames,
+    outcome_frames,
+)
 from zerowait.message import Verdict
 from zerowait.numbers import Numbers
 
@@ -121,7 +128,9 @@ class Memory:
             kept.extend(self.kept.forget(box, part))
         return kept
 
-    def again(self, box: int, epoch: int, ranges: Iterable[tuple[int, int]], fence: int, n: int) -> list[Outcome]:
+    def again(
+        self, box: int, epoch: int, ranges: Iterable[tuple[int, int]], fence: int, n: int, most: int
+    ) -> list[Outcome]:
         """What is known of these, which have come under that dispatch, to be said once more.
 
         `dead` quotes it: under the older one, of which its owner wants to know nothing any more, it would change
@@ -129,7 +138,7 @@ class Memory:
         wanted = Numbers(ranges)
         if not wanted:
             return []
-        said = self._outcomes(box, (epoch, wanted))
+        said = self._outcomes(box, (epoch, wanted), most)
         # Their owner does not know that they were handled, or it would not have sent them: it is asked to choose again.
         again: list[Outcome] = []
         for each in said:
@@ -142,11 +151,17 @@ class Memory:
                 again.append(each)
         return again
 
-    def replay(self, box: int) -> list[Outcome]:
-        """All that this outbox's owner has not confirmed."""
-        return self._outcomes(box, None)
+    def replay(self, box: int, most: int = ANY_SIZE) -> list[Outcome]:
+        """All that this outbox's owner has not confirmed, for one who takes at most so many bytes in a message."""
+        return self._outcomes(box, None, most)
 
-    def _outcomes(self, box: int, wanted: tuple[int, Numbers] | None) -> list[Outcome]:
+    def amend(self, box: int, number: int, note: Known) -> None:
+        """What that stream is said to have ended with, from now on."""
+        for ended in self._ended.get(box, {}).values():
+            if ended.notes is not None and number in ended.notes:
+                ended.notes[number] = note
+
+    def _outcomes(self, box: int, wanted: tuple[int, Numbers] | None, most: int) -> list[Outcome]:
         """`wanted`: an epoch, and which numbers of it; None: all."""
         handled: list[Part] = []
         answers: list[Answer] = []
@@ -164,9 +179,9 @@ class Memory:
             for number, known in ended.others.items():
                 if wanted is None or number in wanted[1]:
                     others.append((Part(epoch, number, 1, fence, n), known))
-        return [*self._said(box, handled, others), *answer_frames(box, answers)]
+        return [*self._said(box, handled, others, most), *answer_frames(box, answers, most)]
 
-    def _said(self, box: int, handled: list[Part], others: list[tuple[Part, Known]]) -> list[Outcome]:
+    def _said(self, box: int, handled: list[Part], others: list[tuple[Part, Known]], most: int) -> list[Outcome]:
         said: list[Outcome] = []
         if self.kept:
             handled, claims = self.kept.apart(box, handled)
@@ -175,10 +190,10 @@ class Memory:
                 said.extend(Outcome(box, verdict, tuple(some), outputs=home) for some in _chunks(parts))
         said += [Outcome(box, Verdict.HANDLED, tuple(parts)) for parts in _chunks(handled)]
         for verdict in dict.fromkeys(known.verdict for _, known in others):
-            said.extend(outcome_frames(box, verdict, [pair for pair in others if pair[1].verdict is verdict]))
+            said.extend(outcome_frames(box, verdict, [pair for pair in others if pair[1].verdict is verdict], most))
         return said
 
-    def told(self, box: int, parts: Iterable[Part]) -> list[Outcome]:
+    def told(self, box: int, parts: Iterable[Part], most: int) -> list[Outcome]:
         """What is known of these, each under its own dispatch."""
         handled: list[Part] = []
         others: list[tuple[Part, Known]] = []
@@ -193,7 +208,7 @@ class Memory:
                     known = ended.others.get(number)
                     if known is not None:
                         others.append((Part(part.epoch, number, 1, part.fence, part.n), known))
-        return self._said(box, handled, others)
+        return self._said(box, handled, others, most)
 
     def confirm(self, box: int, parts: Iterable[Part]) -> None:
         """Durably settled at the owner. One that names another dispatch than the outcome's is ignored (rules §2.2).

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from zerowait.engines.brokerless.protocol.effects import Effects
-from zerowait.engines.brokerless.protocol.frames import Outcome, Part, array_of
+from zerowait.engines.brokerless.protocol.frames import Outcome, Part, array_of, payloads
 from zerowait.engines.brokerless.protocol.worker.owners import Owners
+from zerowait.large import NOTE_BYTES, refused, shortened
 from zerowait.message import SEGMENT_MESSAGES, Verdict
 from zerowait.numbers import Numbers
 
@@ -18,6 +20,7 @@ Dispatch = tuple[int, int, int, int]  # (outbox, epoch, fence, n)
 NOTES_BYTES = 64 * 1024
 ANSWERS_BYTES = 128 * 1024
 PARTS = 1_024
+ANY_SIZE = 1 << 62  # in place of what who reads them takes: only what they are about is looked at, or it was seen to
 
 
 class Known(Struct, gc=False):
@@ -58,7 +61,7 @@ class Outcomes:
             self._effects.send(link.conn, Outcome(box, verdict, tuple(parts)))
             return
         known = Known(verdict, after_ms, note)
-        for outcome in outcome_frames(box, verdict, [(part, known) for part in parts]):
+        for outcome in outcome_frames(box, verdict, [(part, known) for part in parts], link.message_bytes):
             self._effects.send(link.conn, outcome)
 
     def handled(self, handled: dict[Dispatch, list[tuple[int, int]]]) -> None:
@@ -76,13 +79,16 @@ class Outcomes:
         self.handed_back = {(box, part) for box, part in self.handed_back if self._owners.link(box) is not None}
 
 
-def outcome_frames(box: int, verdict: Verdict, ends: Iterable[tuple[Part, Known]]) -> Iterator[Outcome]:
-    """One verdict about these, in as many frames as their notes need."""
+def outcome_frames(box: int, verdict: Verdict, ends: Iterable[tuple[Part, Known]], most: int) -> Iterator[Outcome]:
+    """One verdict about these, in as many frames as their notes need. most: bytes of a message that its owner takes."""
     parts: list[Part] = []
     notes: list[tuple[int, int, int, bytes]] = []
     size = 0
     noted = verdict in (Verdict.RETRY, Verdict.DEAD)
+    most = max(most, NOTE_BYTES)
     for part, known in ends:
+        if noted and len(known.note) > most:
+            known = replace(known, note=shortened(known.note, most))
         more = part.count * len(known.note) if noted else 0
         if parts and (size + more > NOTES_BYTES or len(parts) >= PARTS):
             yield Outcome(box, verdict, tuple(parts), tuple(notes))
@@ -95,8 +101,9 @@ def outcome_frames(box: int, verdict: Verdict, ends: Iterable[tuple[Part, Known]
         yield Outcome(box, verdict, tuple(parts), tuple(notes))
 
 
-def answer_frames(box: int, answers: Iterable[Answer]) -> Iterator[Outcome]:
-    """These answers, in as few frames as they need."""
+def answer_frames(box: int, answers: Iterable[Answer], most: int) -> Iterator[Outcome]:
+    """These answers, in as few frames as they need, for one who takes at most so many bytes in a message. He would end
+    the link at a larger one, and at each link on which it came again."""
     parts: list[Part] = []
     notes: list[tuple[int, int, int, bytes]] = []
     bodies: list[bytes] = []
@@ -109,6 +116,12 @@ def answer_frames(box: int, answers: Iterable[Answer]) -> Iterator[Outcome]:
     for answer in answers:
         part, note = answer.part, answer.note
         more = len(answer.payloads) if note is None else len(note.note)
+        if more > most:
+            if parts:
+                yield outcome()
+                parts, notes, bodies, size, count = [], [], [], 0, 0
+            yield from answer_frames(box, _taken(answer, most), ANY_SIZE)
+            continue
         if parts and (size + more > ANSWERS_BYTES or len(parts) >= PARTS):
             yield outcome()
             parts, notes, bodies, size, count = [], [], [], 0, 0
@@ -125,6 +138,22 @@ def answer_frames(box: int, answers: Iterable[Answer]) -> Iterator[Outcome]:
             notes.append((part.epoch, part.first, note.after_ms, note.note))
     if parts:
         yield outcome()
+
+
+def _taken(answer: Answer, most: int) -> Iterator[Answer]:
+    """One by one, and in place of each that is larger than who asked takes: that it is."""
+    part, note = answer.part, answer.note
+    if note is not None:
+        room = max(most, NOTE_BYTES)
+        fits = len(note.note) <= room
+        yield answer if fits else Answer(part, note=replace(note, note=shortened(note.note, room)))
+        return
+    for number, payload in enumerate(payloads(array_of([answer.payloads], part.count)), part.first):
+        one = Part(part.epoch, number, 1, part.fence, part.n)
+        if len(payload) <= most:
+            yield Answer(one, payload)
+        else:
+            yield Answer(one, note=Known(Verdict.HANDLED, note=refused(len(payload), most)))
 
 
 def _goes_on(last: Part, part: Part) -> bool:

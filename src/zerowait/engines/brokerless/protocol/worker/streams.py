@@ -1,17 +1,22 @@
 """Streams on their way out: items that handlers give, as far as their readers have made room for them (rules §9).
 
 A handler gives items into its Outflow, on whatever thread it runs, and waits where that has no room; here they leave in
-CHUNKs. What the reader has not said to be there is kept: it goes again on the connection on which he asks for it."""
+CHUNKs. What the reader has not said to be there is kept: it goes again on the connection on which he asks for it.
+
+An item that is larger than he takes ends its stream there, in words: he would end the link, and at each link on which
+it came again."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from zerowait.engines.brokerless.protocol.effects import Effects
-from zerowait.engines.brokerless.protocol.frames import Chunk, Credit, Part, array_of
+from zerowait.engines.brokerless.protocol.effects import Cancel, Effects
+from zerowait.engines.brokerless.protocol.frames import Chunk, Credit, Part, array_of, payloads
 from zerowait.engines.brokerless.protocol.link import Link
-from zerowait.message import UNIT_BYTES
+from zerowait.engines.brokerless.protocol.worker.outcomes import Known
+from zerowait.large import refused
+from zerowait.message import BODY_START, UNIT_BYTES, Verdict
 
 CHUNK_BYTES = 128 * 1024  # a CHUNK of several items is no larger
 CHUNK_ITEMS = 1_024
@@ -26,6 +31,7 @@ class Outflow:
         "_used",
         "box",
         "conn",
+        "epoch",
         "has_ended",
         "is_noted",
         "limit",
@@ -35,8 +41,9 @@ class Outflow:
         "waiting",
     )
 
-    def __init__(self, box: int, number: int) -> None:
+    def __init__(self, box: int, epoch: int, number: int) -> None:
         self.box = box
+        self.epoch = epoch
         self.number = number
         self.limit = STREAM_UNITS
         self.waiting: deque[bytes] = deque()  # items that no CHUNK has taken
@@ -85,6 +92,23 @@ class Outflow:
         self.unseen.extend(made)
         return made
 
+    def cut(self, most: int) -> int:
+        """Ends it before the first item of more than so many bytes that is kept: gives how many it has; 0: there is
+        none. What stands before it in its CHUNK is kept."""
+        for at, chunk in enumerate(self.unseen):
+            if len(chunk.body) - BODY_START > most:
+                items = [bytes(item) for item in payloads(chunk.body)]
+                fitting = next((index for index, item in enumerate(items) if len(item) > most), len(items))
+                if fitting == len(items):
+                    continue  # together they are more, as those of any CHUNK may be
+                while len(self.unseen) > at:
+                    self.unseen.pop()
+                if fitting:
+                    self.unseen.append(Chunk(self.box, self.number, chunk.serial, array_of(items[:fitting], fitting)))
+                self.serial = chunk.serial + (fitting > 0)
+                return len(items[fitting])
+        return 0
+
     def throw_away(self) -> None:
         """Nobody reads what has been given."""
         self.is_noted = False  # as in `gather`
@@ -102,6 +126,7 @@ class Streams:
         self._flows: dict[tuple[int, int], Outflow] = {}
         self._early: dict[tuple[int, int], tuple[int, int]] = {}  # limit and connection, before a handler has begun
         self._unread: set[tuple[int, int]] = set()  # run still, and nobody wants what they give
+        self.refused: dict[tuple[int, int], bytes] = {}  # run still, and end with this: their reader takes no such item
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -139,6 +164,10 @@ class Streams:
             if name in self._unread:
                 flow.throw_away()
                 continue
+            if self.refused and name in self.refused:
+                flow.is_noted = False  # as in `gather`
+                flow.waiting.clear()
+                continue
             if not flow.has_ended and name not in self._flows:
                 self._flows[name] = flow
                 limit, flow.conn = self._early.pop(name, (0, 0))
@@ -147,9 +176,35 @@ class Streams:
 
     def _send(self, flow: Outflow) -> None:
         link = self._link(flow.box)
-        for chunk in flow.gather():
-            if link is not None and link.conn == flow.conn:
+        made = flow.gather()
+        if link is None:
+            return
+        limit = link.message_bytes + BODY_START
+        for chunk in made:
+            if len(chunk.body) > limit and self._is_cut(flow, link):
+                made = [each for each in flow.unseen if each.serial >= made[0].serial]
+                break
+        if link.conn == flow.conn:
+            for chunk in made:
                 self._effects.send(link.conn, chunk)
+
+    def _is_cut(self, flow: Outflow, link: Link) -> bool:
+        """Whether its reader takes something of it not. Then it ends before that, and its handler is stopped."""
+        size = flow.cut(link.message_bytes)
+        if size:
+            self.refused[flow.box, flow.number] = refused(size, link.message_bytes, what="an item")
+            self._effects.add(Cancel(flow.box, ((flow.epoch, flow.number, 1),)))
+        return bool(size)
+
+    def fit(self, box: int, link: Link) -> list[tuple[int, Known]]:
+        """That outbox has a new link, whose other end may take less. Gives what those end with, in place of what is
+        remembered, that have ended already."""
+        found: list[tuple[int, Known]] = []
+        for flow in [flow for (of, _), flow in self._flows.items() if of == box]:
+            if self._is_cut(flow, link) and flow.has_ended:
+                note = self.refused.pop((box, flow.number))
+                found.append((flow.number, Known(Verdict.HANDLED, flow.serial, note)))
+        return found
 
     def end(self, box: int, number: int) -> int:
         """Its handler has given the last item: how many CHUNKs there are."""
@@ -158,6 +213,8 @@ class Streams:
         if flow is None or (box, number) in self._unread:
             self.drop(box, number)
             return flow.serial if flow is not None else 0
+        if (box, number) in self.refused:
+            flow.waiting.clear()
         self._send(flow)
         flow.has_ended = True
         if not flow.unseen:
@@ -203,6 +260,7 @@ class Streams:
         self._unread = {name for name in self._unread if name[0] != box}
 
     def _forget(self, name: tuple[int, int]) -> None:
+        self.refused.pop(name, None)
         flow = self._flows.pop(name, None)
         if flow is not None:
             flow.has_ended = True

@@ -55,7 +55,7 @@ class Worker:
         self.memory = Memory()
         self.lanes = Lanes(config, self.desk, self.memory.is_told)
         self.owners = Owners(config)
-        self.claims = Claims(effects, config, self.memory, self._conn_of)
+        self.claims = Claims(effects, config, self.memory, self.owners.link)
         self.streams = Streams(effects, self.owners.link, self.desk.lies)
         self.outcomes = Outcomes(effects, self.owners)
         self.windows: dict[str, Window] = {}
@@ -128,10 +128,6 @@ class Worker:
     def disown(self, home: int) -> None:
         self.claims.closed(home)
 
-    def _conn_of(self, box: int) -> int | None:
-        link = self.owners.link(box)
-        return link.conn if link is not None else None
-
     # -- links -----------------------------------------------------------------------------------------------------
 
     def opened(self, link: Link) -> None:
@@ -159,7 +155,9 @@ class Worker:
             self.owners.announced(owned, link)
             self.claims.met(owned.box)
             self.memory.opened(owned.box, owned.epoch, self.desk.epochs(owned.box))
-            ended = self.memory.replay(owned.box)
+            for number, note in self.streams.fit(owned.box, link) if self.streams else ():
+                self.memory.amend(owned.box, number, note)
+            ended = self.memory.replay(owned.box, link.message_bytes)
             for outcome in ended:
                 self._effects.send(link.conn, outcome)
             serial = link.held[owned.box] = link.held.get(owned.box, 0) + 1
@@ -294,8 +292,10 @@ class Worker:
         sorted_ = self.memory.sort(batch.box, batch.epoch, batch.ranges, self.desk.here(batch.box, batch.epoch))
         if sorted_.superseded:
             self.claims.superseded(batch.box, sorted_.superseded)
-        for outcome in self.memory.again(batch.box, batch.epoch, sorted_.known, batch.fence, batch.n):
-            self._effects.send(link.conn, outcome)
+        if sorted_.known:
+            most = link.message_bytes
+            for outcome in self.memory.again(batch.box, batch.epoch, sorted_.known, batch.fence, batch.n, most):
+                self._effects.send(link.conn, outcome)
         if sorted_.here:
             self.desk.retag(batch.box, batch.epoch, sorted_.here, batch.fence, batch.n)
         if not sorted_.fresh:
@@ -406,20 +406,21 @@ class Worker:
         for (box, _), told in answers.items():
             link = self.owners.link(box)
             if link is not None:
-                for outcome in answer_frames(box, told):
+                for outcome in answer_frames(box, told, link.message_bytes):
                     self._effects.send(link.conn, outcome)
 
     def _answered(self, box: int, parts: Sequence[Part], ended: Ended) -> list[Answer]:
         """Requests have ended, which is remembered; gives what is to be told: nothing, where nobody asks any more."""
         assert ended.answers is not None
         told: list[Answer] = []
-        if ended.verdict is Verdict.CANCELLED:
+        if ended.verdict is Verdict.CANCELLED and (box, parts[0].first) not in self.streams.refused:
             self.streams.leave(box, parts)
             return told
         if not ended.answers:
             for part in parts:
                 for number in range(part.first, part.first + part.count):
-                    note = Known(Verdict.HANDLED, self.streams.end(box, number), ended.note)
+                    chunks = self.streams.end(box, number)
+                    note = Known(Verdict.HANDLED, chunks, self.streams.refused.pop((box, number), ended.note))
                     told.append(Answer(Part(part.epoch, number, 1, part.fence, part.n), note=note))
             return self._remembered(box, told)
         self.streams.answered(box, parts)
