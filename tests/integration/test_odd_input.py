@@ -50,7 +50,8 @@ def test_text_of_a_class_of_its_own_is_text(settings: Settings) -> None:
         zw.publish(Markup("mail.heard"), 1, headers=headers).result(5)
         wait_until(lambda: len(told) == 4 and len(heard) == 1, within=10)
     assert heard == ["t"]
-    assert sorted(told, key=repr) == sorted([(1, {}), (1, {}), (1, {"trace": "x"}), (1, {"trace": "x"})], key=repr)
+    expected: list[object] = [(1, {}), (1, {}), (1, {"trace": "x"}), (1, {"trace": "x"})]
+    assert sorted(told, key=repr) == sorted(expected, key=repr)
 
 
 def test_a_retry_in_three_hundred_years_stops_nobody(settings: Settings) -> None:
