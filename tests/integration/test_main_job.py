@@ -6,20 +6,23 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from tests.integration.services import WORK, Work
 from tests.programs import Serve, services
 from tests.waiting import wait_until
-from zerowait import App, Client, Dead, PushChannel, QueueFull, Retry, Settings
+from zerowait import App, Client, Dead, PushChannel, QueueFull, Receipt, Retry, Settings
 from zerowait.errors import Cancelled, Closed, EncodeError, Expired, StoreError, TooLarge, UsageError
+from zerowait.snapshot import ChannelStatus
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +71,44 @@ def test_a_push_waits_for_a_worker_that_comes_later(durable: bool, serve: Serve)
         assert zw.status().boxes
         serve("echo")
         receipt.handled.result(10)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_is_urgent_is_handled_before_what_waits_though_that_was_pushed_and_read_before(
+    durable: bool, settings: Settings
+) -> None:
+    app, handled, go_on = App("later", settings=settings), list[int](), threading.Event()
+
+    @app.pull("urgent.first", concurrency=1)
+    def work(value: tuple[int, bytes]) -> None:
+        assert go_on.wait(20)
+        handled.append(value[0])
+
+    with Client("sender", settings=settings) as zw:
+
+        def push(first: int, priority: Literal["low", "normal", "high"], count: int = 20) -> list[Receipt]:
+            return [
+                zw.push("urgent.first", (first + n, bytes(50_000)), priority=priority, durable=durable)
+                for n in range(count)
+            ]
+
+        # given more than is read ahead, and an urgent one among what was there before the worker
+        receipts = [*push(0, "low", 200), *push(1_000, "normal"), *push(2_000, "high")]
+        receipts[-1].result(20)
+        with app:
+            wait_until(lambda: any(box.in_flight for box in in_channel(zw, "urgent.first")), within=10)
+            # when more comes while the handler stands
+            receipts += push(3_000, "high")
+            receipts[-1].result(20)
+            go_on.set()
+            for receipt in receipts:
+                receipt.handled.result(30)
+    high = [*range(2_000, 2_020), *range(3_000, 3_020)]
+    assert handled == [*high, *range(1_000, 1_020), *range(200)]
+
+
+def in_channel(zw: Client, channel: str) -> list[ChannelStatus]:
+    return [row for box in zw.status().boxes for row in box.channels if row.channel == channel]
 
 
 def test_what_a_killed_worker_held_is_given_to_another_at_once(serve: Serve, witness: Path) -> None:

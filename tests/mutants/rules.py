@@ -8,7 +8,7 @@ from typing import Any
 from tests.mutants.planting import Put, bug, nothing
 from zerowait.engines.brokerless import outboxes
 from zerowait.engines.brokerless.protocol import core, effects, link, sessions
-from zerowait.engines.brokerless.protocol.owner import custody, openings, owner, withdrawals
+from zerowait.engines.brokerless.protocol.owner import custody, dispatch, openings, owner, withdrawals
 from zerowait.engines.brokerless.protocol.peers import Peers
 from zerowait.engines.brokerless.protocol.worker import memory, share, worker
 from zerowait.outbox import ahead, known, outbox, settlement
@@ -16,6 +16,7 @@ from zerowait.outbox import ahead, known, outbox, settlement
 RULES = "tests/protocol/test_rules.py"
 CROWD = "tests/protocol/test_crowd.py"
 OUTBOX = "tests/unit/outbox/test_outbox.py"
+PRIORITY = "tests/protocol/test_priority.py"
 KNOWN = "tests/unit/outbox/test_known.py"
 
 # -- names and connections ---------------------------------------------------------------------------------------------
@@ -163,6 +164,22 @@ def _(put: Put) -> None:
 @bug("what is urgent waits for what is not", by=OUTBOX)
 def _(put: Put) -> None:
     put(ahead, "PRIORITIES", lambda right: tuple(reversed(right)))
+
+
+@bug("what is urgent waits for what is not and is in memory already", by=PRIORITY)
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def _level(self: Any, priority: int) -> Any:
+            return self.levels[0]
+
+        return _level
+
+    put(dispatch.Queue, "_level", made)
+
+
+@bug("what is urgent has no room where what is not has filled it", by=OUTBOX)
+def _(put: Put) -> None:
+    put(ahead, "QUARTERS", lambda right: dict.fromkeys(right, 4))
 
 
 @bug("a push that comes again by its id is taken again", by=KNOWN)

@@ -269,6 +269,8 @@ RULES: dict[str, tuple[str, ...]] = {
     ),
     "8.3": (
         "what is urgent waits for what is not",
+        "what is urgent waits for what is not and is in memory already",
+        "what is urgent has no room where what is not has filled it",
         "what expires while it waits in memory never does",
         "what waits in memory is looked at for its time only when it is read",
         "what waits on disk never expires",

@@ -102,9 +102,10 @@ class Stage:
         expires: int | None = None,
         key: bytes | None = None,
         sizes: list[int] | None = None,
+        priority: int = 0,
     ) -> Segment:
         assert self.store is not None
-        made = self.store.accept(channel, sizes or [size] * count, key)
+        made = self.store.accept(channel, sizes or [size] * count, key, priority)
         made.expires = expires
         if key is None:
             self.core.owner.offer(self.store.box, [made])

@@ -12,7 +12,7 @@
     hold X                                 its interpreter is held until `resume`: nothing of it goes on, and it lives
     asker A · replier B [runners=N] [takes=S] [kind=KIND]
     ask A N [timeout=S] [idempotent=yes] [hedge=yes] · cancel A N
-    push A N [bytes=N] [key=K] · withdraw A N
+    push A N [bytes=N] [key=K] [priority=low|high] · withdraw A N
     outcome B N retry|dead|unstarted [after=S]     how the next run of message N ends at B
     takes B S · serve B CHANNEL…
     killer N [with=A]                      who runs message N dies of it, in the middle of the run, and takes A along
@@ -48,6 +48,7 @@ from zerowait.numbers import Numbers
 CHANNEL = "work"
 LINES_OF_RUNS = 6
 QUIET = (frames.Ping, frames.Pong, frames.Credit, frames.Want, frames.State, frames.Hello, frames.Room)
+PRIORITIES = {"low": -1, "normal": 0, "high": 1}
 VERDICTS = {"retry": Verdict.RETRY, "dead": Verdict.DEAD, "unstarted": Verdict.UNSTARTED}
 
 
@@ -331,8 +332,9 @@ class Scenario:
         process.alive = False
         return self._seen()
 
-    def _do_push(self, name: str, count: str, bytes: str = "10", key: str = "") -> None:
-        self.processes[name].push(CHANNEL, [int(bytes)] * int(count), key=key.encode() or None)
+    def _do_push(self, name: str, count: str, bytes: str = "10", key: str = "", priority: str = "normal") -> None:
+        sizes = [int(bytes)] * int(count)
+        self.processes[name].push(CHANNEL, sizes, key=key.encode() or None, priority=PRIORITIES[priority])
 
     def _do_withdraw(self, name: str, number: str) -> None:
         process, store = self.processes[name], self.stores[name]

@@ -49,6 +49,7 @@ def segment(
     due: int | None = None,
     marks: Marks | None = None,
     key: bytes | None = None,
+    priority: int = 0,
     gone: tuple[tuple[int, int], ...] = (),
 ) -> Segment:
     sizes = list(sizes)
@@ -71,6 +72,7 @@ def segment(
         due=due,
         marks=marks,
         key=key,
+        priority=priority,
         gone=gone,
     )
 
@@ -103,12 +105,13 @@ class Claim:
 
 
 class Row:
-    __slots__ = ("channel", "counted", "due", "failures", "key", "line", "marks", "note", "size")
+    __slots__ = ("channel", "counted", "due", "failures", "key", "line", "marks", "note", "priority", "size")
 
-    def __init__(self, channel: str, size: int, key: bytes | None = None) -> None:
+    def __init__(self, channel: str, size: int, key: bytes | None = None, priority: int = 0) -> None:
         self.channel = channel
         self.size = size
         self.key = key
+        self.priority = priority
         self.line = 0  # with a key: the row of the outbox that it lies in
         self.failures = 0
         self.counted = (0, 0)  # the dispatch whose failure was counted last
@@ -154,13 +157,13 @@ class Store:
         heapq.heapify(self._due)
         return self.epoch
 
-    def accept(self, channel: str, sizes: list[int], key: bytes | None = None) -> Segment:
+    def accept(self, channel: str, sizes: list[int], key: bytes | None = None, priority: int = 0) -> Segment:
         """Without a key it is offered at once; else `heads` does."""
-        made = segment(channel, self.epoch, self.next, sizes, key=key)
+        made = segment(channel, self.epoch, self.next, sizes, key=key, priority=priority)
         self.next += len(sizes)
         self.accepted += len(sizes)
         for number, size in enumerate(sizes, made.first):
-            self.rows[made.epoch, number] = Row(channel, size, key)
+            self.rows[made.epoch, number] = Row(channel, size, key, priority)
             if key is not None:
                 self.keys[made.epoch, number] = key
             else:
@@ -194,7 +197,7 @@ class Store:
             found.append(
                 segment(
                     row.channel, names[0][0], names[0][1], [self._size(n, row) for n in names], seq=row.line,
-                    failures=row.failures, due=row.due or None, marks=row.marks, key=row.key,
+                    failures=row.failures, due=row.due or None, marks=row.marks, key=row.key, priority=row.priority,
                     gone=tuple((number, 1) for _, number in gone),
                 )
             )  # fmt: skip
@@ -381,8 +384,9 @@ class Store:
     def _offer(self, epoch: int, number: int, row: Row) -> Segment:
         self._offered.add((epoch, number))
         return segment(
-            row.channel, epoch, number, [row.size], failures=row.failures, due=row.due or None, marks=row.marks
-        )
+            row.channel, epoch, number, [row.size], failures=row.failures, due=row.due or None, marks=row.marks,
+            priority=row.priority,
+        )  # fmt: skip
 
     def unread(self, most: int) -> list[Segment]:
         """The next so many that no dispatch has seen since the opening, in order."""

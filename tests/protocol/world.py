@@ -135,9 +135,16 @@ class Process:
 
     # -- what a test does --------------------------------------------------------------------------------------------
 
-    def push(self, channel: str, sizes: list[int] | int, box: int | None = None, key: bytes | None = None) -> Segment:
+    def push(
+        self,
+        channel: str,
+        sizes: list[int] | int,
+        box: int | None = None,
+        key: bytes | None = None,
+        priority: int = 0,
+    ) -> Segment:
         store = self.stores[box] if box is not None else next(iter(self.stores.values()))
-        made = store.accept(channel, [10] * sizes if isinstance(sizes, int) else sizes, key)
+        made = store.accept(channel, [10] * sizes if isinstance(sizes, int) else sizes, key, priority)
         if key is None:
             self.core.owner.offer(store.box, [made])
         self.world.touch(self)

@@ -1,8 +1,10 @@
 """What has been handed to dispatch, and what is read next: a backlog lies on disk, and only its head in memory.
 
 Each channel has a cursor for each priority into the rows that may go at once, in the order of their names, and one into
-those that wait for their time. Rows are only ever added behind these cursors' backs in one way, with a due time that
-has passed already; such a due time is moved just behind the cursor.
+those that wait for their time. Dispatch sends the highest first of what it has; so that a row can overtake what was
+read before it, there is some room left for the higher ones when that of the lower is full. Rows are only ever added
+behind these cursors' backs in one way, with a due time that has passed already; such a due time is moved just behind
+the cursor.
 
 What has a key goes out only as the head of its key, and while nothing else of the key is out. A cursor that comes by a
 key which is not free passes on: the head is looked up when what is out has left (`zerowait.outbox.heads`). So of each
@@ -26,6 +28,7 @@ from zerowait.outbox.reading import Found, body_of, find, segment_of
 from zerowait.outbox.row import Row
 
 PRIORITIES: Final = (1, 0, -1)
+QUARTERS: Final = {1: 5, 0: 4, -1: 3}  # of what follows, that may be read ahead when something of it is added
 BATCH: Final = 256
 CHANNEL_ROWS: Final = 8_192
 CHANNEL_BYTES: Final = 4 << 20
@@ -64,12 +67,20 @@ class _Reader:
         self.mean = 256.0  # bytes of a row, of those that were handed out lately
         self.out_bytes = 0  # handed to dispatch and not yet settled: never less than what is not drawn
 
-    def fitting(self) -> int:
+    def fitting(self, priority: int = 0) -> int:
         """How many rows to read at once: about as many as there is room for, since those too many are read in vain."""
-        return max(1, min(BATCH, CHANNEL_ROWS - self.rows, int((self.most_bytes - self.nbytes) / self.mean) + 1))
+        quarters = QUARTERS[priority]
+        rows, nbytes = CHANNEL_ROWS * quarters // 4 - self.rows, self.most_bytes * quarters / 4 - self.nbytes
+        return max(1, min(BATCH, rows, int(nbytes / self.mean) + 1))
 
-    def has_room(self) -> bool:
-        return self.rows < CHANNEL_ROWS and self.nbytes < self.most_bytes
+    def has_room(self, priority: int = 0) -> bool:
+        """Room for one more of that priority; for any where nothing is."""
+        if not priority:
+            return self.rows < CHANNEL_ROWS and self.nbytes < self.most_bytes
+        quarters = QUARTERS[priority]
+        return not self.rows or (
+            self.rows < CHANNEL_ROWS * quarters // 4 and self.nbytes < self.most_bytes * quarters / 4
+        )
 
 
 class Ahead:
@@ -115,7 +126,7 @@ class Ahead:
             return False
         passed = name < reader.cursors[row.priority]  # whoever reads will not come by here again
         if not passed:
-            if row.priority in reader.unread or not self._has_room(reader):
+            if row.priority in reader.unread or not self._has_room(reader, row.priority):
                 reader.unread.add(row.priority)
                 return False
             reader.cursors[row.priority] = name
@@ -133,7 +144,7 @@ class Ahead:
         if name >= reader.cursors[row.priority]:
             if row.priority in reader.unread:
                 return
-            if row.key not in reader.busy and not self._has_room(reader):
+            if row.key not in reader.busy and not self._has_room(reader, row.priority):
                 reader.unread.add(row.priority)
                 return
             reader.cursors[row.priority] = name
@@ -208,12 +219,13 @@ class Ahead:
         return any(self._wants(reader, now) for reader in self._readers.values())
 
     def _wants(self, reader: _Reader, now: int) -> bool:
-        if not reader.unread and not reader.free and (reader.due_at is None or reader.due_at > now):
-            return False
-        return self._has_room(reader)
+        if (reader.free or (reader.due_at is not None and reader.due_at <= now)) and self._has_room(reader):
+            return True
+        return bool(reader.unread) and any(self._has_room(reader, priority) for priority in reader.unread)
 
-    def _has_room(self, reader: _Reader) -> bool:
-        return reader.has_room() and (self._nbytes < self._all_bytes or not reader.nbytes)
+    def _has_room(self, reader: _Reader, priority: int = 0) -> bool:
+        most = self._all_bytes * QUARTERS[priority] / 4 if priority else self._all_bytes
+        return reader.has_room(priority) and (self._nbytes < most or not reader.nbytes)
 
     def next_due(self) -> int | None:
         """When the next row comes due of a channel that has room."""
@@ -239,11 +251,11 @@ class Ahead:
             if reader.due_at is not None and reader.due_at <= now:
                 self._read_due(reading, reader)
             for priority in PRIORITIES:
-                while priority in reader.unread and self._wants(reader, now) and reading.passed < PASSED:
-                    limit = reader.fitting()
+                while priority in reader.unread and self._has_room(reader, priority) and reading.passed < PASSED:
+                    limit = reader.fitting(priority)
                     found, damaged = _find(reading, _READY, (reading.id, priority, *reader.cursors[priority]), limit)
                     for each in found:
-                        if not self._wants(reader, now):
+                        if not self._has_room(reader, priority):
                             break
                         reader.cursors[priority] = each.name()
                         self._offer(reading, reader, each)

@@ -9,7 +9,7 @@ from msgspec import msgpack
 
 from tests.unit.outbox.boxes import START_US, Bench, Time, encoder, handled, values
 from zerowait.errors import QueueFull, StoreError
-from zerowait.message import Again, Bury, Change, Forget, Note, Segment, Settle, Verdict
+from zerowait.message import BODY_START, Again, Bury, Change, Forget, Note, Segment, Settle, Verdict
 from zerowait.outbox import ahead, intake, outbox
 from zerowait.outbox import tables as rows
 from zerowait.outbox.letters import Letters
@@ -307,6 +307,71 @@ def test_a_high_priority_is_read_before_a_low_one(make: Maker, monkeypatch: pyte
         segments = bench.box.turn((), {"mail": 10})
         got += values(segments)
     assert got == [1, 1, 0, 0, -1, -1]
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 0), (0, 1), (-1, 1)])
+@pytest.mark.parametrize("of", ["rows", "bytes"])
+def test_a_higher_priority_is_given_at_once_though_the_room_is_full_of_a_lower_one(
+    low: int, high: int, of: str, make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dispatch lets it overtake what it has; what dispatch has not, it cannot send."""
+    monkeypatch.setattr(ahead, "CHANNEL_ROWS", 40 if of == "rows" else 1_000)
+    monkeypatch.setattr(ahead, "CHANNEL_BYTES", 4_000 if of == "bytes" else 4 << 20)
+    bench = make()
+    for i in range(100):
+        bench.push([low, i, "x" * 100], priority=low)
+        bench.turn(drawn=False)
+    given = len(bench.segments)
+    if of == "bytes" and not bench.box.durable:
+        return  # what memory holds anyway is given as it comes
+    assert given < 100
+    bench.push([high, 0, "x"], priority=high)
+    assert [value[:2] for value in values(bench.turn(drawn=False))] == [[high, 0]]
+    # and as to memory, of the highest there is a quarter more at most than of what has none
+    for i in range(1, 200):
+        bench.push([high, i, "x" * 100], priority=high)
+        bench.turn(drawn=False)
+    assert sum(len(segment.body) - BODY_START for segment in bench.segments) < 5_000 + 200 or of == "rows"
+    assert len(bench.segments) <= 50
+    got = [value[:2] for value in values(bench.segments)]
+    for _ in range(300):
+        got += [value[:2] for value in values(bench.box.turn((), {"mail": 400}))]
+    assert [i for priority, i in got if priority == high] == list(range(200)), "each in the order of pushing"
+    assert [i for priority, i in got if priority == low] == list(range(100))
+    lows = [at for at, (priority, _) in enumerate(got) if priority == low]
+    highs = [at for at, (priority, _) in enumerate(got) if priority == high]
+    assert highs[-1] < lows[given], "what lies on disk of the higher one is read before any of the lower one"
+
+
+def test_a_low_priority_alone_is_read_however_little_room_there_is(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "CHANNEL_ROWS", 1)
+    bench = make()
+    for i in range(3):
+        bench.push(i, priority=-1)
+        bench.turn(drawn=False)
+    got = values(bench.segments)
+    while more := values(bench.box.turn((), {"mail": 10})):
+        got += more
+    assert got == [0, 1, 2]
+
+
+def test_a_high_priority_with_a_key_is_given_at_once_and_waits_for_what_is_before_it_of_its_key(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "CHANNEL_ROWS", 40)
+    bench = make()
+    for i in range(100):
+        bench.push(["low", i], priority=-1, key=b"%d" % i)
+        bench.turn(drawn=False)
+    bench.push(["high", 1], priority=1, key=b"0")
+    assert bench.turn(drawn=False) == []
+    bench.push(["high", 2], priority=1, key=b"another")
+    assert values(bench.turn(drawn=False)) == [["high", 2]]
+    head = bench.segments[0]
+    assert values([head]) == [["low", 0]]
+    assert ["high", 1] in values(bench.turn(handled(head, 0, 1), drawn=False))
 
 
 def test_a_backlog_is_read_in_order_and_only_as_far_as_there_is_room(

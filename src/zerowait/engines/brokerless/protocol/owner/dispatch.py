@@ -1,8 +1,9 @@
 """What waits in this process's memory to be sent, by channel, and who gets which part of it.
 
-Messages come from the outboxes' read-ahead (`fresh`) or back from a worker (`returned`; these go first). Several
-workers of a channel share what waits in proportion to the credit that each has left, so a lone message goes to the
-link with most, and a backlog goes to all of them at once."""
+Messages come from the outboxes' read-ahead (`fresh`) or back from a worker (`returned`; these go first). A higher
+priority goes before all that has a lower one, whichever outbox it is of. Several workers of a channel share what waits
+in proportion to the credit that each has left, so a lone message goes to the link with most, and a backlog goes to all
+of them at once."""
 
 from __future__ import annotations
 
@@ -50,14 +51,15 @@ def largest_of(piece: Slice) -> int:
 
 
 class Queue:
-    """One channel: what waits for it, an outbox each in turn."""
+    """One channel: what waits for it, by priority, and of each an outbox each in turn."""
 
-    __slots__ = ("_keys", "aside", "counts", "turns")
+    __slots__ = ("_keys", "aside", "counts", "levels")
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self.turns: dict[int, deque[Slice]] = {}
-        self.aside: list[Slice] = []  # lone messages that are too large for some worker; not in `turns`
+        # Highest first. There is one level until another priority is seen: who uses none pays nothing.
+        self.levels: dict[int, dict[int, deque[Slice]]] = {0: {}}
+        self.aside: list[Slice] = []  # lone messages that are too large for some worker; not in `levels`
         self.counts: dict[int, int] = {}  # outbox → messages
 
     @property
@@ -65,14 +67,26 @@ class Queue:
         return sum(self.counts.values())
 
     def put(self, piece: Slice, *, back: bool) -> None:
-        pieces = self.turns.get(piece.box)
+        turns = self.levels.get(piece.segment.priority)
+        if turns is None:
+            turns = self._level(piece.segment.priority)
+        pieces = turns.get(piece.box)
         if pieces is None:
-            pieces = self.turns[piece.box] = deque()
+            pieces = turns[piece.box] = deque()
         self.counts[piece.box] = self.counts.get(piece.box, 0) + piece.count
         if back:
             pieces.appendleft(piece)
         else:
             pieces.append(piece)
+
+    def _level(self, priority: int) -> dict[int, deque[Slice]]:
+        self.levels = dict(sorted([*self.levels.items(), (priority, {})], reverse=True))
+        return self.levels[priority]
+
+    def of(self, box: int) -> list[Slice]:
+        """All that waits of this outbox."""
+        mine = [piece for turns in self.levels.values() for piece in turns.get(box, ())]
+        return [*mine, *(piece for piece in self.aside if piece.box == box)] if self.aside else mine
 
     def waiting_for(self, boxes: Collection[int], message_bytes: int) -> int:
         """How many messages wait that could go to a link on which these outboxes have resumed."""
@@ -86,24 +100,30 @@ class Queue:
 
     def pop(self, most_units: int, taker: Taker) -> Slice | None:
         """The next slice that may go there, cut to that much credit."""
+        for priority, turns in self.levels.items():
+            if self.aside and (found := self._pop_aside(priority, taker)) is not None:
+                return found
+            for box in [box for box in turns if box in taker.boxes]:
+                pieces = turns.pop(box)
+                found = self._cut(pieces, most_units, taker.message_bytes)
+                if pieces:
+                    turns[box] = pieces  # at the end: the other outboxes have their turn first
+                if found is not None:
+                    self.counts[box] -= found.count
+                    return found
+        return None
+
+    def _pop_aside(self, priority: int, taker: Taker) -> Slice | None:
         for at, piece in enumerate(self.aside):
-            if self._suits(piece, taker.boxes, taker.message_bytes):
+            if piece.segment.priority == priority and self._suits(piece, taker.boxes, taker.message_bytes):
                 del self.aside[at]
                 self.counts[piece.box] -= piece.count
                 if piece.segment.key is None:
                     return piece
                 if not self._keys.leaves(piece):
-                    return self.pop(most_units, taker)
+                    return self._pop_aside(priority, taker)
                 self._keys.left(piece)
                 return piece
-        for box in [box for box in self.turns if box in taker.boxes]:
-            pieces = self.turns.pop(box)
-            found = self._cut(pieces, most_units, taker.message_bytes)
-            if pieces:
-                self.turns[box] = pieces  # at the end: the other outboxes have their turn first
-            if found is not None:
-                self.counts[box] -= found.count
-                return found
         return None
 
     def _cut(self, pieces: deque[Slice], most_units: int, message_bytes: int) -> Slice | None:
@@ -166,12 +186,13 @@ class Queue:
     def remove(self, box: int, epoch: int, first: int, count: int) -> list[Slice]:
         """Takes out those parts that did wait."""
         taken: list[Slice] = []
-        if box in self.turns:
-            kept = deque(self._without(self.turns[box], box, epoch, first, count, taken))
-            if kept:
-                self.turns[box] = kept
-            else:
-                del self.turns[box]
+        for turns in self.levels.values():
+            if box in turns:
+                kept = deque(self._without(turns[box], box, epoch, first, count, taken))
+                if kept:
+                    turns[box] = kept
+                else:
+                    del turns[box]
         self.aside = self._without(self.aside, box, epoch, first, count, taken)
         if taken:
             self.counts[box] -= sum(piece.count for piece in taken)
@@ -196,7 +217,7 @@ class Queue:
 
     def empty(self, box: int, last: tuple[int, int]) -> list[Slice]:
         """Takes out all of this outbox up to the message of that name."""
-        mine = [*self.turns.pop(box, ()), *(piece for piece in self.aside if piece.box == box)]
+        mine = self.of(box)
         self.disown(box)
         for piece in mine:
             if piece.name > last:
@@ -204,7 +225,8 @@ class Queue:
         return [piece for piece in mine if piece.name <= last]
 
     def disown(self, box: int) -> None:
-        self.turns.pop(box, None)
+        for turns in self.levels.values():
+            turns.pop(box, None)
         self.counts.pop(box, None)
         self.aside = [piece for piece in self.aside if piece.box != box]
 
@@ -251,8 +273,8 @@ class Dispatch:
         ordinary = [
             piece
             for queue in self._queues.values()
-            if box in queue.turns or queue.aside
-            for piece in (*queue.turns.get(box, ()), *(each for each in queue.aside if each.box == box))
+            if queue.counts.get(box)
+            for piece in queue.of(box)
             if piece.segment.key is None
         ]
         if not self.keys and not self.suspects:
@@ -260,7 +282,7 @@ class Dispatch:
         return [*ordinary, *self.keys.slices(box), *(piece for piece in self.suspects if piece.box == box)]
 
     def ready(self, pieces: Iterable[Slice], *, back: bool = False) -> None:
-        """These wait from now on; what comes back goes first, in its order."""
+        """These wait from now on; what comes back goes first of its priority, in its order."""
         for piece in reversed(list(pieces)) if back else pieces:
             assert piece.count, "a slice of nothing"
             if piece.segment.marks is not None and piece.segment.marks.deaths:
