@@ -32,7 +32,7 @@ from zerowait.processes.child import Parent, Started
 from zerowait.processes.parent import supervise
 from zerowait.processes.roster import NOT_WHOLE
 from zerowait.settings import Settings
-from zerowait.ticking import Ticking
+from zerowait.ticking import Ticking, one_at_a_time
 
 if TYPE_CHECKING:
     from zerowait.handlers.registry import Registry
@@ -89,7 +89,8 @@ class Serving:
         node, settings = opened.node, opened.settings  # those that the client was opened with are everybody's
         self.drain, self.stuck_after = settings.drain, settings.stuck_after
         assert node.counter is not None
-        specs = app._registry.handlers(settings)
+        marks = settings.home_folder() / settings.namespace / "every"
+        specs = [one_at_a_time(spec, marks) for spec in app._registry.handlers(settings)]
         self._stage = stage = Stage(
             specs,
             worker=app.name,
@@ -113,7 +114,7 @@ class Serving:
             opened.plains.serve(spec, settings)
         await asyncio.wrap_future(node.call(lambda: node.serve(stage)))
         feeding.begin()
-        ticking = Ticking(specs, settings.home_folder() / settings.namespace / "every", self._tick)
+        ticking = Ticking(specs, marks, self._tick)
         self._ticking = asyncio.create_task(ticking.run(), name="zerowait every")
         from zerowait import __version__
 
@@ -130,8 +131,8 @@ class Serving:
         directory = self._opened.node.directory if self._opened is not None else None
         return directory.life if directory is not None else None
 
-    def _tick(self, channel: str, ttl: float | None) -> None:
-        self.client.push(channel, None, durable=False, ttl=ttl)
+    def _tick(self, channel: str, time: str, ttl: float | None) -> None:
+        self.client.push(channel, time, durable=False, ttl=ttl)
 
     async def _undo(self) -> None:
         """After a step that failed: the error is that step's, so what goes wrong here is only logged."""

@@ -20,7 +20,7 @@ from zerowait.handlers.outputs import Opening, Outputs, Released, Tagged
 from zerowait.handlers.reading import called
 from zerowait.handlers.runs import Run, Running
 from zerowait.handlers.values import decode
-from zerowait.handlers.verdicts import Judge, reason_of
+from zerowait.handlers.verdicts import Judge, NotRun, reason_of
 from zerowait.handlers.visits import Visit, message_id
 from zerowait.message import Outcome, Sent, Verdict
 from zerowait.retry import Retry
@@ -183,7 +183,8 @@ class Crew(ABC):
     def _finish_failed(self, job: Job, index: int, error: BaseException) -> None:
         outcome = self.kit.judge.judge(error, self._retry, job.delivery, index)
         self.kit.desk.finish(job, index, index + 1, outcome)
-        self._failing.tell(message_id(job.delivery, index), reason_of(error), outcome)
+        if not isinstance(error, NotRun):
+            self._failing.tell(message_id(job.delivery, index), reason_of(error), outcome)
 
     # What a run reports: handled, and what it sends
 

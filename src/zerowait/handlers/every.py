@@ -39,7 +39,7 @@ def timed_spec(
         is_async=reading.is_async,
         is_generator=False,
         wants_ctx=reading.wants_ctx,
-        value_type=None,
+        value_type=str | None,  # which time it is; None: somebody has pushed by hand
         concurrency=1,
         retry=Retry(attempts=1),  # it comes again by itself
         rhythm=rhythm,
@@ -47,17 +47,17 @@ def timed_spec(
 
 
 def _of_a_value(fn: Callable[..., Any], reading: Reading) -> Callable[..., Any]:
-    """As handlers are called: with a value, which is nothing here."""
+    """As handlers are called: with a value, which is of no use here."""
     if reading.is_async:
 
         @wraps(fn)
-        async def run(nothing: None, *context: Any) -> None:
+        async def run(time: str | None, *context: Any) -> None:
             await fn(*context)
 
         return run
 
     @wraps(fn)
-    def call(nothing: None, *context: Any) -> Any:
+    def call(time: str | None, *context: Any) -> Any:
         return fn(*context)
 
     return call

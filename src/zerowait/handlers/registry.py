@@ -45,7 +45,8 @@ class HandlerSpec(Struct, frozen=True, kw_only=True, dict=True):
 
     declared: the channel, None if only its name was given. value_type: what the handler takes by its annotation.
     to: channels, or their names, that get what it returns. result_type: what it gives by its annotation; of a stream
-    each item. idempotent: of requests, whether one may run twice. rhythm: when it runs by the clock.
+    each item. idempotent: of requests, whether one may run twice. rhythm: when it runs by the clock. around: what each
+    call goes through before middleware and all else, with the value; it may raise NotRun.
     inbox: "disk" if each outcome is on disk before it is told. feed: of a subscription that no outbox is behind,
     what it is.
     """
@@ -65,6 +66,7 @@ class HandlerSpec(Struct, frozen=True, kw_only=True, dict=True):
     timeout: float | None = None
     retry: Retry | None = None
     rhythm: Rhythm | None = None
+    around: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] | None = None
     inbox: str = "memory"
     feed: Feed | None = None
 

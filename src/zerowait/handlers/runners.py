@@ -184,6 +184,8 @@ class AsyncCrew(Crew):
         AROUND.set(self._around)
         bell = Bell(self.kit.loop)
         call = async_call(self, run)
+        if self.spec.around is not None:
+            call = self.spec.around(call)
         run.take = onward(self, run) if self.spec.to and is_bare(self) else self._stray
         job: Job | None = None
         since = now = time.monotonic()

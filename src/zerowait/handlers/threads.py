@@ -180,6 +180,8 @@ class ThreadCrew(Crew):
         WAITS.set(self)
         berth = Berth()
         call = plain_call(self, run, self.begin)
+        if self.spec.around is not None:
+            call = self.spec.around(call)
         checked = guarded(call)
         while not self._closed:
             if self._stands_back(run, berth):

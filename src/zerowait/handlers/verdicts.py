@@ -24,6 +24,14 @@ class Undecodable(Exception):
     """Stands in the place of a value that is not of the handler's type, and is raised when its turn comes."""
 
 
+class NotRun(Exception):
+    """Raised in place of a call of the handler, which has not failed: the message was not run, and ends like this."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict)
+        self.verdict = verdict
+
+
 class Judge(Struct, frozen=True):
     """Says what becomes of a message whose handler did not succeed.
 
@@ -43,6 +51,8 @@ class Judge(Struct, frozen=True):
         them (argparse does), one message must not end a process that serves many, and its end would only give the same
         message to the next one. A person's Ctrl-C reaches the process as a signal, not as an exception in a handler.
         """
+        if isinstance(error, NotRun):
+            return Outcome(error.verdict)
         attempts = self.failures(delivery, index) + 1
         now = self.now_us()
         after = 0.0

@@ -63,6 +63,7 @@ class Spec(Struct):
     answers: Any = None
     errors: tuple[type[Exception], ...] = ()
     feed: None = None
+    around: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] | None = None
 
 
 def delivery(values: Sequence[Any], channel: str = "work", **fields: Any) -> Delivery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 from zerowait import App, Context
 from zerowait.errors import UsageError
 from zerowait.handlers.rhythm import Rhythm, look, rhythm_of
-from zerowait.ticking import Ticking
+from zerowait.handlers.verdicts import NotRun
+from zerowait.message import Verdict
+from zerowait.ticking import BEGUN, Ticking, Turn
 
 MINUTE = Rhythm(seconds=60)
 NIGHTLY = Rhythm(cron="0 3 * * *", timezone="Europe/Berlin")
@@ -141,7 +144,9 @@ def test_any_number_that_look_at_once_fire_once(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("zerowait.ticking.time.time", lambda: now[0])
     specs = app._registry.handlers()
-    lookers = [Ticking(specs, tmp_path / "every", lambda channel, ttl: fired.append((channel, ttl))) for _ in range(3)]
+    lookers = [
+        Ticking(specs, tmp_path / "every", lambda channel, time, ttl: fired.append((channel, ttl))) for _ in range(3)
+    ]
     for looker in lookers:
         looker.look(specs[0])
     # when the time comes
@@ -162,7 +167,7 @@ def test_what_stands_in_the_way_is_told_once_and_when_it_is_gone(
 
     (spec,) = app._registry.handlers()
     (tmp_path / "every").write_text("in the way")
-    looker = Ticking([spec], tmp_path / "every", lambda channel, ttl: fired.append(channel))
+    looker = Ticking([spec], tmp_path / "every", lambda channel, time, ttl: fired.append(channel))
     with caplog.at_level("INFO", "zerowait"):
         looker.look(spec)
         looker.look(spec)
@@ -170,3 +175,54 @@ def test_what_stands_in_the_way_is_told_once_and_when_it_is_gone(
         looker.look(spec)
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
     assert rhythm_of(10, None, "UTC") == spec.rhythm
+
+
+def test_a_time_that_has_begun_is_not_begun_again_and_another_waits_until_the_turn_is_over(tmp_path: Path) -> None:
+    # two processes' worth
+    mine, other = Turn(tmp_path / "every" / "t.run"), Turn(tmp_path / "every" / "t.run")
+    calls: list[str | None] = []
+
+    def call(name: str | None) -> None:
+        calls.append(name)
+        if name == "first":
+            with pytest.raises(NotRun) as said:
+                other.around(call)("second")
+            assert said.value.verdict == Verdict.UNSTARTED
+
+    mine.around(call)("first")
+    for turn in (mine, other):
+        with pytest.raises(NotRun) as said:
+            turn.around(call)("first")
+        assert said.value.verdict == Verdict.EXPIRED
+    other.around(call)("second")
+    other.around(call)(None)
+    other.around(call)(None)
+    assert calls == ["first", "second", None, None]
+    for number in range(100):
+        mine.around(call)(f"{number:016x}")
+    assert len((tmp_path / "every" / "t.run").read_text().split()) == BEGUN
+
+
+@pytest.mark.asyncio
+async def test_a_turn_is_given_up_by_a_run_that_fails_or_is_cancelled_at_whatever_moment(tmp_path: Path) -> None:
+    turn = Turn(tmp_path / "every" / "t.run")
+
+    async def fail(name: str | None) -> None:
+        raise ValueError(name)
+
+    async def last(name: str | None) -> None:
+        await asyncio.sleep(10)
+
+    with pytest.raises(ValueError, match="a"):
+        await turn.around_async(fail)("a")
+    for steps in range(8):
+        run = asyncio.ensure_future(turn.around_async(last)(f"cancelled after {steps} steps".replace(" ", "-")))
+        for _ in range(steps):
+            await asyncio.sleep(0.002)
+        run.cancel()
+        await asyncio.wait([run])
+        assert run.cancelled()
+
+        async def none(name: str | None) -> None: ...
+
+        await turn.around_async(none)(f"after-{steps}")
