@@ -5,14 +5,21 @@
     Ring     the last events of a declared topic, for who joins later
 
 Nothing is copied for a subscription: it is a position in its pattern's stream (`cursor`). What is kept for long and is
-a small part of its block is taken out of it (`compact`), so that one event does not keep a quarter of a megabyte.
+a small part of its block is taken out of it (`compact`, `pieces`), so that one event does not keep a quarter of a
+megabyte.
+
+Where topics are published in turn a block has as many runs as events, thousands, and so many ranges match a pattern.
+Both are in the order of their positions: whoever needs both walks them together (`walk`), and finds its place in one of
+them by bisection. To go through one for each of the other is what made a publisher of two topics in turn stand still.
 """
 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, repeat
 
 from msgspec import Struct
 
@@ -24,10 +31,13 @@ Range = tuple[int, int]  # positions in a block: start, stop
 Ranges = tuple[Range, ...]
 Run = tuple[str, int, int, bool, bool]
 
+GAP_MOST = 64  # positions, 4 bytes each, that are kept between two events rather than to begin a block of its own
+
 
 class Block(Struct):
     """Events that were published together. runs: (topic, start, stop, whether its last value is retained, whether the
-    publisher waits for its subscribers)."""
+    publisher waits for its subscribers), ascending; what is in none of them was left out when this was taken out of
+    another block."""
 
     body: bytes | bytearray | memoryview  # a msgpack array of payloads
     ends: memoryview  # of uint32: where each payload ends in the body
@@ -44,6 +54,48 @@ class Block(Struct):
     def size(self, start: int, stop: int) -> int:
         """Bytes of these payloads."""
         return self.ends[stop - 1] - (self.ends[start - 1] if start else BODY_START)
+
+    def run(self, at: int) -> int:
+        """Which run the event at this position is in."""
+        return max(0, bisect_right(self.runs, at, key=_start) - 1)
+
+    def walk(self, ranges: Ranges) -> Iterator[tuple[Run, int, int]]:
+        """What runs and ranges have in common, in its order: the run, start, stop."""
+        runs = self.runs
+        at, last = self.run(ranges[0][0]), len(runs) - 1
+        for start, stop in ranges:
+            while at < last and runs[at][2] <= start:
+                at += 1
+            while True:
+                run = runs[at]
+                a, b = max(start, run[1]), min(stop, run[2])
+                if a < b:
+                    yield run, a, b
+                if run[2] >= stop or at == last:
+                    break
+                at += 1
+
+    def taken_out(self, ranges: Ranges) -> Block:
+        """Of this block only these, from the first to the last of them; what lies between has a position, and no
+        bytes."""
+        first, last = ranges[0][0], ranges[-1][1]
+        body, ends = bytearray(BODY_START), array("I")
+        for start, stop in ranges:
+            ends.extend(repeat(len(body), start - first - len(ends)))
+            base = self.ends[start - 1] if start else BODY_START
+            moved = len(body) - base
+            ends.extend([end + moved for end in self.ends[start:stop]])
+            body += memoryview(self.body)[base : self.ends[stop - 1]]
+        BODY_HEADER.pack_into(body, 0, ARRAY32, len(ends))
+        runs = tuple(
+            (topic, a - first, b - first, retain, reliable)
+            for (topic, _, _, retain, reliable), a, b in self.walk(ranges)
+        )
+        headers: dict[int, dict[str, str]] = {}
+        if said := self.headers:
+            headers = {at - first: said[at] for a, b in ranges for at in range(a, b) if at in said}
+        assert len(ends) == last - first
+        return Block(body, memoryview(ends), runs, self.sent_at, self.at, headers or None, self.first + first)
 
 
 def block_of(
@@ -67,6 +119,8 @@ class Part(Struct):
     ranges: Ranges
     count: int
     c: int  # the count of the first; 0: these have none (a retained value)
+    known_bytes: int = -1  # these two are reckoned when they are asked for first
+    known_before: list[int] | None = None
 
     @property
     def last(self) -> int:
@@ -74,78 +128,88 @@ class Part(Struct):
 
     @property
     def nbytes(self) -> int:
-        return sum(self.block.size(start, stop) for start, stop in self.ranges)
+        if self.known_bytes < 0:
+            self.known_bytes = sum(self.block.size(start, stop) for start, stop in self.ranges)
+        return self.known_bytes
+
+    def _before(self) -> list[int]:
+        """For each range how many of these are before it; and how many there are."""
+        if self.known_before is None:
+            self.known_before = list(accumulate((stop - start for start, stop in self.ranges), initial=0))
+        return self.known_before
 
     def cut(self, skip: int, most: int) -> Ranges:
         """The ranges of so many of them, after the first `skip`."""
+        ranges = self.ranges
         if not skip and most >= self.count:
-            return self.ranges
-        found: list[Range] = []
-        for start, stop in self.ranges:
-            if skip >= stop - start:
-                skip -= stop - start
-                continue
-            start += skip
-            skip = 0
-            stop = min(stop, start + most)
-            most -= stop - start
-            found.append((start, stop))
-            if not most:
-                break
-        return tuple(found)
+            return ranges
+        if len(ranges) == 1:
+            start, stop = ranges[0]
+            return ((start + skip, min(stop, start + skip + most)),)
+        before, end = self._before(), min(self.count, skip + most)
+        one, other = bisect_right(before, skip) - 1, bisect_left(before, end) - 1  # the first range, and the last
+        start, stop = ranges[one][0] + skip - before[one], ranges[other][0] + end - before[other]
+        if one == other:
+            return ((start, stop),)
+        return ((start, ranges[one][1]), *ranges[one + 1 : other], (ranges[other][0], stop))
 
     def event(self, skip: int) -> int:
         """The publisher's number of the event after the first `skip`."""
-        return self.block.first + self.cut(skip, 1)[0][0]
+        at = 0
+        if len(self.ranges) > 1 and skip:
+            before = self._before()
+            at = bisect_right(before, skip) - 1
+            skip -= before[at]
+        return self.block.first + self.ranges[at][0] + skip
 
     def newest(self) -> list[tuple[str, int, Part]]:
         """Of each topic: how many there are, and the last of them, by itself. In the order of those."""
         found: dict[str, tuple[int, Run, int, int]] = {}
-        before = self.c
-        for start, stop in self.ranges:
-            for run in self.block.runs:
-                a, b = max(run[1], start), min(run[2], stop)
-                if a < b:
-                    many = found.pop(run[0], (0,))[0]
-                    found[run[0]] = many + b - a, run, b - 1, before + b - 1 - start
-            before += stop - start
+        c = self.c - 1
+        for run, a, b in self.block.walk(self.ranges):
+            many = found.pop(run[0], (0,))[0]
+            c += b - a
+            found[run[0]] = many + b - a, run, b - 1, c
         return [(topic, many, _one(self.block, run, at, c)) for topic, (many, run, at, c) in found.items()]
 
     def reliable(self) -> list[Part]:
         """Those whose publisher waits for its subscribers, in pieces."""
         found: list[Part] = []
         c = self.c
-        for start, stop in self.ranges:
-            for _, a, b, _, reliable in self.block.runs:
-                a, b = max(a, start), min(b, stop)
-                if not reliable or a >= b:
-                    continue
+        for run, a, b in self.block.walk(self.ranges):
+            if run[4]:
                 if found and found[-1].ranges[0][1] == a:
                     last = found[-1]
                     last.ranges, last.count = ((last.ranges[0][0], b),), last.count + b - a
                 else:
-                    found.append(Part(self.block, ((a, b),), b - a, c + a - start))
-            c += stop - start
+                    found.append(Part(self.block, ((a, b),), b - a, c))
+            c += b - a
         return found
 
     def compact(self) -> Part:
         """The same without the rest of its block, if that is most of it."""
-        block = self.block
+        block, span = self.block, (self.ranges[0][0], self.ranges[-1][1])
         if 4 * self.nbytes >= len(block.body) or (len(self.ranges) > 1 and not _in_one(self.ranges)):
             return self
-        start, stop = min(at for at, _ in self.ranges), max(at for _, at in self.ranges)
-        base = block.ends[start - 1] if start else BODY_START
-        runs = tuple(
-            (topic, max(a, start) - start, min(b, stop) - start, retain, reliable)
-            for topic, a, b, retain, reliable in block.runs
-            if a < stop and b > start
-        )
-        headers = {at - start: said for at, said in (block.headers or {}).items() if start <= at < stop}
-        body = bytearray(BODY_HEADER.pack(ARRAY32, stop - start))
-        body += memoryview(block.body)[base : block.ends[stop - 1]]
-        ends = array("I", [end - base + BODY_START for end in block.ends[start:stop]])
-        small = Block(body, memoryview(ends), runs, block.sent_at, block.at, headers or None, block.first + start)
-        return Part(small, ((0, stop - start),), self.count, self.c)
+        small = block.taken_out((span,))
+        return Part(small, ((0, small.count),), self.count, self.c)
+
+    def pieces(self) -> list[Part]:
+        """Likewise, and also of what lies far apart: those that lie near one another stay together. They have no
+        counts."""
+        ranges = self.ranges
+        if 4 * self.nbytes >= len(self.block.body):
+            return [self]
+        found: list[Part] = []
+        begun = 0
+        for at in range(1, len(ranges) + 1):
+            if at == len(ranges) or ranges[at][0] - ranges[at - 1][1] > GAP_MOST:
+                near = ranges[begun:at]
+                first, begun = near[0][0], at
+                moved = tuple((start - first, stop - first) for start, stop in near)
+                count = sum(stop - start for start, stop in moved)
+                found.append(Part(self.block.taken_out(near), moved, count, 0))
+        return found
 
 
 def _one(block: Block, run: Run, at: int, c: int) -> Part:
@@ -163,6 +227,10 @@ def _one(block: Block, run: Run, at: int, c: int) -> Part:
     return Part(small, ((0, 1),), 1, c)
 
 
+def _start(run: Run) -> int:
+    return run[1]
+
+
 def _in_one(ranges: Ranges) -> bool:
     return sum(stop - start for start, stop in ranges) == ranges[-1][1] - ranges[0][0]
 
@@ -170,10 +238,13 @@ def _in_one(ranges: Ranges) -> bool:
 def frame(block: Block, ranges: Ranges, subscriptions: dict[int, int], epoch: int) -> bytes:
     """These events of the block as they travel."""
     topics: list[tuple[str, int]] = []
-    for topic, start, stop, *_ in block.runs:
-        many = sum(max(0, min(stop, b) - max(start, a)) for a, b in ranges)
-        if many:
-            topics.append((topic, many))
+    only = block.runs[0]
+    walk = block.walk(ranges) if len(block.runs) > 1 else ((only, *each) for each in ranges)
+    for run, start, stop in walk:
+        if topics and topics[-1][0] == run[0]:  # what lay between is not in it
+            topics[-1] = run[0], topics[-1][1] + stop - start
+        else:
+            topics.append((run[0], stop - start))
     start, stop = ranges[0][0], ranges[-1][1]
     last = block.first + stop - 1
     headers: dict[int, dict[str, str]] = {}
@@ -190,12 +261,15 @@ def frame(block: Block, ranges: Ranges, subscriptions: dict[int, int], epoch: in
             body = memoryview(part)
         ends, shift = block.ends[start:stop].cast("B"), base - BODY_START
     else:
-        joined, own = bytearray(BODY_START), array("I")
+        joined, own, whole = bytearray(BODY_START), array("I"), memoryview(block.body)
         for a, b in ranges:
             base = block.ends[a - 1] if a else BODY_START
             moved = len(joined) - base
-            own.extend(end + moved for end in block.ends[a:b])
-            joined += memoryview(block.body)[base : block.ends[b - 1]]
+            if b - a == 1:
+                own.append(block.ends[a] + moved)
+            else:
+                own.extend([end + moved for end in block.ends[a:b]])
+            joined += whole[base : block.ends[b - 1]]
         BODY_HEADER.pack_into(joined, 0, ARRAY32, len(own))
         body, ends, shift = memoryview(joined), memoryview(own).cast("B"), 0
     said = Events(epoch, last, tuple(topics), subscriptions, block.sent_at, shift, ends, body, headers)
@@ -213,11 +287,16 @@ class Ring:
         self._count = 0
         self._nbytes = 0
 
-    def append(self, block: Block, start: int, stop: int, most_bytes: int) -> None:
-        part = Part(block, ((start, stop),), stop - start, 0).compact()
-        self._parts.append(part)
-        self._count += part.count
-        self._nbytes += part.nbytes
+    def append(self, block: Block, ranges: Sequence[Range], most_bytes: int) -> None:
+        """All of a block that is on its topics, at once: topics that are published in turn have as many runs there as
+        events."""
+        part = Part(block, tuple(ranges), sum(stop - start for start, stop in ranges), 0)
+        if part.count > self.most:
+            part = Part(block, part.cut(part.count - self.most, self.most), self.most, 0)
+        for piece in part.pieces():
+            self._parts.append(piece)
+            self._count += piece.count
+            self._nbytes += piece.nbytes
         while self._parts and (self._count - self._parts[0].count >= self.most or self._nbytes > most_bytes):
             gone = self._parts.popleft()
             self._count -= gone.count
@@ -229,15 +308,30 @@ class Ring:
         return self._count
 
     def matching(self, pattern: str, since: float) -> list[Part]:
-        """Those that match and were published since then, a range each; of a part that is over the bound the newest."""
+        """Those that match and were published since then, of each block together; of a part that is over the bound the
+        newest."""
         found: list[Part] = []
+        known: dict[str, bool] = {}
         beyond = max(0, self._count - self.most)
         for part in self._parts:
-            start, stop = part.ranges[0]
-            start, beyond = start + min(beyond, part.count), max(0, beyond - part.count)
-            if part.block.at >= since:
-                for topic, a, b, *_ in part.block.runs:
-                    a, b = max(a, start), min(b, stop)
-                    if a < b and matches(pattern, topic):
-                        found.append(Part(part.block, ((a, b),), b - a, 0))
+            skip = min(beyond, part.count)
+            beyond -= skip
+            if skip == part.count or part.block.at < since:
+                continue
+            ranges: list[Range] = []
+            for (topic, *_), start, stop in part.block.walk(part.cut(skip, part.count)):
+                if (is_wanted := known.get(topic)) is None:
+                    is_wanted = known[topic] = matches(pattern, topic)
+                if is_wanted:
+                    extend(ranges, start, stop)
+            if ranges:
+                found.append(Part(part.block, tuple(ranges), sum(stop - start for start, stop in ranges), 0))
         return found
+
+
+def extend(ranges: list[Range], start: int, stop: int) -> None:
+    """Adds what comes next."""
+    if ranges and ranges[-1][1] == start:
+        ranges[-1] = ranges[-1][0], stop
+    else:
+        ranges.append((start, stop))

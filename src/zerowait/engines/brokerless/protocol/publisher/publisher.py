@@ -29,7 +29,7 @@ from zerowait.engines.brokerless.protocol.frames import (
 )
 from zerowait.engines.brokerless.protocol.link import Link
 from zerowait.engines.brokerless.protocol.publisher.cursor import Cursor, Stream, Taker
-from zerowait.engines.brokerless.protocol.publisher.history import Block, Part, Range, Ring
+from zerowait.engines.brokerless.protocol.publisher.history import Block, Part, Range, Ring, extend
 from zerowait.engines.brokerless.protocol.publisher.replay import first_of, history
 from zerowait.engines.brokerless.protocol.publisher.sending import Sending
 from zerowait.patterns import Patterns, overlap
@@ -102,19 +102,16 @@ class Publisher:
         self.event += block.count
         addressed: dict[str, int] = {}
         found: dict[Stream, list[Range]] = {}
+        kept: dict[Ring, list[Range]] = {}
         for topic, start, stop, retain, reliable in block.runs:
             for stream in self._patterns.match(topic):
                 if reliable:
                     stream.is_reliable = True
-                ranges = found.setdefault(stream, [])
-                if ranges and ranges[-1][1] == start:
-                    ranges[-1] = ranges[-1][0], stop
-                else:
-                    ranges.append((start, stop))
+                extend(found.setdefault(stream, []), start, stop)
             for declared in self._declared.match(topic):
                 declared.published += stop - start
                 if declared.ring is not None:
-                    declared.ring.append(block, start, stop, self._config.topic_bytes)
+                    extend(kept.setdefault(declared.ring, []), start, stop)
             if retain:
                 self._retain(topic, block, stop - 1)
             if topic not in addressed:
@@ -122,6 +119,8 @@ class Publisher:
         for stream, ranges in found.items():
             stream.append(block, tuple(ranges), sum(stop - start for start, stop in ranges))
             self._dirty[stream] = None
+        for ring, ranges in kept.items():
+            ring.append(block, ranges, self._config.topic_bytes)
         return addressed
 
     def _retain(self, topic: str, block: Block, at: int) -> None:
@@ -267,11 +266,11 @@ class Publisher:
         for part in past:
             part.c = c + 1
             c += part.count
-        told = {part.block.first + at for part in past for at in range(*part.ranges[0])}
-        kept = [
-            part for topic, part in self._retained.items() if first_of(part) not in told and overlap(pattern, topic)
-        ]
-        kept.sort(key=first_of)
+        kept = [part for topic, part in self._retained.items() if overlap(pattern, topic)]
+        if kept:
+            told = {part.block.first + at for part in past for start, stop in part.ranges for at in range(start, stop)}
+            kept = [part for part in kept if first_of(part) not in told]
+            kept.sort(key=first_of)
         cursor.ahead.extend([*kept, *past])
 
     def _join(self, stream: Stream, link: Link, said: Subscribe, now: float) -> Subscribed:

@@ -84,7 +84,7 @@ class Sending:
         start, stop = ranges[0]
         if not _is_one(ranges) or (size := block.size(start, stop)) <= taker.message_bytes:
             return False
-        topic = next(topic for topic, a, b, *_ in block.runs if a <= start < b)
+        topic = block.runs[block.run(start)][0]
         words = f"an event of {size} bytes on {topic} is not sent to it: it takes {taker.message_bytes} at most"
         self._effects.add(Say("too large", words, taker.instance, topic))
         return True

@@ -31,6 +31,8 @@ class Piece(Struct):
     sent_at: int
     headers: Mapping[int, dict[str, str]] | None
     taken: int = 0
+    run: int = 0  # the runs before this one are taken whole …
+    before: int = 0  # … and have so many events
 
 
 class Mark(Struct):
@@ -284,11 +286,13 @@ class Inbox:
         begun = piece.taken
         topics: list[tuple[str, int]] = []
         at = start = stop = -1
-        skip = begun
-        for topic, a, b in piece.runs:
-            if skip >= b - a:
-                skip -= b - a
-                continue
+        runs, run, skip = piece.runs, piece.run, begun - piece.before
+        while skip >= (size := runs[run][2] - runs[run][1]):
+            skip, run = skip - size, run + 1
+            piece.run, piece.before = run, piece.before + size
+        while run < len(runs):
+            topic, a, b = runs[run]
+            run += 1
             a, skip = a + skip, 0
             if start < 0:
                 start = at = a
