@@ -27,9 +27,9 @@ def _(put: Put) -> None:
 @bug("a subscription without room holds up the others of its connection")
 def _(put: Put) -> None:
     def made(right: Any) -> Any:
-        def feed(self: Any, conn: int, cursors: Any) -> None:
-            if all(each.left() > 0 or not each.pending() for each in cursors):
-                right(self, conn, cursors)
+        def feed(self: Any, conn: int, cursors: Any) -> bool:
+            is_held_up = any(each.left() <= 0 and each.pending() for each in cursors)
+            return is_held_up or right(self, conn, cursors)
 
         return feed
 
@@ -129,6 +129,30 @@ def _(put: Put) -> None:
 @bug("a durable group has what is published on another topic")
 def _(put: Put) -> None:
     put(groups, "matches", lambda right: lambda pattern, topic: right(pattern, topic) or "*" in pattern)
+
+
+@bug("who has room for more than a turn's events is not sent the rest", by="tests/protocol/test_topics_in_turn.py")
+def _(put: Put) -> None:
+    put(publisher.Publisher, "resume", lambda right: lambda self: self._later.clear())
+
+
+@bug("what goes at the next turn is passed over if the queue is short", by="tests/protocol/test_topics_in_turn.py")
+def _(put: Put) -> None:
+    def made(right: Any) -> Any:
+        def flush(self: Any, **how: Any) -> None:
+            right(self, **how)
+            for stream in self._streams.values():
+                for of in list(stream.cursors):
+                    self._bound(of)
+
+        return flush
+
+    put(publisher.Publisher, "flush", made)
+
+
+@bug("a publisher leaves before a turn that was to come", by="tests/protocol/test_topics_in_turn.py")
+def _(put: Put) -> None:
+    put(publisher.Publisher, "flush", lambda right: lambda self, **how: right(self))
 
 
 # -- what is missed ----------------------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.protocol.feeds import Feed
-from tests.protocol.puppet import Stage
+from tests.protocol.feeds import Feed, publish
+from tests.protocol.puppet import Puppet, Stage
 from tests.protocol.test_crowd import steps_of
 from tests.protocol.world import Process, World
-from zerowait.engines.brokerless.protocol.frames import CONFLATE, Events, Subscribe, decode
+from zerowait.engines.brokerless.protocol.frames import CONFLATE, Events, Goodbye, Subscribe, decode, encode
 from zerowait.engines.brokerless.protocol.publisher.history import Block, Part, Ranges, Ring, block_of, frame
 from zerowait.engines.brokerless.protocol.publisher.replay import history
+from zerowait.engines.brokerless.protocol.publisher.sending import FRAME_STEPS, TURN_STEPS
 from zerowait.engines.brokerless.protocol.subscriber.inbox import Piece
 from zerowait.patterns import matches
 
@@ -200,3 +201,178 @@ def test_what_is_replayed_is_what_the_histories_have_once(
     right = sorted(n for n in have if matches(wanted, all_topics[n - 1]))
 
     assert numbers_of(history(kept, wanted, 0.0, most)) == (right[-most:] if most else right)
+
+
+# -- turns -------------------------------------------------------------------------------------------------------------
+
+
+def joined(blocks: int, each: int, *, said: bool = True) -> tuple[Stage, Puppet]:
+    """A publisher that has kept so many blocks, and who has just asked for all of it, and has had a turn."""
+    stage = Stage()
+    stage.core.announce_topic("t.*", b"", b"", blocks * each)
+    for number in range(blocks):
+        stage.core.publisher.publish(in_turn(each, first=number * each))
+        stage.step()
+    peer = stage.peer(7)
+    if said:
+        peer.say(Subscribe(1, "t.*", limit=10**6, queue=10**6, replay=10**6))
+    return stage, peer
+
+
+def test_a_block_is_replayed_in_one_frame() -> None:
+    """It was one frame an event, and a publisher with subscribers that joined went on when they had all of it."""
+    stage, peer = joined(20, 100)
+    stage.step()
+
+    assert numbers(peer.all(Events)) == list(range(2_000))
+    assert len(peer.all(Events)) == 20
+
+
+@pytest.mark.parametrize("how", [{}, {"group": "g"}])
+def test_a_long_replay_takes_several_turns_and_holds_up_nobody(how: dict[str, Any]) -> None:
+    stage, peer = joined(2_000, 2, said=False)
+    other = stage.peer(8)
+    other.say(Subscribe(1, "t.*", limit=10**6, queue=100))
+    stage.step()
+    peer.say(Subscribe(1, "t.*", limit=10**6, queue=10**6, replay=10**6, **how))
+    turns, before = 0, len(peer.all(Events))
+    assert before <= TURN_STEPS / FRAME_STEPS + 1
+    while turns == 0 or stage.core.publisher.is_behind:
+        if turns:
+            assert stage.core.next_wake() <= stage.now  # type: ignore[operator]
+        stage.core.publisher.publish(in_turn(2, first=4_000 + 2 * turns))
+        stage.step()
+        turns += 1
+        sent = len(peer.all(Events))
+        assert sent - before <= TURN_STEPS / FRAME_STEPS + 1
+        before = sent
+        assert numbers(other.all(Events)) == list(range(4_000, 4_000 + 2 * turns))
+    assert turns >= 4
+    stage.step()
+    assert numbers(peer.all(Events)) == list(range(4_000 + 2 * turns))
+    counts = [count for each in peer.all(Events) for count in each.subscriptions.values()]
+    assert counts == list(range(counts[0], counts[0] + 2 * len(counts), 2))
+
+
+def test_of_many_who_ask_for_long_histories_all_come_to_their_turn() -> None:
+    stage, first = joined(2_000, 2, said=False)
+    peers = [first, *(stage.peer(instance) for instance in range(300, 320))]
+    for at, peer in enumerate(peers):
+        said = Subscribe(1 + at, "t.*", limit=10**6, queue=10**6, replay=3_000 + at)
+        stage.core.receive(peer.conn, encode(said), stage.now)
+    turns = 0
+    while turns == 0 or stage.core.publisher.is_behind:
+        stage.step()
+        turns += 1
+        had = [len(peer.all(Events)) for peer in peers]
+        assert max(had) - min(had) <= 2 * TURN_STEPS / FRAME_STEPS
+    assert turns > 10
+    assert [numbers(peer.all(Events)) for peer in peers] == [
+        list(range(4_000 - 3_000 - at, 4_000)) for at in range(len(peers))
+    ]
+
+
+def test_a_group_has_its_turn_while_many_ask_for_long_histories() -> None:
+    stage, member = joined(2_000, 2, said=False)
+    peers = [stage.peer(instance) for instance in range(300, 320)]
+    for at, peer in enumerate(peers):
+        said = Subscribe(1 + at, "t.*", limit=10**6, queue=10**6, replay=10**6)
+        stage.core.receive(peer.conn, encode(said), stage.now)
+    group = Subscribe(1, "t.*", limit=10**6, queue=10**6, replay=10**6, group="g")
+    stage.core.receive(member.conn, encode(group), stage.now)
+    for _ in range(3):
+        stage.step()
+    assert member.all(Events)
+
+
+def test_who_has_room_for_more_than_a_turn_s_events_loses_none_to_a_short_queue() -> None:
+    stage = Stage()
+    peer = stage.peer(7)
+    peer.say(Subscribe(1, "t.*", limit=20_000, queue=10))
+    peer.say(Subscribe(2, "t.0", limit=20_000, queue=10))
+    stage.step()
+    for number in range(2_000):
+        stage.core.publisher.publish(in_turn(2, first=2 * number))
+    stage.core.flush(stage.now)
+    assert stage.core.publisher.is_behind
+    for _ in range(20):
+        stage.step()
+
+    found = peer.all(Events)
+    assert numbers([each for each in found if 1 in each.subscriptions]) == list(range(4_000))
+    assert stage.core.publisher.streams("t.*")[0].dropped == 0
+
+
+def test_more_than_may_be_kept_goes_to_who_has_room_before_it_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage()
+    core = stage.core.publisher
+    monkeypatch.setattr(core, "_config", msgspec.structs.replace(core._config, topic_bytes=1_000))
+    peer = stage.peer(7)
+    peer.say(Subscribe(1, "t.*", limit=20_000, queue=20_000))
+    stage.step()
+    for number in range(2_000):
+        core.publish(in_turn(2, first=2 * number))
+    stage.step()
+
+    assert numbers(peer.all(Events)) == list(range(4_000))
+
+
+def test_who_leaves_sends_all_that_there_is_room_for() -> None:
+    stage, peer = joined(2_000, 2)
+    stage.step()
+    assert stage.core.publisher.is_behind
+    stage.core.farewell(stage.now, final=True)
+    stage._perform()
+
+    assert numbers(peer.all(Events)) == list(range(4_000))
+    assert not peer.last(Goodbye).missed
+
+
+def test_who_is_gone_while_more_was_to_come_is_not_waited_for() -> None:
+    stage, peer = joined(2_000, 2)
+    stage.step()
+    peer.lose()
+    stage.step()
+
+    assert not stage.core.publisher.is_behind
+
+
+def test_subscriptions_of_many_topics_are_served_in_the_order_of_publication() -> None:
+    """Each of them once looked at all others for each frame."""
+    costs: list[int] = []
+    for count in (32, 512):
+        stage = Stage()
+        peer = stage.peer(7)
+        for id in range(count):
+            peer.say(Subscribe(id, f"t.{id}", limit=100, queue=10))
+        stage.step()
+        stage.core.publisher.publish(in_turn(count, count))
+        costs.append(steps_of(stage.core.publisher.flush))
+        for _ in range(5):
+            stage.step()
+        assert numbers(peer.all(Events)) == list(range(count))
+    assert costs[1] <= 24 * costs[0]
+
+
+def test_events_and_room_for_them_in_turn_are_exact() -> None:
+    """Of a block of many ranges, however little there is room for."""
+    world = World()
+    publisher, subscriber = Process(world, "publisher"), Process(world, "subscriber")
+    world.dial(subscriber, publisher)
+    world.run(world.now + 0.05)
+    feeds = [
+        Feed(world, subscriber, pattern, 1 + at, queue=60 + at) for at, pattern in enumerate(("t.a", "t.*", "t.b"))
+    ]
+    world.run(world.now + 0.05)
+    publish(publisher, *((f"t.{'abc'[number % 3]}", number) for number in range(240)))
+    got: list[list[int]] = [[], [], []]
+    for step in range(400):
+        for at, feed in enumerate(feeds):
+            for _, _, number, missed in feed.take(1 + step % 7):
+                got[at] += [-1] * missed + [number]
+        world.run(world.now + 0.01)
+
+    for at, mine in enumerate(([0], [0, 1, 2], [1])):
+        right = [number for number in range(240) if number % 3 in mine]
+        assert len(got[at]) == len(right)
+        assert all(number in (-1, expected) for number, expected in zip(got[at], right, strict=True))

@@ -415,6 +415,7 @@ class Core:
     def wake(self, now: float) -> None:
         """Timers. The shell reads what has arrived before it calls this (rules §3.5)."""
         self.effects.now = now
+        self.publisher.resume()
         if self._due is not None and now >= self._due + PAUSE:
             self.peers.paused(now - self._due, now)
         self._due = None
@@ -466,6 +467,8 @@ class Core:
         if self.sessions.changed:
             self._calm_until = min(self._calm_until, self._calm())
         due = min(self._calm_until, self.owner.wake(), self.effects.wake())
+        if self.publisher.is_behind:
+            due = min(due, self.effects.now)
         if self._tick_at < due:
             due = min(due, self._tick_due())
         self._due = due if due < inf else None
@@ -510,6 +513,7 @@ class Core:
         """The last word on each link, with what its subscriptions are not sent any more. `final`: nothing of its own is
         left in an outbox; else it only says that it is over."""
         self.effects.hurry()
+        self.publisher.flush(is_last=True)
         code, words = (0, "") if final else (frames.LEAVING, "it had to leave")
         for link in list(self.links.values()):
             if link.hello is not None and link.side == "both":

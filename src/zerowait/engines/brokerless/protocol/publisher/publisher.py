@@ -70,7 +70,10 @@ class Publisher:
         self._declared: Patterns[Announced] = Patterns()
         self._retained: dict[str, Part] = {}
         self._dirty: dict[Stream, None] = {}
-        self._roomy: set[int] = set()  # connections that have more room
+        self._roomy: dict[int, None] = {}  # connections that have more room
+        # What was not sent all that it has room for, as its turn was over: connections, and streams with such a group.
+        self._later: dict[int | Stream, None] = {}
+        self._groups_first = False
 
     # -- what is published ---------------------------------------------------------------------------------------------
 
@@ -176,7 +179,7 @@ class Publisher:
                 taker.has_seen(said.count)
                 taker.moved_at = now
                 taker.limit = max(taker.limit, said.limit)
-                self._roomy.add(link.conn)
+                self._roomy[link.conn] = None
         elif said.ends:
             self._leave(link.conn, said.subscription)
             self._effects.add(Say("state", "", link.instance))
@@ -199,7 +202,7 @@ class Publisher:
         stream = self._stream(said.pattern)
         answer = self._join(stream, link, said, now) if said.group else self._begin(stream, link, said, now)
         self._effects.send(link.conn, answer)
-        self._roomy.add(link.conn)
+        self._roomy[link.conn] = None
         self._dirty[stream] = None
         self._effects.add(Say("state", "", link.instance))
 
@@ -334,7 +337,8 @@ class Publisher:
             group.parted[member.instance, member.id] = member.c
             if not group.members:
                 group.until = until
-        self._roomy.discard(link.conn)
+        self._roomy.pop(link.conn, None)
+        self._later.pop(link.conn, None)
 
     def part(self, conn: int) -> dict[int, int]:
         """This process leaves: how many events each subscription of that connection has not been told of, and never
@@ -394,12 +398,27 @@ class Publisher:
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
-    def flush(self) -> None:
-        """Everything that may go, goes."""
+    @property
+    def is_behind(self) -> bool:
+        """Whether something could go that has not gone: at the next turn."""
+        return bool(self._later)
+
+    def resume(self) -> None:
+        """A turn begins: whoever was not sent all in the one before goes on, before others."""
+        if self._later:
+            later, self._later = self._later, {}
+            conns = [one for one in later if isinstance(one, int)]
+            self._roomy = dict.fromkeys(conns) | self._roomy
+            self._dirty = dict.fromkeys(one for one in later if isinstance(one, Stream)) | self._dirty
+
+    def flush(self, *, is_last: bool = False) -> None:
+        """What may go, goes, as far as the turn of each allows. is_last: everything that may."""
+        if is_last:
+            self.resume()
         if not self._dirty and not self._roomy:
             return
         dirty, self._dirty = self._dirty, {}
-        roomy, self._roomy = self._roomy, set()
+        roomy, self._roomy = self._roomy, {}
         conns = dict.fromkeys(roomy)
         groups: dict[Cursor, None] = {}
         for stream in dirty:
@@ -410,18 +429,33 @@ class Publisher:
                     conns[cursor.conn] = None
         for conn in roomy:
             groups.update((self._groups[key], None) for key in self._joined.get(conn, {}).values())
-        sending = Sending(self._effects, self.epoch)
+        # What is more than the bytes that are kept will be forgotten: before that it goes to all who have room.
+        is_bounded = not is_last and all(stream.nbytes <= self._config.topic_bytes for stream in dirty)
+        sending = Sending(self._effects, self.epoch, is_bounded=is_bounded)
         touched = dict(dirty)
-        for conn in conns:
-            cursors = self._cursors.get(conn, ())
+        first: dict[int | Stream, None] = {}  # those that were sent nothing are the first at the next turn
+        served: list[int | Cursor] = [*groups, *conns] if self._groups_first else [*conns, *groups]
+        for one in served:
+            was_spent = sending.is_spent
+            if isinstance(one, Cursor):
+                touched[one.stream] = None
+                if not sending.share(one):
+                    (first if was_spent else self._later)[one.stream] = None
+                continue
+            cursors = self._cursors.get(one, ())
             touched.update((cursor.stream, None) for cursor in cursors)
-            sending.feed(conn, cursors)
-        for group in groups:
-            touched[group.stream] = None
-            sending.share(group)
+            if sending.feed(one, cursors):
+                self._later.pop(one, None)
+            else:
+                (first if was_spent else self._later)[one] = None
+        self._groups_first = any(isinstance(one, Stream) for one in first)
+        if first:
+            self._later = first | self._later
         for stream in touched:
             for cursor in list(stream.cursors):
-                self._bound(cursor)
+                # Who has room for what waits, and has it at the next turn, loses nothing.
+                if (stream if cursor.name else cursor.conn) not in self._later:
+                    self._bound(cursor)
             stream.keep(self._config.topic_bytes)
 
     def _bound(self, cursor: Cursor) -> None:
