@@ -337,7 +337,7 @@ class Client:
         loop raises Overflowed. idle: the loop ends after so many seconds without an event. yields: the type of the
         values, where the topic is given by its name.
 
-        Raises UsageError for options that make no sense, and Closed.
+        Raises UsageError for options that make no sense and for more than 4,096 subscriptions at a time, and Closed.
         """
         return self._open().subscribe(to, options)
 

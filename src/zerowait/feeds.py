@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zerowait.channels import Channel
 from zerowait.codec import Codec
 from zerowait.contract import packed
+from zerowait.engines.brokerless.protocol.frames import SUBSCRIPTIONS_MOST
 from zerowait.engines.brokerless.protocol.subscriber.inbox import Inbox
 from zerowait.engines.brokerless.protocol.subscriber.subscriber import Wanted, window_of
 from zerowait.engines.brokerless.topical import Topical
@@ -53,6 +54,8 @@ class Feeds:
         self._opened = opened
         self._plains, self._ports = plains, ports
         self._numbers = count(1)
+        self._held: set[int] = set()  # subscriptions, but for those of bare sockets
+        self._holding = threading.Lock()
         self._inboxes: weakref.WeakSet[Inbox] = weakref.WeakSet()
         self.press = self._press()
         self._plain_press = self._press()  # of what goes to bare sockets
@@ -124,7 +127,7 @@ class Feeds:
             name,
             codec,
             idle,
-            partial(_unsubscribe, node, self._ports, id),
+            partial(_unsubscribe, node, self._ports, self._held, id),
             partial(refuse_elsewhere, pid, "This subscription"),
         )
         told = weakref.ref(subscription)
@@ -187,6 +190,7 @@ class Feeds:
             self._ports.subscribe(id, pattern, plain, plain_decoder(plain, codec), inbox, terms["queue"])
             self._opened.node.wake()
             return
+        self._hold(id, pattern)
         wanted = Wanted(
             id, pattern, inbox, terms["replay"], round(terms["replay_seconds"] * 1_000), group, terms["queue"],
             terms["overflow"], packed(codec.describe()), ended, lost,
@@ -194,8 +198,20 @@ class Feeds:
         asked = self._opened.node.subscribe(wanted)
         asked.add_done_callback(lambda over: inbox.end(error) if (error := _error(over)) is not None else None)
 
+    def _hold(self, id: int, pattern: str) -> None:
+        """Raises UsageError for one that publishers would not have: they would end the connection, and all that is on
+        its way on it."""
+        with self._holding:
+            if len(self._held) >= SUBSCRIPTIONS_MOST:
+                raise UsageError(
+                    f"{self._opened.name!r} has {SUBSCRIPTIONS_MOST:,} subscriptions, and may not have more: {pattern} "
+                    "was not subscribed to. One subscription to a pattern (* stands for a word, > at the end for one "
+                    "or more) has the events of many topics."
+                )
+            self._held.add(id)
+
     def unwant(self, id: int) -> None:
-        _unsubscribe(self._opened.node, self._ports, id)
+        _unsubscribe(self._opened.node, self._ports, self._held, id)
 
     def number(self) -> int:
         return next(self._numbers)
@@ -248,7 +264,7 @@ def _subject(to: Any, yields: Any) -> tuple[str, Codec[Any]]:
     raise UsageError(f"subscribe() takes a Topic or a topic's name, not {to!r:.80}.")
 
 
-def _unsubscribe(node: Any, plain: Any, id: int) -> None:
+def _unsubscribe(node: Any, plain: Any, held: set[int], id: int) -> None:
     """Perhaps in the garbage collection, where no lock may be taken."""
 
     def tell() -> None:
@@ -256,6 +272,7 @@ def _unsubscribe(node: Any, plain: Any, id: int) -> None:
             node.unsubscribe(id)
 
     node.call(tell)
+    held.discard(id)  # whoever has its place now is told of after that
 
 
 def _error(over: Any) -> Exception | None:

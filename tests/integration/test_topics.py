@@ -19,7 +19,8 @@ import pytest
 from tests.integration.feeds import ORDERS
 from tests.programs import ZEROWAIT, Program, Start, programs
 from tests.waiting import wait_until, wait_until_in_loop
-from zerowait import App, Client, Context, Event, QueueFull, Retry, RetryLater, Settings, Topic
+from zerowait import App, Client, Context, Event, QueueFull, Retry, RetryLater, Settings, Topic, feeds
+from zerowait.engines.brokerless.protocol.publisher import publisher as publishing
 from zerowait.errors import Cancelled, Closed, EncodeError, Overflowed, TooLarge, UsageError
 from zerowait.results import Subscription
 
@@ -766,3 +767,42 @@ async def test_several_loops_share_a_subscription(settings: Settings) -> None:
 
         found = await asyncio.gather(loop(), loop())
     assert sorted(found[0] + found[1]) == list(range(100))
+
+
+# -- how many ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_subscription_too_many_is_refused_where_it_is_asked_for(
+    bank: Client, screen: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publishers ended the connection, with all pushes and requests on it, and again each time it was back."""
+    monkeypatch.setattr(feeds, "SUBSCRIPTIONS_MOST", 3)
+    monkeypatch.setattr(publishing, "SUBSCRIPTIONS_MOST", 3)
+    mine = [screen.subscribe(f"prices.{at}", idle=10) for at in range(3)]
+    with pytest.raises(UsageError, match=r"'screen' has 3 subscriptions, and may not have more: prices\.3"):
+        screen.subscribe("prices.3")
+    # those that there are go on
+    bank.subscribers("prices.2").at_least(1).result(10)
+    assert bank.publish("prices.2", 1).result(10) == 1
+    assert numbers(mine[2], 1) == [("prices.2", 1, 0)]
+    # one that is over makes room for another, on all connections
+    for at in range(3, 20):
+        mine.pop(0).cancel()
+        mine.append(screen.subscribe(f"prices.{at}", idle=10))
+    bank.subscribers("prices.19").at_least(1).result(10)
+    assert bank.publish("prices.19", 2).result(10) == 1
+    assert numbers(mine[-1], 1) == [("prices.19", 2, 0)]
+
+
+def test_an_app_with_a_subscription_too_many_does_not_start(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "SUBSCRIPTIONS_MOST", 1)
+    app = App("board", settings=settings)
+    for topic in ("prices.a", "prices.b"):
+
+        @app.subscribe(topic)
+        async def heard(price: int) -> None: ...
+
+    with pytest.raises(UsageError, match="may not have more"), app:
+        pass

@@ -54,6 +54,7 @@ ALONE = 2  # one in the whole process
 LANES = 3
 DROP_OLDEST, CONFLATE, DISCONNECT = 0, 1, 2  # what becomes of events for whose subscription the queue is full
 UNKNOWN = -1  # so many were missed, where nobody can know
+SUBSCRIPTIONS_MOST = 4_096  # of a process, on each of its links
 
 
 class ProtocolError(Exception):

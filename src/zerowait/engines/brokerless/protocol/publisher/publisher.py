@@ -19,6 +19,7 @@ from zerowait.engines.brokerless.protocol.effects import Effects, Say
 from zerowait.engines.brokerless.protocol.frames import (
     DISCONNECT,
     MALFORMED,
+    SUBSCRIPTIONS_MOST,
     UNKNOWN,
     ProtocolError,
     Room,
@@ -37,7 +38,6 @@ from zerowait.patterns import Patterns, overlap
 STREAMS_REMEMBERED = 1_024  # patterns that nobody subscribes to any more and whose events are still counted …
 STREAM_IDLE = 3_600.0  # … for so many seconds
 RETAINED_MOST = 100_000  # topics whose last value is kept
-SUBSCRIPTIONS_MOST = 4_096  # of one connection
 TAKING = 1.25  # pings: who has not made room for so long may be busy with one event for as long as it likes
 
 
@@ -197,6 +197,7 @@ class Publisher:
         check_subscribe(said)
         if self._taker(link.conn, said.subscription) is not None:
             raise ProtocolError(MALFORMED, f"subscription {said.subscription} twice on one connection")
+        # Ours stop before that, in their process: this is for those who do not.
         if len(self._cursors.get(link.conn, ())) + len(self._joined.get(link.conn, ())) >= SUBSCRIPTIONS_MOST:
             raise ProtocolError(MALFORMED, f"more than {SUBSCRIPTIONS_MOST} subscriptions on one connection")
         stream = self._stream(said.pattern)
