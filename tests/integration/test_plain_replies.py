@@ -98,6 +98,46 @@ def test_a_dealer_with_the_empty_frame_has_many_questions_out(peers: Peers) -> N
         assert sorted(answers) == sorted([b"", b"World %d" % n] for n in range(30))
 
 
+def test_a_dealer_that_reads_its_answers_late_gets_every_one_of_them_and_holds_up_nobody(peers: Peers) -> None:
+    where, app, questions = endpoint(), App("large"), 5_000
+
+    @app.reply(RequestChannel[str, str]("large", plain=Plain("text", bind=where)))
+    async def large(text: str) -> str:
+        return f"{text} {'x' * 5_000}"  # 25 MB in all: no buffer on the way has room for that
+
+    with app as zw:
+        dealer, other = peers.make(zmq.DEALER, where), peers.make(zmq.REQ, where)
+        for n in range(questions):
+            dealer.send_multipart([b"", b"%d" % n])
+        wait_until(lambda: [each.answered for each in zw.status().requests] == [questions], within=30)
+        other.send(b"other")
+        assert other.recv().startswith(b"other ")
+        answers = [dealer.recv_multipart()[1].split()[0] for _ in range(questions)]
+        assert sorted(answers, key=int) == [b"%d" % n for n in range(questions)]
+        assert not dealer.poll(0)
+
+
+def test_answers_that_wait_for_a_dealer_reach_it_though_the_service_is_told_to_stop(peers: Peers) -> None:
+    where, app, questions = endpoint(), App("large"), 5_000
+
+    @app.reply(RequestChannel[str, str]("large", plain=Plain("text", bind=where)))
+    async def large(text: str) -> str:
+        return f"{text} {'x' * 5_000}"
+
+    with app as zw:
+        dealer = peers.make(zmq.DEALER, where)
+        for n in range(questions):
+            dealer.send_multipart([b"", b"%d" % n])
+        wait_until(lambda: [each.answered for each in zw.status().requests] == [questions], within=30)
+        got = set[bytes]()
+        reading = threading.Thread(
+            target=lambda: got.update(dealer.recv_multipart()[1].split()[0] for _ in range(questions))
+        )
+        reading.start()
+    reading.join()
+    assert len(got) == questions
+
+
 def test_an_envelope_comes_back_as_it_was_whatever_brokers_put_there(peers: Peers) -> None:
     where = endpoint()
     with hello(where):

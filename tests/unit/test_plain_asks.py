@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.outbox.boxes import Nowhere
 from zerowait.codec import Codec
+from zerowait.engines.brokerless.plainly import replies
 from zerowait.engines.brokerless.plainly.ports import PlainPorts
 from zerowait.engines.brokerless.wire import PlainHeard, PlainJoined, PlainParted
 from zerowait.errors import Expired, NoResponder, PeerLost, QueueFull, TooLarge
@@ -314,8 +315,9 @@ class Replier:
     """A ROUTER whose questions are asked on a lane that is answered by hand."""
 
     def __init__(self) -> None:
+        self.now = 100.0
         self.wire = FakeWire()
-        self.ports = PlainPorts(1_000)
+        self.ports = PlainPorts(1_000, clock=lambda: self.now)
         wire: Any = self.wire
         self.ports.open(wire)
         self.inner = Asker(ONE)
@@ -391,6 +393,79 @@ def test_a_failure_is_an_empty_answer_and_a_peer_that_has_left_is_counted() -> N
     replier.wire.gone = True
     replier.reply(1, b"B")
     assert replier.port.gone == 1
+
+
+def test_an_answer_that_its_peer_has_no_room_for_waits_in_its_place_until_it_has() -> None:
+    replier = Replier()
+    for n in range(3):
+        replier.hear(b"peer", b"", b"%d" % n)
+    replier.wire.full = {1}
+    replier.reply(0, b"A")
+    replier.reply(1, b"B")
+    assert not replier.sent()
+    assert replier.ports.has_kept()
+    assert replier.wire.held == {1: False}, "that is not much"
+    assert 0 < (replier.ports.turn() or 0) < 1
+    replier.wire.full = set()
+    replier.reply(2, b"C")
+    assert not replier.sent(), "none overtakes another"
+    replier.now += 1
+    replier.ports.turn()
+    assert [parts[-1] for parts in replier.sent()] == [b"A", b"B", b"C"]
+    assert replier.port.gone == 0
+    assert not replier.ports.has_kept()
+
+
+def test_what_waits_for_a_peer_goes_with_it() -> None:
+    replier = Replier()
+    replier.hear(b"peer", b"", b"a")
+    replier.wire.full = {1}
+    replier.reply(0, b"A")
+    replier.wire.full, replier.wire.gone = set(), True
+    replier.now += 1
+    replier.ports.turn()
+    assert replier.port.gone == 1
+    assert not replier.ports.has_kept()
+
+
+def test_while_much_waits_for_peers_no_question_is_read_and_who_takes_nothing_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replies, "KEPT_BYTES", 1_000)
+    replier = Replier()
+    for n in range(4):
+        replier.hear(b"peer", b"", b"%d" % n)
+    replier.wire.full = {1}
+    for n in range(2):
+        replier.reply(n, b"x")
+    assert replier.wire.held == {1: False}
+    replier.reply(2, b"x")
+    assert replier.wire.held == {1: True}
+    assert "do not read their answers as fast as they ask" in caplog.text
+    replier.now += replies.PATIENCE_S
+    replier.ports.turn()
+    assert replier.wire.held == {1: False}, "the others go on"
+    assert not replier.ports.has_kept()
+    replier.reply(3, b"x")
+    assert replier.port.gone == 3
+    replier.wire.full = set()
+    replier.now += 1
+    replier.ports.turn()
+    replier.hear(b"peer", b"", b"again")
+    replier.reply(4, b"y")
+    assert [parts[-1] for parts in replier.sent()] == [b"x", b"y"], "it reads again"
+
+
+def test_what_waits_when_we_leave_is_tried_once_more_and_counted() -> None:
+    replier = Replier()
+    for peer in (b"peer1", b"peer2"):
+        replier.hear(peer, b"", b"a")
+    replier.wire.full = {1}
+    for n in range(2):
+        replier.reply(n, b"A")
+    replier.ports.leave()
+    assert replier.port.gone == 2
+    assert not replier.ports.has_kept()
 
 
 def test_at_the_end_nobody_is_left_waiting_and_what_comes_after_it_is_not_sent() -> None:

@@ -144,6 +144,10 @@ class PlainPorts:
         """Whether the next turn is due at once."""
         return self._publishing.has_work() or any(port.has_work() for port in self._replies)
 
+    def has_kept(self) -> bool:
+        """Whether answers wait for bare peers that have no room for them yet."""
+        return any(port.has_kept() for port in self._replies)
+
     def drain(self) -> None:
         """Work is not taken up any more, and waits with who sends it."""
         self._around.draining = True
