@@ -11,9 +11,9 @@ import pytest
 
 from tests.unit.outbox.boxes import Nowhere
 from zerowait.codec import Codec
-from zerowait.engines.brokerless.plainly.port import MEND_S
+from zerowait.engines.brokerless.plainly.port import CUT_MOST_S, CUT_S, LASTED_S, MEND_S
 from zerowait.engines.brokerless.plainly.ports import PlainPorts
-from zerowait.engines.brokerless.wire import PlainHeard
+from zerowait.engines.brokerless.wire import PlainDialled, PlainHeard
 from zerowait.errors import QueueFull, TooLarge, UsageError
 from zerowait.outbox.intake import Intake, Limits
 from zerowait.outbox.lane import Lane
@@ -31,6 +31,7 @@ class FakeWire:
         self.opening: Exception | None = None
         self.sending: Exception | None = None
         self.message_bytes = 0
+        self.redialled: list[str] = []
 
     def plain(self, kind: str, bind: object, connect: object, *, message_bytes: int) -> int:
         if self.opening is not None:
@@ -48,6 +49,11 @@ class FakeWire:
 
     def hold_plain(self, plain: int, held: bool) -> None:
         self.held = held
+
+    def redial_plain(self, plain: int, endpoint: str) -> None:
+        if self.opening is not None:
+            raise self.opening
+        self.redialled.append(endpoint)
 
 
 class Bench:
@@ -199,3 +205,36 @@ def test_json_of_another_type_comes_in_as_it_is() -> None:
 def test_json_that_no_payload_can_hold_is_refused_with_the_reason(frame: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be kept"):
         plain_decoder(Plain("json", connect="tcp://127.0.0.1:5599"), Codec(object))(frame)
+
+
+def test_a_connection_that_zeromq_makes_again_is_left_to_it_and_one_that_it_does_not_is_dialled(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.ports.pull_from("in", Plain("bytes", connect=("tcp://a:1", "tcp://b:1")), bytes, lambda payload: None)
+    bench.ports.turn()
+    bench.ports.heard(PlainDialled(7, "tcp://a:1", "cut"))
+    assert bench.ports.turn() == pytest.approx(CUT_S)
+    bench.ports.heard(PlainDialled(7, "tcp://a:1", "dialling"))
+    bench.now += CUT_S
+    assert bench.ports.turn() is None
+    assert not bench.wire.redialled
+    bench.ports.heard(PlainDialled(7, "tcp://a:1", "joined"))
+    bench.now += LASTED_S
+    pause = CUT_S
+    for times in range(1, 10):
+        bench.ports.heard(PlainDialled(7, "tcp://a:1", "cut"))
+        assert bench.ports.turn() == pytest.approx(pause)
+        bench.now += pause
+        assert bench.ports.turn() is None
+        assert bench.wire.redialled == ["tcp://a:1"] * times
+        bench.ports.heard(PlainDialled(7, "tcp://a:1", "joined"))
+        pause = min(2 * pause, CUT_MOST_S)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 4, "the 1st, 2nd, 4th and 8th"
+    assert "tcp://a:1 ended by what came over it" in caplog.text
+    bench.ports.heard(PlainDialled(7, "tcp://b:1", "cut"))
+    bench.now += CUT_S
+    bench.wire.opening = OSError("no more sockets")
+    assert bench.ports.turn() == MEND_S
+    bench.wire.opening, bench.now = None, bench.now + MEND_S
+    assert bench.ports.turn() is None
+    assert bench.wire.redialled[-1] == "tcp://b:1"

@@ -12,6 +12,9 @@ What libzmq 4.3.5 does that the documentation does not say, each tried:
   (`CONNECT_RETRIED`), of a name that cannot be looked up too, which -1 passes over in silence.
 - A descriptor of a socket tells only of *changes*, and any call on the socket may swallow one: after sending, after not
   reading to the end, look (`is_ready`) before sleeping. After a read that found nothing the descriptor can be trusted.
+- It connects again what broke, but not what it ended itself because of what was sent: a frame above MAXMSGSIZE, say.
+  All that tells it is DISCONNECTED without CONNECT_RETRIED behind it. `disconnect` and `connect` of the same socket
+  mend that, and keep what was read and what a SUB wants.
 - Every call that sends or receives gives up the GIL, `is_ready` does not.
 - Not copying (`copy=False`) does not pay for sending, not even frames of 256 KiB: pyzmq's garbage thread costs more.
 """
@@ -187,6 +190,14 @@ class Bare:
         self.socket.set(zmq.IPV6, int(ipv6))
         self.socket.connect(endpoint)
 
+    def disconnect(self, endpoint: str) -> None:
+        """Also of what ended long ago. What came by it and was not read stays."""
+        try:
+            self.socket.disconnect(endpoint)
+        except Unusable as error:
+            if error.errno != errno.ENOENT:
+                raise
+
     def is_ready(self) -> int:
         """READABLE, WRITABLE, both or 0, as of now. After 0 the descriptor tells of every change."""
         return self._get(_EVENTS)
@@ -281,6 +292,16 @@ class Monitor:
         while len(found) < MONITOR_HIGH_WATER and (frame := self._bare.read()) is not None:
             found.append(_MONITORED.unpack(frame.bytes))
             self._bare.skip_rest()
+        return found
+
+    def read_addresses(self) -> list[tuple[int, str]]:
+        """Event and address of everything so far, in order. The address is an endpoint that was connected to, or, of a
+        name, what it was looked up as."""
+        found: list[tuple[int, str]] = []
+        while len(found) < MONITOR_HIGH_WATER and (frame := self._bare.read()) is not None:
+            event = _MONITORED.unpack(frame.bytes)[0]
+            address = self._bare.read()
+            found.append((event, "" if address is None else address.bytes.decode(errors="replace")))
         return found
 
     def close(self) -> None:

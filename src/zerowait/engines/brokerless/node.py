@@ -54,6 +54,7 @@ from zerowait.engines.brokerless.wire import (
     Heard,
     Lost,
     Opened,
+    PlainDialled,
     PlainHeard,
     PlainJoined,
     PlainParted,
@@ -78,7 +79,7 @@ class Plainly(Protocol):
     """What is done with bare ZeroMQ sockets, on the network thread."""
 
     def open(self, wire: Wire) -> None: ...
-    def heard(self, event: PlainHeard | PlainJoined | PlainParted) -> None: ...
+    def heard(self, event: PlainHeard | PlainJoined | PlainParted | PlainDialled) -> None: ...
     def turn(self) -> float | None: ...
     def has_work(self) -> bool: ...
     def has_kept(self) -> bool: ...
@@ -544,7 +545,7 @@ class Node:
                     self._outlets.forget(event.conn)
                     self._finder.lost(event.conn, event.reason, now)
                     core.lost(event.conn, now, event.reason)
-                case PlainHeard() | PlainJoined() | PlainParted():
+                case PlainHeard() | PlainJoined() | PlainParted() | PlainDialled():
                     self._plainly.heard(event)
         core.read_until = self._unread.read(len(core.links), now, is_behind=wire.is_behind())
         self._loop.carry(now)

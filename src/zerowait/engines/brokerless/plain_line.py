@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from zerowait.engines.brokerless.bare import DISCONNECTED, READABLE, SHAKEN, Bare, Frame, Monitor
+from zerowait.engines.brokerless.bare import CONNECT_FAILED, DISCONNECTED, READABLE, SHAKEN, Bare, Frame, Monitor
 from zerowait.engines.brokerless.dialled import FRAMES_A_TURN, TROUBLES
-from zerowait.engines.brokerless.wire_events import Event, PlainHeard, PlainJoined, PlainParted
+from zerowait.engines.brokerless.wire_events import Event, PlainDialled, PlainHeard, PlainJoined, PlainParted
 
 PARTS_MOST = 64
+DIALLING = CONNECT_FAILED | DISCONNECTED | SHAKEN
+STATES: Mapping[int, Literal["cut", "dialling", "joined"]] = {
+    DISCONNECTED: "cut",
+    CONNECT_FAILED: "dialling",
+    SHAKEN: "joined",
+}
 PARTED = "the other side closed the connection, or is gone"
 
 
@@ -76,3 +83,40 @@ class WatchedLine(PlainLine):
             elif event in TROUBLES:
                 events.append(PlainParted(self.number, TROUBLES[event]))
         return False
+
+
+class DiallingLine(PlainLine):
+    """One that connects to others, and tells of each connection whether ZeroMQ looks after it. endpoints: as they were
+    connected to, and whether for IPv6."""
+
+    def __init__(
+        self,
+        number: int,
+        bare: Bare,
+        monitor: Monitor,
+        *,
+        hears: bool,
+        message_bytes: int,
+        endpoints: Mapping[str, bool],
+    ) -> None:
+        super().__init__(number, bare, hears=hears, message_bytes=message_bytes)
+        self.monitor = monitor
+        self._endpoints = endpoints
+
+    def look(self, events: list[Event]) -> bool:
+        for event, address in self.monitor.read_addresses():
+            if event in STATES:
+                events.extend(PlainDialled(self.number, each, STATES[event]) for each in self._meant(address))
+        return False
+
+    def redial(self, endpoint: str) -> None:
+        """Never a second connection: what there is of the first ends."""
+        self.bare.disconnect(endpoint)
+        self.bare.connect(endpoint, ipv6=self._endpoints[endpoint])
+
+    def _meant(self, address: str) -> list[str]:
+        if address in self._endpoints:
+            return [address]
+        # What a name was looked up as. Of several names with the same port, whichever it was: they are all dialled.
+        port = address.rpartition(":")[2]
+        return [each for each in self._endpoints if each.rpartition(":")[2] == port]

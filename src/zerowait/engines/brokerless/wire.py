@@ -32,7 +32,7 @@ from zerowait.engines.brokerless.heap import expect_large_pieces
 from zerowait.engines.brokerless.listener import PARTING_S, Caller, Listener
 from zerowait.engines.brokerless.listener import WATCHED as LISTENER_EVENTS
 from zerowait.engines.brokerless.lookout import Lookout
-from zerowait.engines.brokerless.plain_line import PlainLine, WatchedLine
+from zerowait.engines.brokerless.plain_line import DIALLING, DiallingLine, PlainLine, WatchedLine
 from zerowait.engines.brokerless.shears import Shears
 from zerowait.engines.brokerless.wire_events import (
     Conn,
@@ -40,6 +40,7 @@ from zerowait.engines.brokerless.wire_events import (
     Heard,
     Lost,
     Opened,
+    PlainDialled,
     PlainHeard,
     PlainJoined,
     PlainParted,
@@ -47,8 +48,8 @@ from zerowait.engines.brokerless.wire_events import (
 from zerowait.errors import ZerowaitError
 
 __all__ = [
-    "Conn", "Event", "Heard", "Library", "Lost", "Opened", "PlainHeard", "PlainJoined", "PlainKind", "PlainParted",
-    "Wire", "capabilities", "libzmq", "raise_descriptor_limit",
+    "Conn", "Event", "Heard", "Library", "Lost", "Opened", "PlainDialled", "PlainHeard", "PlainJoined", "PlainKind",
+    "PlainParted", "Wire", "capabilities", "libzmq", "raise_descriptor_limit",
 ]  # fmt: skip
 
 NAP_S = 1.0  # the longest sleep: should a ring ever be missed, this is what it costs
@@ -235,13 +236,16 @@ class Wire:
         """A real socket, for peers that know nothing of zerowait; ZeroMQ connects it again by itself.
 
         message_bytes: of a received message; a peer that sends a larger frame is disconnected. watched: it connects to
-        one endpoint, and PlainJoined and PlainParted tell of that connection. Raises as `listen()`.
+        one endpoint, and PlainJoined and PlainParted tell of that connection; PlainDialled of each connection of one
+        that connects and is not watched. Raises as `listen()`.
         """
         bound = [parse_address(endpoint, listening=True) for endpoint in bind]
         connected = [parse_address(endpoint) for endpoint in connect]
         monitor: Monitor | None = None
         if watched:
             socket, monitor = self._monitored(lambda: self._sockets.plain(kind, message_bytes), DIALLED_EVENTS)
+        elif connected:
+            socket, monitor = self._monitored(lambda: self._sockets.plain(kind, message_bytes), DIALLING)
         else:
             socket = self._sockets.plain(kind, message_bytes)
         try:
@@ -255,8 +259,19 @@ class Wire:
             socket.close()
             raise
         number = next(self._numbers)
+        watching: WatchedLine | DiallingLine
         if monitor is not None:
-            watching = WatchedLine(number, socket, monitor, message_bytes=message_bytes)
+            if watched:
+                watching = WatchedLine(number, socket, monitor, message_bytes=message_bytes)
+            else:
+                watching = DiallingLine(
+                    number,
+                    socket,
+                    monitor,
+                    hears=kind != "push",
+                    message_bytes=message_bytes,
+                    endpoints={address.endpoint: ":" in address.host for address in connected},
+                )
             self._lookout.watch_connections(watching)
             self._plain[number] = watching
         else:
@@ -282,6 +297,13 @@ class Wire:
     def subscribe_plain(self, plain: int, prefix: bytes, *, wanted: bool) -> None:
         """Of a SUB: what begins so is wanted, or no longer. As often as it was wanted it must be taken back."""
         self._plain[plain].bare.subscribe(prefix, wanted=wanted)
+
+    def redial_plain(self, plain: int, endpoint: str) -> None:
+        """Of one that PlainDialled told of: connects there anew, in the place of what was."""
+        line = self._plain[plain]
+        assert isinstance(line, DiallingLine)
+        line.redial(endpoint)
+        self._lookout.touched(line, blocked=False)
 
     def close_plain(self, plain: int) -> None:
         """At once: what was sent by it and has not left is lost."""
@@ -389,7 +411,7 @@ class Wire:
     def _close_line(self, line: PlainLine, linger_s: float) -> None:
         if not line.held:
             self._lookout.unwatch(line)
-        if isinstance(line, WatchedLine):
+        if isinstance(line, WatchedLine | DiallingLine):
             self._lookout.unwatch_connections(line)
             line.monitor.close()
         line.bare.close(linger_s)

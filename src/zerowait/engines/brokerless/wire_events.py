@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 
 Conn = int
@@ -53,4 +55,13 @@ class PlainParted(Struct, frozen=True, gc=False):
     reason: str
 
 
-Event = Opened | Heard | Lost | PlainHeard | PlainJoined | PlainParted
+class PlainDialled(Struct, frozen=True, gc=False):
+    """Of a bare socket that connects: this connection has ended ("cut"), ZeroMQ makes it again ("dialling"), it is
+    there ("joined"). What is cut and not dialled at once ZeroMQ never dials again."""
+
+    plain: int
+    endpoint: str
+    state: Literal["cut", "dialling", "joined"]
+
+
+Event = Opened | Heard | Lost | PlainHeard | PlainJoined | PlainParted | PlainDialled

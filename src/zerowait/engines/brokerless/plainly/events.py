@@ -245,10 +245,7 @@ class Subscribing:
 
     def turn(self, wire: Wire) -> float | None:
         while self._idle:
-            port = self._idle.pop()
-            if port.socket >= 0:
-                self._around.by_socket.pop(port.socket, None)
-                wire.close_plain(port.socket)
+            self._idle.pop().close(wire)
         ports = self._ports
         return min((wait for port in ports.values() if (wait := port.turn(wire)) is not None), default=None)
 

@@ -9,25 +9,38 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from zerowait.engines.brokerless.wire import PlainHeard, PlainJoined, PlainKind, PlainParted, Wire
+from zerowait.engines.brokerless.wire import PlainDialled, PlainHeard, PlainJoined, PlainKind, PlainParted, Wire
 from zerowait.plain import Plain
 
 log = logging.getLogger("zerowait.plain")
 
 RETRY_S = 0.05  # how soon a socket that took nothing is tried again
 MEND_S = 1.0  # how soon what failed is tried again: an address in use, say
+CUT_S = 0.2  # after a connection has ended, until it counts as one that ZeroMQ will not make again
+CUT_MOST_S = 2.0  # and if it ends so again and again
+LASTED_S = 10.0  # a connection that lasted so long begins with the short one again
 TOLD_MOST = 16  # different troubles of a socket that are logged until it works again
 
 
 class Around(Struct, eq=False):
     """What all ports share. message_bytes: of the largest message that is received. refused: told, where the log is, of
-    what a bare sender sent and nobody can read: from where, and why. draining: nothing more is taken up."""
+    what a bare sender sent and nobody can read: from where, and why. cut: ports with connections that ended, by socket.
+    draining: nothing more is taken up."""
 
     message_bytes: int
     refused: Callable[[str, str], None]
     clock: Callable[[], float]
     by_socket: dict[int, Port] = field(default_factory=dict[int, "Port"])
+    cut: dict[int, Port] = field(default_factory=dict[int, "Port"])
     draining: bool = False
+
+
+class Cut(Struct, eq=False):
+    """What is known of one connection. redial_at: 0, ZeroMQ looks after it."""
+
+    redial_at: float = 0.0
+    joined_at: float = 0.0
+    pause_s: float = 0.0
 
 
 class Port:
@@ -45,6 +58,8 @@ class Port:
         self.refused = 0
         self._retry_at = 0.0
         self._told: set[str] = set()
+        self._cuts: dict[str, Cut] = {}  # by endpoint
+        self._redials = 0
 
     def turn(self, wire: Wire) -> float | None:
         """Does what can be done; gives in how many seconds to come back for something, None: it will be heard of."""
@@ -55,6 +70,60 @@ class Port:
 
     def watched(self, event: PlainJoined | PlainParted) -> None:
         """Nothing, of a socket whose connections nobody watches."""
+
+    def dialled(self, event: PlainDialled) -> None:
+        now = self.around.clock()
+        cut = self._cuts.setdefault(event.endpoint, Cut())
+        if event.state != "cut":
+            cut.redial_at = 0.0
+            if event.state == "joined":
+                cut.joined_at = now
+            return
+        cut.pause_s = CUT_S if now - cut.joined_at >= LASTED_S or not cut.pause_s else min(2 * cut.pause_s, CUT_MOST_S)
+        cut.redial_at = now + cut.pause_s
+        self.around.cut[self.socket] = self
+
+    def redial(self, wire: Wire) -> float | None:
+        """What has ended and ZeroMQ does not connect again by itself. Gives in how many seconds to come back."""
+        now = self.around.clock()
+        waits: list[float] = []
+        for endpoint, cut in self._cuts.items():
+            if not cut.redial_at:
+                continue
+            if cut.redial_at > now:
+                waits.append(cut.redial_at - now)
+                continue
+            cut.redial_at = 0.0
+            try:
+                wire.redial_plain(self.socket, endpoint)
+            except Exception as error:  # no more sockets, say
+                cut.redial_at = now + MEND_S
+                waits.append(MEND_S)
+                log.debug("channel %s: %s is not dialled: %s", self.channel, endpoint, error)
+                continue
+            self._redials += 1
+            if self._redials & (self._redials - 1) == 0:  # 1, 2, 4, 8 …
+                log.warning(
+                    "channel %s: the connection to the bare peer at %s ended by what came over it, most likely a frame "
+                    "of more than message_bytes (%d): if it should be let in, set message_bytes higher. It is "
+                    "connected again; %d so far",
+                    self.channel,
+                    endpoint,
+                    self.around.message_bytes,
+                    self._redials,
+                )
+        if not waits:
+            self.around.cut.pop(self.socket, None)
+        return min(waits, default=None)
+
+    def close(self, wire: Wire) -> None:
+        """Its socket, if it is open; the next turn may open another."""
+        if self.socket >= 0:
+            self.around.by_socket.pop(self.socket, None)
+            self.around.cut.pop(self.socket, None)
+            self._cuts.clear()
+            wire.close_plain(self.socket)
+            self.socket = -1
 
     def opening(self, wire: Wire, **options: Any) -> float | None:
         """None: it is open. Else the seconds until it is worth another attempt."""

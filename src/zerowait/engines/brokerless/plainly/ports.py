@@ -20,7 +20,7 @@ from zerowait.engines.brokerless.plainly.pushes import PullPort, PushPort
 from zerowait.engines.brokerless.plainly.replies import ReplyPort
 from zerowait.engines.brokerless.plainly.requests import PlainRequests
 from zerowait.engines.brokerless.protocol.subscriber.inbox import Inbox
-from zerowait.engines.brokerless.wire import PlainHeard, PlainJoined, PlainParted, Wire
+from zerowait.engines.brokerless.wire import PlainDialled, PlainHeard, PlainJoined, PlainParted, Wire
 from zerowait.outbox.intake import Intake
 from zerowait.plain import Plain
 from zerowait.requests.box import Requests
@@ -129,14 +129,19 @@ class PlainPorts:
         wire = self._wire
         if wire is None or not self._turns:
             return None
-        return min((wait for turn in self._turns if (wait := turn(wire)) is not None), default=None)
+        waits = [wait for turn in self._turns if (wait := turn(wire)) is not None]
+        cut = self._around.cut
+        waits += [wait for socket in list(cut) if (wait := cut[socket].redial(wire)) is not None]
+        return min(waits, default=None)
 
-    def heard(self, event: PlainHeard | PlainJoined | PlainParted) -> None:
+    def heard(self, event: PlainHeard | PlainJoined | PlainParted | PlainDialled) -> None:
         port = self._around.by_socket.get(event.plain)
         if port is None:
             return
         if isinstance(event, PlainHeard):
             port.heard(event)
+        elif isinstance(event, PlainDialled):
+            port.dialled(event)
         else:
             port.watched(event)
 

@@ -56,9 +56,8 @@ class _Line(Port):
     def turn(self, wire: Wire) -> float | None:
         if self._reopen:
             self._reopen = self.is_up = False  # ZeroMQ may have connected it again meanwhile
-            self.around.by_socket.pop(self.socket, None)
-            wire.close_plain(self.socket)
-            self.socket, self._retry_at = -1, self.around.clock() + AGAIN_S
+            self.close(wire)
+            self._retry_at = self.around.clock() + AGAIN_S
         if self.socket < 0:
             return self.opening(wire, watched=True) if self.is_watched else self.opening(wire)
         return None
