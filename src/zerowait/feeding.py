@@ -95,8 +95,8 @@ class Feeding:
         taken = feed.inbox.take(most, one_topic=True)
         if taken is None:
             return None
-        if taken.missed > taken.known:
-            self._tell(feed, taken.missed - taken.known, taken.source.sender)
+        if (unsaid := taken.missed - taken.known - taken.refused) > 0:
+            self._tell(feed, unsaid, taken.source.sender)
         delivery = delivered(taken)
         delivery.token = feed
         return Job(delivery, 0, delivery.count)

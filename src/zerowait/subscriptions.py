@@ -157,7 +157,9 @@ class Subscription(Leaving, Generic[T_co]):
         values, bad = values_of(self._codec, taken)
         piece, sender, missed = taken.piece, taken.source.sender, taken.missed
         if missed > taken.known:
-            self._miss(missed - taken.known, sender)
+            self._lose(taken.refused)  # the network thread has said of these that they could not be read
+            if unsaid := missed - taken.known - taken.refused:
+                self._miss(unsaid, sender)
         if bad:
             self._lose(len(bad))
             log.warning(

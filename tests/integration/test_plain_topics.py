@@ -145,6 +145,24 @@ def test_what_cannot_be_read_is_missed_counted_and_logged_and_the_next_is_taken(
     assert "2 frames, where one is expected" in caplog.text
 
 
+def test_an_event_is_told_only_what_of_its_own_topic_could_not_be_read_directly_before_it(
+    pub: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    framed = Plain("text", connect=pub.where, topic_frame=True)
+    with Client("reader") as zw:
+        numbers, other = zw.subscribe(Topic[int]("a.n", plain=framed)), zw.subscribe(Topic[int]("other", plain=framed))
+        assert pub.subscribed(2) == [b"\x01a.n", b"\x01other"]
+        for frames in ([b"7"], [b"8"], [b"\xff"], [b"9"], [b"10", b"three frames"], [b"11"]):
+            pub.socket.send_multipart([b"a.n", *frames])
+        pub.socket.send_multipart([b"other", b"1"])
+        assert (first(other).missed, other.missed) == (0, 0)  # the last: all of a.n lies there, or was looked at
+        got = [first(numbers) for _ in range(4)]
+        assert [(each.value, each.missed) for each in got] == [(7, 0), (8, 0), (9, 1), (11, 1)]
+        assert numbers.missed == 2
+    assert "was refused" in caplog.text
+    assert "faster" not in caplog.text
+
+
 def test_a_slow_reader_keeps_the_newest_and_knows_how_many_it_missed(pub: Publisher) -> None:
     wanted = Topic[int]("numbers", plain=Plain("text", connect=pub.where))
     last = Topic[int]("last", plain=Plain("text", connect=pub.where))

@@ -177,20 +177,23 @@ class SubscribePort(Port):
                 wire.subscribe_plain(self.socket, self._filters.pop(id), wanted=False)
         if self._news:
             news, self._news = self._news, []
-            for parts in news:
-                self._share(list(wanted.values()), parts)
             now_us = int(time.time() * 1e6)  # a bare publisher does not say when
+            for parts in news:
+                self._share(list(wanted.values()), parts, now_us)
             for each in wanted.values():
                 each.flush(now_us)
         return None
 
     def heard(self, event: PlainHeard) -> None:
-        self._news.append(event.parts if event.complete else [b"", b"", b""])
+        self._news.append(event.parts if event.complete else [event.parts[0], b"", b""])
 
-    def _share(self, wanted: list[Wanted], parts: list[bytes]) -> None:
+    def _share(self, wanted: list[Wanted], parts: list[bytes], now_us: int) -> None:
         fitting = [each for each in wanted if has_form(each.plain, parts)]
-        if not fitting and wanted:
-            self._refuse(wanted, f"an event of {len(parts)} frames, where {_frames(wanted[0].plain)}")
+        if not fitting:
+            like = [parts[0] if parts else b"", b""]  # as an event of two frames, or of one, would begin
+            meant = [each for each in wanted if event_of(each.pattern, each.plain, like) is not None]
+            if meant:
+                self._refuse(meant, f"an event of {len(parts)} frames, where {_frames(meant[0].plain)}", now_us)
         for each in fitting:
             found = event_of(each.pattern, each.plain, parts)
             if found is None:
@@ -199,14 +202,15 @@ class SubscribePort(Port):
             try:
                 payload = each.decode(frame)
             except Exception as error:  # a stranger's bytes: whatever is wrong, it is theirs
-                self._refuse([each], str(error) or repr(error))
+                self._refuse([each], str(error) or repr(error), now_us)
                 continue
             each.news.append((topic, payload, said))
 
-    def _refuse(self, wanted: list[Wanted], words: str) -> None:
+    def _refuse(self, wanted: list[Wanted], words: str, now_us: int) -> None:
         self.refuse(words)
         for each in wanted:
             each.refused += 1
+            each.flush(now_us)  # what came before it has its place before it
             each.inbox.lose(each.source, 1)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from itertools import islice
 
 from msgspec import Struct
 
@@ -36,18 +37,20 @@ class Piece(Struct):
 
 
 class Mark(Struct):
-    """A session begins: so many before its first event are lost; UNKNOWN: nobody knows how many."""
+    """A session begins: so many before its first event are lost; UNKNOWN: nobody knows how many. refused: none begins,
+    but so many came here that could not be read."""
 
     c: int
     missed: int
+    refused: bool = False
 
 
 class Source:
     """The queue of one publisher. taken: units that were looked at; told: how many of them it knows of."""
 
     __slots__ = (
-        "c", "has_left", "instance", "is_over", "latest", "lost", "name", "queue", "seen", "sender", "taken", "told",
-        "unknown", "unread", "unsent",
+        "c", "has_left", "instance", "is_over", "latest", "lost", "name", "queue", "refused", "seen", "sender", "taken",
+        "told", "unknown", "unread", "unsent",
     )  # fmt: skip
 
     def __init__(self, instance: int, sender: str) -> None:
@@ -57,6 +60,7 @@ class Source:
         self.latest: dict[str, Piece] = {}  # of a subscription that conflates: topic → its newest event
         self.c = 0  # the count of the event taken last
         self.lost = 0  # known to be lost before the next one
+        self.refused = 0  # of those: they came, and could not be read; the log has said so
         self.unknown = False  # and perhaps more
         self.unread = 0  # taken by somebody who could not read them, or lost before these: told with the next one
         self.taken = 0.0
@@ -77,14 +81,16 @@ class Source:
     def inherit(self, other: Source) -> None:
         """What was missed of that one, and not told, is told with the next event of this one."""
         self.lost += other.lost
+        self.refused += other.refused
         self.unread += other.unread + other.unsent
         self.unknown |= other.unknown
-        other.lost, other.unread, other.unsent, other.unknown = 0, 0, 0, False
+        other.lost, other.refused, other.unread, other.unsent, other.unknown = 0, 0, 0, 0, False
 
 
 class Taken(Struct):
     """Events start … stop - 1 of a piece, in their order. missed: lost directly before the first of them, of which
-    those that `unread` was told of are `known` already. c: the count of the first; 0: they have none."""
+    those that `unread` was told of are `known` already, and `refused` those that `lose` was told of. c: the count of
+    the first; 0: they have none."""
 
     source: Source
     piece: Piece
@@ -94,6 +100,7 @@ class Taken(Struct):
     missed: int
     known: int = 0
     c: int = 0
+    refused: int = 0
 
 
 class Inbox:
@@ -196,10 +203,13 @@ class Inbox:
         with self._lock:
             while (over := given - source.taken - most) > 0 and source.queue:
                 piece = source.queue[0]
-                assert isinstance(piece, Piece)
+                if isinstance(piece, Mark):
+                    source.queue.popleft()
+                    self._passed(source, piece)
+                    continue
                 left = piece.count - piece.taken
                 dropped = min(left, int(over // piece.cost) or 1)
-                if dropped == left and len(source.queue) == 1:
+                if dropped == left and not any(isinstance(each, Piece) for each in islice(source.queue, 1, 3)):
                     dropped -= 1  # the newest stays, however large it is
                 if not dropped:
                     return
@@ -210,9 +220,17 @@ class Inbox:
                     source.queue.popleft()
 
     def lose(self, source: Source, count: int) -> None:
-        """So many events came that nobody can read."""
+        """So many events came, after all that was put so far, that nobody can read; the log has said so. They are
+        missed before the next that is put."""
         with self._lock:
-            source.lost += count
+            last = source.queue[-1] if source.queue else None
+            if isinstance(last, Mark) and last.refused:
+                last.missed += count
+            elif last is not None and not self.conflate:
+                source.queue.append(Mark(0, count, refused=True))
+            else:
+                source.lost += count
+                source.refused += count
 
     def _conflate(self, source: Source, piece: Piece) -> None:
         c = piece.c
@@ -245,6 +263,7 @@ class Inbox:
             source.unknown = True
         else:
             source.lost += mark.missed
+            source.refused += mark.missed if mark.refused else 0
 
     def end(self, error: Exception) -> None:
         """Nothing more comes. What has come can be taken."""
@@ -310,6 +329,7 @@ class Inbox:
         source.taken += piece.cost * count
         missed, source.lost = source.lost, 0
         known, source.unread = source.unread, 0
+        refused, source.refused = source.refused, 0
         first_c = 0
         if piece.c:
             first_c = piece.c + begun
@@ -319,7 +339,7 @@ class Inbox:
         missed += known
         if source.unknown:
             missed, source.unknown = UNKNOWN, False
-        return Taken(source, piece, tuple(topics), start, stop, missed, known, first_c)
+        return Taken(source, piece, tuple(topics), start, stop, missed, known, first_c, refused)
 
     def unread(self, instance: int, missed: int) -> None:
         """Whoever took the last events of this publisher could not read them: `missed`, with those lost before them,
