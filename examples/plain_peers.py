@@ -23,7 +23,7 @@ SQUARES = PushChannel[str]("plain.squares", plain=Plain("text", bind=at("squares
 HELLO = RequestChannel[str, str]("plain.hello", plain=Plain("text", bind=at("hello")))
 CLOCK = RequestChannel[str, int]("plain.clock", timeout=2, plain=Plain("text", connect=at("clock")))
 STATION = Topic[str]("plain.station", plain=Plain("text", bind=at("station")))
-WEATHER = Topic[str]("plain.weather", plain=Plain("text", connect=at("station"), prefix="10001 "))
+WEATHER = Topic[str]("plain.weather", plain=Plain("text", connect=at("station"), prefix="1000"))
 
 app = App("squares")
 
@@ -69,7 +69,7 @@ def main() -> None:
         them.start()
         ready.wait(10)
         print("they answered:", zw.request(CLOCK, "what time is it?").result())
-        while zw.publish(STATION, "59937 -3 40").result() < 2:  # both have subscribed, to something else than this
+        while zw.publish(STATION, "59937 -3 40").result() < 2:  # both have subscribed, each to something else
             pass
         zw.publish(STATION, "10001 21 55")
         them.join()  # before the next line is printed: theirs is printed by another thread

@@ -75,8 +75,9 @@ _PLAIN_OPTIONS: Mapping[PlainKind, Mapping[int, int]] = {
     "router": {zmq.ROUTER_MANDATORY: 1, zmq.ROUTER_HANDOVER: 1},
     # Somebody waits for an answer: a server that is back must be found within `no_responder`.
     "dealer": {zmq.SNDHWM: PLAIN_SEND_HIGH_WATER, zmq.RECONNECT_IVL_MAX: PLAIN_RECONNECT_MS // 4},
-    # A PUB that also says who subscribes, each time, and who has gone.
-    "pub": {zmq.XPUB_VERBOSER: 1, zmq.SNDHWM: PLAIN_EVENTS_HIGH_WATER},
+    # A PUB that also says when somebody wants a prefix first, and when nobody does any more. XPUB_VERBOSER says it each
+    # time, but of a SUB that says a prefix twice and leaves it tells one end, so that no count of it can be true.
+    "pub": {zmq.SNDHWM: PLAIN_EVENTS_HIGH_WATER},
     "sub": {zmq.RCVHWM: PLAIN_EVENTS_HIGH_WATER},
 }
 

@@ -24,7 +24,7 @@ from zerowait.plain import Plain
 from zerowait.topics.bundle import Press
 
 TOPIC_HEADER = "topic"  # the frame that stood for the topic, where it is no topic's name
-SUBSCRIPTIONS_MOST = 100_000  # of one socket that are counted
+PREFIXES_MOST = 100_000  # of one socket that are counted
 
 
 class PublishPort(Port):
@@ -35,8 +35,8 @@ class PublishPort(Port):
 
     def __init__(self, channel: str, plain: Plain, around: Around) -> None:
         super().__init__(channel, plain, around)
-        self._wanted: dict[bytes, int] = {}  # prefix → how often it is subscribed to
-        self._lengths: dict[int, int] = {}
+        self._wanted: set[bytes] = set()  # prefixes that at least one subscribes to
+        self._lengths: dict[int, int] = {}  # of a prefix → how many have it
 
     def turn(self, wire: Wire) -> float | None:
         return self.opening(wire)
@@ -47,28 +47,28 @@ class PublishPort(Port):
             wire.send_parts(self.socket, parts)
 
     def subscriptions(self, topic: bytes | None) -> int:
-        """How many there are by now: those to this topic, or, None, all, for which one is meant the event says."""
+        """How many different ones there are by now: those to this topic, or, None, all, for the event says which one is
+        meant. However many subscribe to the same, ZeroMQ tells it once."""
         if topic is None:
-            return sum(self._wanted.values())
-        return sum(self._wanted.get(topic[:length], 0) for length in self._lengths if length <= len(topic))
+            return len(self._wanted)
+        return sum(topic[:length] in self._wanted for length in self._lengths if length <= len(topic))
 
     def heard(self, event: PlainHeard) -> None:
         if len(event.parts) != 1 or event.parts[0][:1] not in (b"\x00", b"\x01"):
             return  # an XSUB may send what it likes; a PUB is deaf to it
         said = event.parts[0]
-        prefix, more = said[1:], 1 if said[0] else -1
-        before = self._wanted.get(prefix, 0)
-        if before + more > 0:
-            if before or len(self._wanted) < SUBSCRIPTIONS_MOST:
-                self._wanted[prefix] = before + more
+        prefix, is_wanted = said[1:], said[0] == 1
+        if is_wanted == (prefix in self._wanted) or (is_wanted and len(self._wanted) >= PREFIXES_MOST):
+            return
+        if is_wanted:
+            self._wanted.add(prefix)
         else:
-            self._wanted.pop(prefix, None)
-        if bool(before) != (prefix in self._wanted):
-            length, many = len(prefix), self._lengths.get(len(prefix), 0) + (1 if prefix in self._wanted else -1)
-            if many:
-                self._lengths[length] = many
-            else:
-                self._lengths.pop(length, None)
+            self._wanted.remove(prefix)
+        length, many = len(prefix), self._lengths.get(len(prefix), 0) + (1 if is_wanted else -1)
+        if many:
+            self._lengths[length] = many
+        else:
+            self._lengths.pop(length, None)
 
 
 class Publishing:
