@@ -143,7 +143,11 @@ class Adopter:
             # With nothing but dead letters in it there is nothing to do until one is given back: whoever only looks at
             # them changes the file, too. An empty one is opened to be removed.
             # What was sent and waits for its choice asks the owner of its input, who must have that one's file open.
-            if always or (self._is_served(waiting) if waiting else is_bare(path)) or is_asked(path):
+            if (
+                always
+                or (self._is_served(waiting) if waiting else is_bare(path, self._opened.disk_limits.ids_kept_us))
+                or is_asked(path)
+            ):
                 is_ours = True
             else:
                 self._leave_alone(path, waiting)

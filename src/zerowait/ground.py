@@ -44,6 +44,8 @@ class Ground:
             letter_days=settings.dead_letter_days,
             choice_days=settings.outcomes_days,
             store_grace=settings.store_grace,
+            ids=settings.ids,
+            id_hours=settings.ids_hours,
         )
         self.memory_limits = limits(messages=settings.memory_messages, nbytes=settings.memory_bytes)
         self.disk_limits = limits(messages=settings.outbox_messages, nbytes=settings.outbox_bytes)

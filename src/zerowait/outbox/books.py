@@ -37,7 +37,7 @@ class Books:
         self.ledger = ledger
         self.numbering = Numbering(database)
         self.young = Young()
-        self.known = Known(database)
+        self.known = Known(database, limits.ids, limits.ids_kept_us)
         self.aging = Aging(database, limits.letters, limits.letter_days, seconds)
         self._nbytes = limits.nbytes
         self._segments: list[Segment] = []  # out, and given by the next turn that succeeds

@@ -25,17 +25,15 @@ from zerowait.outbox.database import (
     remove,
     renew_log,
 )
-from zerowait.outbox.known import KEPT_US
 from zerowait.outbox.ledger import Ledger
 from zerowait.outbox.numbering import raise_epoch
 from zerowait.outbox.place import Lock, Place, Standing
 
 T = TypeVar("T")
 
-# Whether anything is: unsettled, a dead letter, set aside, owed to others, or an id that may come again.
-KEEPS: Final = (
+_KEEPS: Final = (
     "SELECT EXISTS (SELECT 1 FROM message) OR EXISTS (SELECT 1 FROM outcome) "
-    f"OR EXISTS (SELECT 1 FROM known WHERE at > (SELECT wall FROM box) - {KEPT_US})"
+    "OR EXISTS (SELECT 1 FROM known WHERE at > (SELECT wall FROM box) - ?)"
 )
 
 # Whether anything is that another process asks for, or is to be asked for.
@@ -85,9 +83,14 @@ def peek(path: Path) -> dict[str, int]:
     return _look_into(path, look, {})
 
 
-def is_bare(path: Path) -> bool:
+def keeps(database: Database, ids_kept_us: int) -> bool:
+    """Whether anything is kept: unsettled, a dead letter, set aside, owed to others, or an id that may come again."""
+    return bool(database.one(_KEEPS, (ids_kept_us,)))
+
+
+def is_bare(path: Path, ids_kept_us: int) -> bool:
     """Whether nothing at all is kept in a file that nobody has open: reads only. Raises StoreError."""
-    return _look_into(path, lambda database: not database.one(KEEPS), True)
+    return _look_into(path, lambda database: not keeps(database, ids_kept_us), True)
 
 
 def is_asked(path: Path) -> bool:

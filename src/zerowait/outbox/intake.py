@@ -61,6 +61,12 @@ class Limits(Struct, frozen=True, kw_only=True):
         7.0  # how long it is remembered whose outputs were chosen, if they are never said to be released
     )
     store_grace: float = 30.0  # seconds that a failing file may take to come back before waiters are told
+    ids: int = 100_000  # of messages (`id=`), remembered
+    id_hours: float = 24.0
+
+    @property
+    def ids_kept_us(self) -> int:
+        return int(self.id_hours * 3_600_000_000)
 
 
 class Intake:

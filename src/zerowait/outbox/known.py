@@ -16,10 +16,8 @@ from zerowait.outbox.row import Fresh, checksum
 from zerowait.outbox.settlement import Event
 from zerowait.outbox.sheaf import STATES, State
 
-KEPT_US: Final = 24 * 3_600 * 1_000_000
-MOST: Final = 100_000
 TIDY_US: Final = 60 * 1_000_000  # how often those are looked for that are out of the window
-SLACK: Final = 1_000  # how many above MOST there may be meanwhile
+SLACK: Final = 1_000  # how many more than are to be remembered there may be meanwhile
 
 _FIND: Final = (
     "SELECT k.epoch, k.number, k.digest, k.state, m.state, m.attempt, m.note FROM known AS k LEFT JOIN message AS m "
@@ -41,9 +39,12 @@ class Twin(Struct, eq=False):
 
 
 class Known:
-    """Of one outbox, as far as it can be known without looking: whether there are any, and when to tidy."""
+    """Of one outbox, as far as it can be known without looking: whether there are any, and when to tidy. most: how many
+    are remembered. kept_us: microseconds that one is."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, most: int, kept_us: int) -> None:
+        self._most = most
+        self._kept_us = kept_us
         self._count: int = database.one("SELECT count(*) FROM known")  # or more: some transactions fail
         self._tidied_at = 0
 
@@ -60,7 +61,7 @@ class Known:
                 new.append(each)
                 continue
             channel, digest = id_of(each.row.channel), checksum(each.piece.body, b"")
-            found = database.one(_FIND, (channel, name, now - KEPT_US))
+            found = database.one(_FIND, (channel, name, now - self._kept_us))
             if found is not None:
                 twins.append(_twin(each, found, digest, is_new=(found[0], found[1]) in here))
                 continue
@@ -77,7 +78,7 @@ class Known:
     ) -> bool:
         """Whether what a handler has sent with that id is new, and not a message that was accepted before. name: its
         epoch and number."""
-        if database.one(_FIND, (channel, id, now - KEPT_US)) is not None:
+        if database.one(_FIND, (channel, id, now - self._kept_us)) is not None:
             return False
         self._remember(database, channel, id, name, digest, now)
         self._tidy(database, now)
@@ -112,16 +113,16 @@ class Known:
     def _tidy(self, database: Database, now: int) -> None:
         if now - self._tidied_at >= TIDY_US or self._tidied_at > now:
             self._tidied_at = now
-            database.run("DELETE FROM known WHERE at <= ?", (now - KEPT_US,))
-        elif self._count <= MOST + SLACK:
+            database.run("DELETE FROM known WHERE at <= ?", (now - self._kept_us,))
+        elif self._count <= self._most + SLACK:
             return
         count: int = database.one("SELECT count(*) FROM known")
-        if count > MOST:
+        if count > self._most:
             database.run(
                 "DELETE FROM known WHERE (channel, id) IN (SELECT channel, id FROM known ORDER BY at LIMIT ?)",
-                (count - MOST,),
+                (count - self._most,),
             )
-        self._count = min(count, MOST)
+        self._count = min(count, self._most)
 
 
 def _twin(fresh: Fresh, found: Any, digest: int, *, is_new: bool) -> Twin:

@@ -26,7 +26,7 @@ from zerowait.outbox.books import Books
 from zerowait.outbox.clock import Clock
 from zerowait.outbox.damage import damage_notice, damaged
 from zerowait.outbox.database import DISK, WAL_IDLE_PAGES, WAL_MOST_PAGES, Database, DatabaseError, Disk, explain
-from zerowait.outbox.file import KEEPS, File, open_database
+from zerowait.outbox.file import File, keeps, open_database
 from zerowait.outbox.followed import Followed
 from zerowait.outbox.headroom import Headroom
 from zerowait.outbox.intake import Intake, Limits
@@ -494,7 +494,7 @@ class Outbox:
         if self._fresh or self._books.young or self.intake.counts() or database is None:
             return False
         try:
-            return not database.one(KEEPS)
+            return not keeps(database, self.intake.limits.ids_kept_us)
         except DatabaseError:
             return False
 

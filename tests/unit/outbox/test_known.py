@@ -144,11 +144,12 @@ def test_an_id_is_remembered_across_lives_and_keeps_the_file(on_disk: Maker) -> 
     assert not bench.path.exists(), "a day later nothing is kept for it"
 
 
-def test_after_a_day_the_same_id_is_another_message(make: Maker) -> None:
-    bench = make()
+@pytest.mark.parametrize("days", [1, 0.25, 3])
+def test_after_a_day_or_what_the_settings_say_the_same_id_is_another_message(make: Maker, days: float) -> None:
+    bench = make(id_hours=24 * days)
     bench.push("a", id="x")
     bench.turn()
-    bench.time.pass_(DAY - 1)
+    bench.time.pass_(days * DAY - 1)
     within, _ = bench.push("a", id="x")
     bench.turn()
     bench.time.pass_(2)
@@ -159,9 +160,8 @@ def test_after_a_day_the_same_id_is_another_message(make: Maker) -> None:
 
 
 def test_no_more_ids_are_kept_than_the_bound_the_oldest_go_first(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "MOST", 10)
     monkeypatch.setattr(known, "SLACK", 5)
-    bench = make()
+    bench = make(ids=10)
     for number in range(40):
         bench.push("a", id=str(number))
         bench.turn()
