@@ -806,3 +806,22 @@ def test_an_app_with_a_subscription_too_many_does_not_start(
 
     with pytest.raises(UsageError, match="may not have more"), app:
         pass
+
+
+def test_many_subscriptions_are_announced_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The entry names all of them: written for each, a thousand would keep the process from everything else for seconds.
+    with Client("many") as zw:
+        node = zw._open().node
+        announced, gate, announce = list[int](), threading.Event(), node._footing.announce
+
+        def counted(*given: Any) -> None:
+            announced.append(len(given[3]))
+            announce(*given)
+
+        monkeypatch.setattr(node._footing, "announce", counted)
+        node.call(lambda: gate.wait(10))
+        kept = [zw.subscribe(f"n.a{number}") for number in range(500)]
+        gate.set()
+        wait_until(lambda: announced and announced[-1] == 500, within=10)
+        assert len(announced) < 20
+        assert len(kept) == 500

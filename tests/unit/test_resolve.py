@@ -109,8 +109,10 @@ def test_the_most_specific_pattern_wins_alone() -> None:
             "mail.parse": "tcp://parse:3",
             "mail.big.*": "tcp://big:4",
             "mail.local": [],
+            "events.>": "tcp://events:5",
         }
     )
+    assert book.of("events.mail.flagged") == ("tcp://events:5",)
     assert book.of("mail.parse") == ("tcp://parse:3",)
     assert book.of("mail.store") == ("tcp://mail-a:2", "tcp://mail-b:2")
     assert book.of("mail.big.one") == ("tcp://big:4",)
@@ -120,11 +122,14 @@ def test_the_most_specific_pattern_wins_alone() -> None:
     assert book.of("mail.local") == ()
     assert set(book.endpoints()) == {
         "tcp://all:1", "tcp://mail-a:2", "tcp://mail-b:2", "tcp://parse:3", "tcp://big:4",
+        "tcp://events:5",
     }  # fmt: skip
     assert AddressBook({}).of("mail.parse") == ()
 
 
-@pytest.mark.parametrize("pattern", ["", "*.mail", "mail*", "mail..parse", "mail.**", "a b", ".*", "mail.>"])
+@pytest.mark.parametrize(
+    "pattern", ["", "*.mail", "mail*", "mail..parse", "mail.**", "a b", ".*", "mail.>.big", "mail>"]
+)
 def test_what_is_no_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(SettingsError, match="is not a pattern"):
         AddressBook({pattern: ENDPOINT})

@@ -17,7 +17,7 @@ SOCKET_PATH_BYTES = 102  # macOS takes 103 and a zero byte, Linux 107
 EXAMPLE = "tcp://mail.internal:5511"
 
 _NAME = re.compile(r"(?!-)[^\s/:\[\]@?#%*]{1,253}")
-_PATTERN = re.compile(r"\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?")
+_PATTERN = re.compile(r"[*>]|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.[*>])?")
 
 
 class Address(Struct, frozen=True):
@@ -64,7 +64,7 @@ class AddressBook:
                     origin=where,
                 )
             endpoints = tuple(address.endpoint for address in parse_addresses(written, origin=where))
-            if pattern.endswith("*"):
+            if pattern[-1] in "*>":  # all that begins so, as topics say it with > and channels with *
                 self._beginnings[pattern[:-1]] = endpoints
             else:
                 self._exact[pattern] = endpoints

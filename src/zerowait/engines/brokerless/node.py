@@ -134,6 +134,7 @@ class Node:
         self._stopping = False
         self._is_final = False
         self._leaving = False
+        self._is_to_announce = False  # topics have come or gone in this turn
         self._calls = Calls(name, self.wake)
         self._wanted = Wanted(self.wake)
         self._unread = Unread()
@@ -213,7 +214,7 @@ class Node:
         def tell() -> None:
             if self.topical.announce(pattern, fingerprint, description, history):
                 self._self_link()
-                self._announce()
+                self._is_to_announce = True
                 self._wanted.look_at = 0.0
 
         self.call(tell)
@@ -229,7 +230,7 @@ class Node:
                 self._loop.carry(clock())
                 self.core.flush(clock())
                 self._performer.perform(clock())
-            self._announce()
+            self._is_to_announce = True
             self._wanted.look_at = 0.0
 
         return self.call(tell)
@@ -239,7 +240,7 @@ class Node:
 
         def tell() -> None:
             self.topical.seek(pattern)
-            self._announce()
+            self._is_to_announce = True
             self._wanted.look_at = 0.0
 
         self.call(tell)
@@ -247,7 +248,7 @@ class Node:
     def unsubscribe(self, id: int) -> None:
         def tell() -> None:
             self.topical.unsubscribe(id)
-            self._announce()
+            self._is_to_announce = True
 
         self.call(tell)
 
@@ -555,6 +556,9 @@ class Node:
         self._perform(now)
         self.topical.allow()
         self._plain_again = self._plainly.turn()
+        if self._is_to_announce:  # once for a thousand subscriptions: it writes a file with the names of all of them
+            self._is_to_announce = False
+            self._announce()
         self._look(now)
         self._hands.feel()
         if self._hands and (pressed := self._pressure(self._pressed)) != self._pressed:
