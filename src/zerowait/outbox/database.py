@@ -12,7 +12,6 @@ import os
 import struct
 from array import array
 from collections.abc import Callable, Sequence
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -121,7 +120,7 @@ class Database:
             self.rows("PRAGMA temp_store = memory; PRAGMA trusted_schema = off")
             if path is None:
                 self.rows("PRAGMA page_size = 16384; PRAGMA auto_vacuum = incremental")
-                self.rows(_schema())
+                self.rows(_SCHEMA)
             else:
                 self.rows("PRAGMA locking_mode = exclusive; PRAGMA journal_mode = wal")
                 # On macOS fsync leaves the data in the drive's cache; elsewhere the two do nothing.
@@ -321,7 +320,7 @@ def create(path: Path, box: int, name: str, wall: int, disk: Disk = DISK) -> Non
     draft = path.with_name(path.name + ".new")
     try:
         disk.remove((draft, Path(f"{draft}-journal")))  # a journal: of versions that wrote one
-        disk.make(draft, _blank())
+        disk.make(draft, _BLANK)
         connection = disk.connect(draft, apsw.SQLITE_OPEN_READWRITE)
         try:
             run = _statements(connection)
@@ -382,23 +381,24 @@ def _unlink(path: Path) -> bool:
     return True
 
 
-@cache
-def _blank() -> bytes:
+def _statements(connection: apsw.Connection) -> Callable[..., Any]:
+    return connection.cursor().execute  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+def _made_blank() -> bytes:
     """The file of an outbox of nobody: to make the tables takes as long as hundreds of statements after that."""
     connection = apsw.Connection(":memory:")
     try:
         run = _statements(connection)
         run(f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA auto_vacuum = incremental").fetchall()
         run(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}").fetchall()
-        run(_schema()).fetchall()
+        run(_SCHEMA).fetchall()
         return bytes(connection.serialize("main"))
     finally:
         connection.close(force=True)
 
 
-def _schema() -> str:
-    return files("zerowait.outbox").joinpath("schema.sql").read_text(encoding="utf-8")
-
-
-def _statements(connection: apsw.Connection) -> Callable[..., Any]:
-    return connection.cursor().execute  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+# Now, and not when the first outbox is opened: the locks of the import system and of SQLite itself are held meanwhile,
+# and a program that forks in that moment has a child in which nobody ever lets go of them.
+_SCHEMA: Final = files("zerowait.outbox").joinpath("schema.sql").read_text(encoding="utf-8")
+_BLANK: Final = _made_blank()

@@ -578,3 +578,18 @@ def test_types_of_a_transaction_that_fails_are_written_with_the_next(
     assert bench.box.ledger.types == {"mail": b"\x91\xc4\x01a"}
     bench.reopen()
     assert bench.box.ledger.types == {"mail": b"\x91\xc4\x01a"}
+
+
+def test_to_make_an_outbox_takes_no_lock_that_a_fork_could_find_held(
+    on_disk: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A child that was forked while the store thread read a file of the package, or had SQLite make the tables for the
+    # first time, waited for that thread, which it has not, for ever.
+    def refuse(*_: object) -> None:
+        raise AssertionError("read, or made, at the import")
+
+    monkeypatch.setattr(database_module, "files", refuse)
+    monkeypatch.setattr(database_module, "_made_blank", refuse)
+    bench = on_disk()
+    bench.push("a")
+    assert values(bench.turn()) == ["a"]
