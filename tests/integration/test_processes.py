@@ -155,7 +155,7 @@ def test_a_signal_to_all_of_them_at_once_lets_them_finish_too(start: Start, zero
 
 def test_a_second_signal_leaves_at_once(start: Start, zerowait: Zerowait) -> None:
     program, pids = serving(start, "--drain", "60", processes=2)
-    zerowait("push", "naps", "60")
+    zerowait("push", "naps", "60", "--drain", "0.2")
     program.until(lambda it: "napping" in it.out)
     program.signal(signal.SIGTERM)
     program.until(lambda it: "once more" in it.err)
