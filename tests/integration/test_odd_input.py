@@ -161,3 +161,26 @@ def test_a_signal_handler_may_push_in_the_middle_of_a_push(settings: Settings) -
 
 def accepted(zw: Client) -> dict[str, int]:
     return {channel.channel: channel.accepted for box in zw.status().boxes for channel in box.channels}
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_many_small_messages_with_large_headers_end_no_connection(
+    settings: Settings, key: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = replace(settings, headers_bytes=64 << 10)
+    app, ran = App("worker", settings=replace(settings, message_bytes=1 << 20)), list[int]()
+
+    @app.pull("work")
+    async def work(number: int, ctx: Context) -> None:
+        assert len(ctx.headers["trace"]) == 60_000
+        ran.append(number)
+
+    with Client("sender", settings=settings) as zw:
+        for number in range(300):
+            zw.push("work", number, headers={"trace": "x" * 60_000}, key=key)
+        zw.push("work", 300, headers={"trace": "x" * 60_000}, key=key).result(20)
+        with app:
+            wait_until(lambda: len(ran) == 301, within=30)
+        zw.close(0)
+    assert len(set(ran)) == 301, "none of them twice"
+    assert "FRAGMENT" not in caplog.text

@@ -9,19 +9,22 @@ import msgspec
 import pytest
 
 from tests.protocol.puppet import BOX, CHANNEL, Puppet, Stage
+from tests.protocol.store import segment
 from tests.protocol.test_requests import EPOCH, X, give
 from tests.protocol.world import Process, Said, World
 from zerowait.engines.brokerless.protocol import frames
 from zerowait.engines.brokerless.protocol.config import Config
 from zerowait.engines.brokerless.protocol.effects import Answered, Cancel
 from zerowait.engines.brokerless.protocol.frames import Chunk, Confirm, Credit, Outcome, Owned, array_of
+from zerowait.engines.brokerless.protocol.owner.dispatch import Dispatch, Taker
+from zerowait.engines.brokerless.protocol.owner.flights import Slice
 from zerowait.engines.brokerless.protocol.worker.parcel import Taken
 from zerowait.engines.brokerless.protocol.worker.streams import CHUNK_BYTES, Outflow
 from zerowait.errors import BadAnswer, RemoteError
 from zerowait.failures import NO_ERRORS, unpack
 from zerowait.large import NOTE_BYTES
+from zerowait.message import SEGMENT_BYTES, Service, Verdict
 from zerowait.message import Outcome as Ended
-from zerowait.message import Service, Verdict
 
 LIMIT = 1_000
 ASKED = (Owned(BOX, EPOCH, "asker", False),)
@@ -309,3 +312,18 @@ def test_the_whole_of_what_a_peer_takes_arrives_in_fragments() -> None:
     ends(stage, 1, packed(1 << 20))
     body = owner.last(Outcome).body
     assert body == array_of([packed(1 << 20)], 1)
+
+
+@pytest.mark.parametrize("header_bytes", [10, 8 << 10, 64 << 10])
+def test_messages_go_in_batches_that_fit_a_frame_with_the_headers_that_they_carry(header_bytes: int) -> None:
+    # Else a thousand small messages with headers were one frame, which their receiver refused on each connection anew.
+    dispatch, numbers = Dispatch(), range(1, 301)
+    stored = segment(CHANNEL, 5, 1, [10] * len(numbers))
+    stored.headers = {number: {"trace": "x" * header_bytes} for number in numbers}
+    dispatch.ready([Slice(BOX, stored, 1, len(numbers))])
+    found: list[int] = []
+    while len(found) < len(numbers):
+        for _, piece in dispatch.pick(CHANNEL, [Taker(7, 1_000, {BOX}, 1 << 20)]):
+            assert piece.count == 1 or (10 + header_bytes) * piece.count <= SEGMENT_BYTES
+            found += range(piece.first, piece.first + piece.count)
+    assert found == list(numbers)

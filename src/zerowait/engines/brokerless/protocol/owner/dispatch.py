@@ -17,7 +17,7 @@ from zerowait.engines.brokerless.protocol.owner.credit import units
 from zerowait.engines.brokerless.protocol.owner.flights import Slice
 from zerowait.engines.brokerless.protocol.owner.keys import Keys, Line, Name
 from zerowait.engines.brokerless.protocol.owner.suspects import Suspects
-from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, Segment
+from zerowait.message import ARRAY32, BODY_HEADER, BODY_START, SEGMENT_BYTES, Segment
 from zerowait.numbers import Numbers
 
 
@@ -48,6 +48,19 @@ def largest_of(piece: Slice) -> int:
     for stop in ends[skipped : skipped + piece.count]:
         largest, start = max(largest, stop - start), stop
     return largest
+
+
+def in_one_frame(piece: Slice, most: int) -> int:
+    """How many of its messages, at most so many and one at least, fit into one frame with the headers that they carry:
+    what is larger goes in fragments, and its receiver bears no more than a message's size of those."""
+    ends, skipped = memoryview(piece.segment.ends).cast("I"), piece.first - piece.segment.first
+    start, carried = ends[skipped - 1] if skipped else BODY_START, 0
+    for at in range(min(piece.count, most)):
+        for name, value in (piece.segment.headers or {}).get(piece.first + at, {}).items():
+            carried += len(name.encode()) + len(value.encode())
+        if at and ends[skipped + at] - start + carried > SEGMENT_BYTES:
+            return at
+    return piece.count
 
 
 class Queue:
@@ -140,6 +153,10 @@ class Queue:
             size = ends[skipped + piece.count - 1] - start
             if size > message_bytes and not self._fits(pieces, piece, message_bytes):
                 continue
+            if piece.segment.headers and (count := in_one_frame(piece, most_units)) < piece.count:
+                pieces.appendleft(Slice(piece.box, piece.segment, piece.first + count, piece.count - count))
+                piece = Slice(piece.box, piece.segment, piece.first, count)
+                size = ends[skipped + count - 1] - start
             if units(piece.count, size) <= most_units or piece.count == 1:
                 return piece
             # As many whole messages as there is credit for, but one at the least: it may overdraw.
@@ -159,6 +176,8 @@ class Queue:
         start = ends[skipped - 1] if skipped else BODY_START
         counts = range(1, piece.count + 1)
         count = max(1, bisect_right(counts, most_units, key=lambda n: units(n, ends[skipped + n - 1] - start)))
+        if piece.segment.headers:
+            count = min(count, in_one_frame(piece, most_units))
         first = Slice(piece.box, piece.segment, piece.first, count)
         if ends[skipped + count - 1] - start > message_bytes and largest_of(first) > message_bytes:
             sizes = (largest_of(Slice(piece.box, piece.segment, piece.first + at, 1)) for at in range(count))
