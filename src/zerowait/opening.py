@@ -351,6 +351,7 @@ class Opened(Ground):
                 requests.close()
             self.feeds.end()
             left = self.estate.close()
+            self.node.outboxes.tell_last_letters()
             self.left = {where: stays.get(where, Stays()).of(count) for where, count in left.items() if count}
             self.unstored = self.estate.unstored()
             if self.tells_left:

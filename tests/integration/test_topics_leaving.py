@@ -142,6 +142,7 @@ def test_an_event_that_is_still_on_its_way_in_pieces_comes_before_the_last_word(
     events = screen.subscribe(files, queue=20_000, idle=15)
     with Client("bank", settings=settings) as bank:
         bank.subscribers(files).at_least(1).result(10)
+        bank._open().feeds.groups.read().result(10)  # until then little is held
         for at in range(3):
             bank.publish(files, bytes([at]) * 12_000_000)
 

@@ -206,9 +206,9 @@ def _(put: Put) -> None:
 @bug("an id is forgotten with the life that has seen it", by="tests/unit/outbox/test_known.py")
 def _(put: Put) -> None:
     def made(right: Any) -> Any:
-        def init(self: Any, database: Any) -> None:
+        def init(self: Any, database: Any, most: int, kept_us: int) -> None:
             database.run("DELETE FROM known")
-            right(self, database)
+            right(self, database, most, kept_us)
 
         return init
 

@@ -13,7 +13,7 @@ from zerowait.engines.brokerless.outboxes import DRAWN_BYTES, Outboxes
 from zerowait.engines.brokerless.protocol.config import Config, Identity
 from zerowait.engines.brokerless.protocol.core import Core
 from zerowait.engines.brokerless.protocol.effects import PATIENCE, Dispatched, Returned
-from zerowait.message import Again, Change, Death, Kept, Mark, Marks, Note, Segment, Unstub
+from zerowait.message import Again, Bury, Change, Death, Kept, Mark, Marks, Note, Segment, Unstub
 
 
 def segment(epoch: int, first: int, count: int, seq: int = 0) -> Segment:
@@ -135,6 +135,29 @@ def test_what_waits_for_a_commit_on_disk_is_over_with_the_turn_that_made_it_dura
     bench.take()
     assert bench.core.effects.undecided(1) == []
     assert bench.outboxes.is_at_rest(1)
+
+
+def test_a_letter_that_was_made_while_both_threads_ended_is_told_once() -> None:
+    """Without: one push of fifty that died at once was closed as one that nothing waits for."""
+    bench, told = Bench(Box(1, durable=True)), list[int]()
+
+    def buried(box: int, bury: Bury) -> None:
+        told.append(bury.number)
+
+    bench.outboxes._buried = buried
+    letters = [Bury("mail", 5, number, 1) for number in (1, 2, 3)]
+    for letter in letters:
+        bench.core.effects.commit(1, [letter])
+        for ticket in bench.core.effects.take_tickets():
+            bench.outboxes.commit(ticket)
+    letters[0].is_made = True
+    bench.outboxes.offered(1, 5, [], 1)
+    bench.take()
+    # when the second is made, the third is not, and nobody looks at what the store thread gave last
+    letters[1].is_made = True
+    bench.outboxes.tell_last_letters()
+    bench.outboxes.tell_last_letters()
+    assert told == [1, 2]
 
 
 def test_an_outbox_is_not_at_rest_while_something_of_it_is_put_off() -> None:

@@ -215,6 +215,14 @@ class Outboxes:
             if custody is not None and epoch == custody.epoch:
                 owner.offer(box, segments)
 
+    def tell_last_letters(self) -> None:
+        """The network thread and the store thread have ended: whoever listens is told of the letters that were made
+        while they did. From whichever thread has ended them."""
+        for box, tickets in self._tickets.items():
+            for _, _, letters in tickets:
+                self._tell_letters(box, letters)
+            tickets.clear()
+
     def _tell_letters(self, box: int, letters: Iterable[Bury]) -> None:
         for letter in letters:
             if letter.is_made:
