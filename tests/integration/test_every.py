@@ -89,7 +89,7 @@ def slow() -> None:
 """
 
 
-@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize("kind", [pytest.param("def", marks=pytest.mark.long), "async def"])
 def test_a_run_whose_process_is_killed_is_not_done_again_by_another(
     kind: str, start: Start, witness: Path, tmp_path: Path
 ) -> None:

@@ -40,7 +40,7 @@ def test_channels_that_were_used_once_are_forgotten_and_known_again_when_they_ar
         for table in (sender.contracts._ours, sender._kinds, node._wanted.channels):
             assert len(table) <= 2 * MOST
         assert "made.waits" in sender.contracts._ours, "something waits for it"
-        assert waits.state == "stored"
+        wait_until(lambda: waits.state == "stored", within=5)
         assert "made.up.0" not in node._wanted.channels
         with app:
             assert zw.push(PushChannel[str]("made.up.0"), "found").handled.result(30) is None

@@ -176,7 +176,8 @@ def test_who_is_killed_is_started_again_and_the_others_go_on(start: Start, zerow
 
 
 @pytest.mark.parametrize(
-    ("value", "signal_number", "exit_code"), [(int(signal.SIGSEGV), int(signal.SIGSEGV), None), (-7, None, 7)]
+    ("value", "signal_number", "exit_code"),
+    [(int(signal.SIGSEGV), int(signal.SIGSEGV), None), pytest.param(-7, None, 7, marks=pytest.mark.long)],
 )
 def test_a_dead_letter_tells_how_each_process_that_it_killed_ended(
     start: Start, zerowait: Zerowait, value: int, signal_number: int | None, exit_code: int | None
@@ -213,6 +214,7 @@ def test_one_whose_loop_stands_is_killed_after_stuck_after(start: Start, zerowai
     assert sum(is_alive(pid) for pid in pids) == 1
 
 
+@pytest.mark.long
 def test_one_that_is_stopped_is_killed_after_stuck_after(start: Start) -> None:
     program, pids = serving(start, "--stuck-after", "1", processes=2)
     os.kill(pids[0], signal.SIGSTOP)
