@@ -181,6 +181,10 @@ class LetterFilter(Struct, frozen=True, kw_only=True):
     def is_all(self) -> bool:
         return self == LetterFilter()
 
+    def names(self, id: str) -> bool:
+        """Whether a letter of that id may be meant, by its id."""
+        return self.id is None or id.startswith(self.id) or id.endswith(self.id)
+
 
 class DeathStatus(Struct, frozen=True, kw_only=True):
     """A process that ended while it had the message. exit_code, signal: as its parent saw it, where that is told."""

@@ -101,8 +101,8 @@ def ended(command: Callable[[], Any]) -> int:
         failure.show()
         return failure.code
     except BrokenPipeError:
-        # Whoever read stdout has gone (`| head`). The interpreter flushes it again at its end, and must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read stdout has gone (`| head`).
+        _silence()
         return FAILED
     except ZerowaitError as error:
         Failure(str(error)).show()
@@ -112,9 +112,14 @@ def ended(command: Callable[[], Any]) -> int:
     except OSError as error:
         if error.errno not in UNWRITABLE or error.filename is not None:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         Failure(f"The output cannot be written: {error.strerror}.").show()
         return FAILED
+
+
+def _silence() -> None:
+    """What stdout still holds goes nowhere: the interpreter flushes it again at its end, and must not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _have_streams() -> None:

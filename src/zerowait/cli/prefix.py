@@ -20,9 +20,10 @@ def whole_ids(reach: Reach, given: Iterable[str]) -> list[str]:
 
 
 def _whole_id(reach: Reach, part: str) -> str:
-    found = reach.letters(LetterFilter(id=part), CANDIDATES + 1)
+    which = LetterFilter(id=part)
+    found = reach.letters(which, CANDIDATES + 1)
     # Looked at once more: an earlier version that is asked knows nothing of that filter, and gives all.
-    candidates = [letter for letter in found.letters if letter.id.startswith(part) or letter.id.endswith(part)]
+    candidates = [letter for letter in found.letters if which.names(letter.id)]
     if len(candidates) > 1:
         shown = [f"  {letter.id}  {letter.channel}" for letter in candidates[:CANDIDATES]]
         more = ["  …"] if len(candidates) > CANDIDATES else []

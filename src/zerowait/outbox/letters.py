@@ -56,10 +56,7 @@ class Letter(Struct, frozen=True, kw_only=True):
 
     def is_meant(self, which: LetterFilter) -> bool:
         """By what is not asked of the tables, or not sharply."""
-        part = which.id or ""
-        return (self.id.startswith(part) or self.id.endswith(part)) and (
-            which.error is None or self.is_noted(which.error)
-        )
+        return which.names(self.id) and (which.error is None or self.is_noted(which.error))
 
     def is_noted(self, text: str) -> bool:
         """Whether it stands in what is said of the error: not in who said so, nor in what the parts are called."""

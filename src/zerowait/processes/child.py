@@ -16,6 +16,7 @@ from msgspec import Struct, json
 from msgspec.structs import replace
 
 from zerowait.message import Service
+from zerowait.processes.roster import LOOKS
 from zerowait.settings import Settings
 
 VARIABLE = "_ZEROWAIT_PARENT"  # no name of a setting: <descriptor>:<position>
@@ -87,7 +88,7 @@ class Parent:
             self._line.sendall(line[sent:])
         self._line.setblocking(False)
         if stuck_after:
-            self._turns(min(LONGEST_TURN_S, stuck_after / 4))
+            self._turns(min(LONGEST_TURN_S, stuck_after / LOOKS))
 
     def leave(self) -> None:
         """Nothing is told or heard any more. The line stays: it ends with the process."""

@@ -113,7 +113,6 @@ class _Parent:
     ) -> None:
         self._command = command
         self._count = settings.processes
-        self._stuck_after = settings.stuck_after
         self._on_started = on_started
         self._roster = Roster(settings.processes, settings.stuck_after)
         self._lines: dict[int, _Line] = {}
